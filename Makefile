@@ -1,0 +1,36 @@
+# make demo | test | check | install. Variables: PYTHON (3.11 or newer), VENV, ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
+PYTHON ?= python3
+VENV ?= .venv
+ACCELERATOR ?= auto
+RUN := $(VENV)/bin/python
+
+.PHONY: install install-test demo test check
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt launch/accelerator.sh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rankclip_jax needs Python 3.11 or newer; found $$($(PYTHON) --version). Say: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@extra=$$(sh launch/accelerator.sh $(ACCELERATOR)) || exit 2; \
+	  echo "installing for $${extra:-cpu}"; \
+	  $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt $${extra:+"jax[$$extra]"}
+	@touch $@
+
+install-test: $(VENV)/.installed-test
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+demo: install
+	$(RUN) -m rankclip_jax.train --config configs/demo.py --workdir runs/demo
+
+test: install-test
+	$(RUN) -m pytest
+
+check: install-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy

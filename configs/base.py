@@ -1,0 +1,60 @@
+"""Every setting there is, with its default. A recipe changes what it must and says why."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # initialisation, data order and tie breaking all follow from it
+
+    config.data = ConfigDict()
+    config.data.source = "scenes"  # scenes: drawn on the fly; csv: image files; array_record: prepared shards
+    config.data.train = ""  # a CSV file or a prepared directory
+    config.data.validation = ""  # the same for validation; empty: none (prepared directory: its validation split)
+    config.data.image_key = "filepath"  # csv: the column of image paths (the RankCLIP release's names)
+    config.data.caption_key = "title"  # csv: the column of captions
+    config.data.delimiter = "\t"  # csv: "," or a tab
+    config.data.train_examples = 65_536  # scenes: how many to draw before an epoch repeats
+    config.data.validation_examples = 1024  # scenes: how many held-out ones
+    config.data.crop_scale = (0.9, 1.0)  # training crop, as a share of the image's area (open_clip's default)
+    config.data.threads = 4  # decoding threads of each worker (or of the main process)
+    config.data.workers = 0  # decoding processes; 0: threads of the main process only
+    config.data.max_unreadable_share = 0.01  # stop when more than this share of the records cannot be read
+
+    config.model = ConfigDict()
+    config.model.name = "ViT-B-32"  # a row of rankclip_jax/models/presets.py
+    config.model.scan_layers = True  # compile one layer and loop; False: unroll, faster for small models
+    config.model.dtype = "float32"  # compute type; parameters are always float32
+
+    config.objective = ConfigDict()
+    config.objective.name = "rankclip"  # a row of rankclip_jax/objectives/__init__.py
+    config.objective.variant = "exact"  # of the ranking terms: exact, or released (fades out as the scale grows)
+    config.objective.lambda_cross = 1.0  # weight of the cross-modal ranking term
+    config.objective.lambda_in = 1.0  # weight of the in-modal ranking term
+    config.objective.ramp = (0.0, 2.0, 2 / 3)  # ranking weight: from, to, reached at this share of training
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-4  # peak; reached after the warmup, then cosine to zero
+    config.optimizer.warmup_steps = 10_000
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.98
+    config.optimizer.eps = 1e-6
+    config.optimizer.weight_decay = 0.2  # decoupled; not on biases, norms, the class embedding, the logit scale
+    config.optimizer.gradient_clip = 0.0  # largest global norm; 0: no clipping
+
+    config.train = ConfigDict()
+    config.train.global_batch_size = 1024  # pairs a step, over all devices of all hosts
+    config.train.steps = 0  # length of the run: give either steps
+    config.train.epochs = 0  # or epochs, and leave the other 0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.keep = 3  # the newest ones
+
+    config.logging = ConfigDict()
+    config.logging.every_steps = 50
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every_steps = 0  # during training; 0: only at the end
+    config.evaluation.max_examples = 10_000  # of the validation set; retrieval is reported over these
+    return config

@@ -1,0 +1,158 @@
+"""From records to batches: the Grain pipeline.
+
+Batch ``k`` of a run is a pure function of (dataset, seed, k), whatever the number of hosts, workers and threads:
+each host decodes its own rows of every global batch, and starting at step ``k`` skips without reading.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import grain
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from input_pipeline import images, tokenizer
+
+_LOGGER = logging.getLogger(__name__)
+_ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
+
+
+class Source(Protocol):
+    """A dataset: item ``i`` is ``{"image": Path, bytes or uint8 pixels, "text": str}``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation(grain.transforms.RandomMap):
+    """One record to one row of a batch; an unreadable image is replaced by a record that its random key picks."""
+
+    source: Source
+    image_size: int
+    context_length: int
+    crop_scale: tuple[float, float]
+
+    def random_map(self, record: dict, rng: np.random.Generator) -> dict:
+        unreadable = []
+        for _ in range(_ATTEMPTS):
+            try:
+                pixels = self._pixels(record["image"], rng)
+            except images.UnreadableImageError as error:
+                unreadable.append(f"{describe(record['image'])}: {error}")
+                record = self.source[int(rng.integers(len(self.source)))]
+            else:
+                text = tokenizer.tokenize([record["text"]], self.context_length)[0]
+                return {"image": pixels, "text": text, "unreadable": "\n".join(unreadable)}
+        return {
+            "image": np.zeros((self.image_size, self.image_size, 3), np.uint8),
+            "text": np.zeros(self.context_length, np.int32),
+            "unreadable": "\n".join(unreadable),
+        }
+
+    def _pixels(self, image: Path | bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if isinstance(image, np.ndarray):
+            return image
+        return images.training_view(images.decode(image), self.image_size, self.crop_scale, rng)
+
+
+def training_batches(
+    source: Source,
+    *,
+    image_size: int,
+    context_length: int,
+    crop_scale: tuple[float, float],
+    global_batch_size: int,
+    seed: int,
+    start_step: int,
+    threads: int,
+    workers: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator[dict]:
+    """This process's rows of global batch ``start_step``, ``start_step + 1``, ... without end.
+
+    The order is shuffled anew every epoch, and an epoch's last pairs share a batch with the next one's first.
+
+    Yields:
+      ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "unreadable": list of str}`` with
+      ``b = global_batch_size / process_count``; ``unreadable`` names the images that were replaced and why.
+    """
+    rows = global_batch_size // process_count
+    preparation = Preparation(source, image_size, context_length, crop_scale)
+    dataset = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(preparation)
+        .batch(rows, batch_fn=_stack)[process_index::process_count][start_step:]
+    )
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own when it starts workers
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    image_size: int,
+    context_length: int,
+    batch_size: int,
+    size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict]:
+    """This process's rows of the first ``size`` records in order; the last batch is filled up with blank rows.
+
+    Yields:
+      ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "valid": bool [b]}`` with
+      ``b = batch_size / process_count``; ``valid`` is false for blank rows and unreadable images, which are logged.
+    """
+    rows = batch_size // process_count
+    for start in range(process_index * rows, -(-size // batch_size) * batch_size, batch_size):
+        pixels = np.zeros((rows, image_size, image_size, 3), np.uint8)
+        texts, valid = [""] * rows, np.zeros(rows, bool)
+        for row, index in enumerate(range(start, min(start + rows, size))):
+            record = source[index]
+            try:
+                pixels[row] = evaluation_pixels(record["image"], image_size)
+                texts[row], valid[row] = record["text"], True
+            except images.UnreadableImageError as error:
+                _LOGGER.warning("unreadable image left out: %s: %s", describe(record["image"]), error)
+        yield {"image": pixels, "text": tokenizer.tokenize(texts, context_length), "valid": valid}
+
+
+def evaluation_pixels(image: Path | bytes | np.ndarray, image_size: int) -> np.ndarray:
+    """The evaluation view of an image in any form: uint8 ``[image_size, image_size, 3]``."""
+    if isinstance(image, np.ndarray):
+        if image.shape == (image_size, image_size, 3):
+            return image
+        return images.evaluation_view(Image.fromarray(image), image_size)
+    return images.evaluation_view(images.decode(image), image_size)
+
+
+def describe(image: Path | bytes | np.ndarray) -> str:
+    """How a log names an image."""
+    return str(image) if isinstance(image, Path) else f"image of {len(image)} bytes"
+
+
+def _stack(rows: list[dict]) -> dict:
+    unreadable = [line for row in rows for line in row["unreadable"].split("\n") if line]
+    return {
+        "image": np.stack([row["image"] for row in rows]),
+        "text": np.stack([row["text"] for row in rows]),
+        "unreadable": unreadable,
+    }

@@ -1,0 +1,109 @@
+"""CLIP's byte-pair tokenizer: lower-cased text to ids, with start- and end-of-text marks.
+
+The merges are those published with CLIP (Radford et al., 2021), read from the package ``openai-clip``. That
+package is only located, never imported: importing it would import PyTorch.
+"""
+
+import functools
+import gzip
+import html
+import importlib.metadata
+import itertools
+from collections.abc import Sequence
+
+import ftfy
+import numpy as np
+import regex
+
+CONTEXT_LENGTH = 77
+VOCABULARY_SIZE = 49_408
+START_OF_TEXT = 49_406
+END_OF_TEXT = 49_407
+
+_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+
+
+def tokenize(texts: Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.ndarray:
+    """Byte-pair ids of each text, between start- and end-of-text, padded with zeros.
+
+    Text that is too long loses words from its end but never its end-of-text mark. A caption that spells
+    out a mark, such as ``<end_of_text>``, is encoded as the ordinary characters it is made of.
+
+    Args:
+      texts: n strings.
+      context_length: number of ids in a row, marks included.
+
+    Returns:
+      int32 ``[n, context_length]``.
+    """
+    if isinstance(texts, str):
+        raise TypeError("tokenize expects a list of strings; found one string")
+    ids = np.zeros((len(texts), context_length), np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        encoded = [START_OF_TEXT, *_encode(text, context_length - 2), END_OF_TEXT]
+        row[: len(encoded)] = encoded
+    return ids
+
+
+def clean(text: str) -> str:
+    """Mends mis-decoded characters, resolves HTML entities, lower-cases and squeezes white space."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # such text ftfy leaves as it is
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _encode(text: str, limit: int) -> list[int]:
+    ids: list[int] = []
+    for match in _WORDS.finditer(clean(text)):
+        ids.extend(_encode_word(match.group()))
+        if len(ids) >= limit:
+            break
+    return ids[:limit]
+
+
+@functools.cache
+def _byte_symbols() -> list[str]:
+    """A printable character for each byte, in the order that CLIP's vocabulary was numbered by."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    symbols = {byte: chr(byte) for byte in printable}
+    others = (byte for byte in range(256) if byte not in symbols)
+    symbols |= {byte: chr(256 + offset) for offset, byte in enumerate(others)}
+    return [symbols[byte] for byte in range(256)]
+
+
+@functools.cache
+def _vocabulary() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    """Ids of all symbols, and the rank of each merge."""
+    name = "bpe_simple_vocab_16e6.txt.gz"
+    files = importlib.metadata.files("openai-clip") or []
+    path = next(file.locate() for file in files if file.name == name)
+    with gzip.open(str(path), "rt", encoding="utf8") as lines:
+        next(lines)  # a version line
+        merges = [tuple(line.split()) for _, line in zip(range(VOCABULARY_SIZE - 512 - 2), lines, strict=False)]
+    single = sorted(_byte_symbols())  # numbered by code point: printable bytes first, then the shifted ones
+    symbols = [*single, *(symbol + "</w>" for symbol in single), *("".join(merge) for merge in merges)]
+    ranks = {(first, second): rank for rank, (first, second) in enumerate(merges)}
+    return {symbol: index for index, symbol in enumerate(symbols)}, ranks
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def _encode_word(word: str) -> tuple[int, ...]:
+    ids, ranks = _vocabulary()
+    byte_symbols = _byte_symbols()
+    parts = [byte_symbols[byte] for byte in word.encode()]
+    parts[-1] += "</w>"
+    while len(parts) > 1:
+        pair = min(itertools.pairwise(parts), key=lambda pair: ranks.get(pair, len(ranks)))
+        if pair not in ranks:
+            break
+        merged = []
+        position = 0
+        while position < len(parts):
+            if tuple(parts[position : position + 2]) == pair:
+                merged.append("".join(pair))
+                position += 2
+            else:
+                merged.append(parts[position])
+                position += 1
+        parts = merged
+    return tuple(ids[part] for part in parts)

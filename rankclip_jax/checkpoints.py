@@ -1,0 +1,42 @@
+"""Checkpoints of a run: Orbax, asynchronous and atomic, the newest few kept."""
+
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+from input_pipeline.errors import UserError
+from rankclip_jax.train_state import TrainState
+
+
+class Checkpoints:
+    """The folder ``checkpoints/<step>/`` of a workdir."""
+
+    def __init__(self, workdir: Path, keep: int = 1) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._folder = (workdir / "checkpoints").absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint; None: there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Starts saving in the background; the state may be donated as soon as this returns."""
+        step = int(state.step)
+        if step != self._manager.latest_step():
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """The state of a step, laid out as ``like`` says (see `train_state.describe`).
+
+        Raises:
+          UserError: there is no such checkpoint.
+        """
+        steps = sorted(self._manager.all_steps())
+        if step not in steps:
+            raise UserError(f"no checkpoint of step {step} in {self._folder}; there are {steps}.")
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+    def close(self) -> None:
+        """Waits until what was started is safe on disk."""
+        self._manager.close()

@@ -1,0 +1,79 @@
+"""The two-tower model: images and texts to unit embeddings, and the learned scale."""
+
+import math
+from typing import TypedDict
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rankclip_jax.models.presets import PRESETS, Preset
+from rankclip_jax.models.text_transformer import TextTransformer
+from rankclip_jax.models.vision_transformer import VisionTransformer
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+MAX_LOGIT_SCALE = math.log(100)
+
+# Mean and standard deviation of CLIP's training images, for pixels in [0, 1].
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Outputs(TypedDict):
+    """What a model gives to an objective: unit embeddings ``[B, D]``, the similarities' multiplier ``[]``."""
+
+    image_embedding: jax.Array
+    text_embedding: jax.Array
+    logit_scale: jax.Array
+
+
+def normalise(image: jax.Array) -> jax.Array:
+    """uint8 pixels ``[B, H, W, 3]`` to float32 with the mean and deviation that CLIP trains with."""
+    return (image / 255.0 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_DEVIATION)
+
+
+class Clip(nn.Module):
+    """CLIP (Radford et al., 2021): ``apply(variables, image, text) -> Outputs``."""
+
+    preset: Preset
+    scan_layers: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        preset = self.preset
+        shared = (preset.embedding_size, self.scan_layers, self.dtype)
+        self.vision = VisionTransformer(preset.vision, *shared)
+        self.text = TextTransformer(preset.text, *shared)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ())
+
+    def __call__(self, image: jax.Array, text: jax.Array) -> Outputs:
+        """uint8 pixels ``[B, H, W, 3]`` and token ids ``[B, context_length]`` to `Outputs`, all float32."""
+        return {
+            "image_embedding": self.encode_image(image),
+            "text_embedding": self.encode_text(text),
+            "logit_scale": jnp.exp(self.logit_scale),
+        }
+
+    def encode_image(self, image: jax.Array) -> jax.Array:
+        """uint8 pixels ``[B, H, W, 3]`` to float32 unit rows ``[B, D]``."""
+        return unit(self.vision(normalise(image)))
+
+    def encode_text(self, text: jax.Array) -> jax.Array:
+        """Token ids ``[B, context_length]`` to float32 unit rows ``[B, D]``."""
+        return unit(self.text(text))
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Rows ``[B, D]`` scaled to unit norm, in float32; a row of zeros stays one, with finite gradients."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+def build(config: ConfigDict) -> Clip:
+    """The model that the settings under ``config.model`` describe.
+
+    Raises:
+      KeyError: no preset of that name.
+    """
+    return Clip(PRESETS[config.name], config.scan_layers, jnp.dtype(config.dtype))

@@ -1,0 +1,48 @@
+"""CLIP's text transformer: causal, read out at the end-of-text token (Radford et al., 2021)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rankclip_jax.models.presets import TextPreset
+from rankclip_jax.models.transformer import LayerNorm, Transformer
+
+
+class TextTransformer(nn.Module):
+    """Token and position embeddings, causal blocks, a final norm; the end-of-text token is projected."""
+
+    preset: TextPreset
+    embedding_size: int
+    scan_layers: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, text: jax.Array) -> jax.Array:
+        """Token ids ``[B, context_length]`` to ``[B, embedding_size]``, not yet of unit norm."""
+        preset = self.preset
+        embed = nn.Embed(
+            preset.vocabulary_size,
+            preset.width,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            name="token_embedding",
+        )
+        position = nn.initializers.normal(0.01)
+        x = embed(text) + self.param("positional_embedding", position, (preset.context_length, preset.width)).astype(
+            self.dtype
+        )
+        blocks = Transformer(
+            preset.width,
+            preset.heads,
+            preset.layers,
+            causal=True,
+            scan=self.scan_layers,
+            dtype=self.dtype,
+            name="transformer",
+        )
+        x = blocks(x)
+        # The end-of-text token has the largest id of all.
+        x = jnp.take_along_axis(x, jnp.argmax(text, axis=-1)[:, None, None], axis=1)[:, 0]
+        x = LayerNorm(self.dtype, name="final_norm")(x)
+        scaled = nn.initializers.normal(preset.width**-0.5)
+        return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=self.dtype, name="projection")(x)

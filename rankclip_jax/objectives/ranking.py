@@ -1,0 +1,220 @@
+"""Ranking consistency: the list-wise (Plackett-Luce) loss of RankCLIP, within and across modalities.
+
+ListMLE (Xia et al., 2008) is the negative log-likelihood of an order under the Plackett-Luce model: with the
+scores ``p`` of a list put in descending order of their relevance,
+
+    ListMLE(p) = sum_k ( log C_k - p_k ),   C_k = sum_{j >= k} exp(p_j)
+    d ListMLE / d p_k = exp(p_k) sum_{j <= k} 1 / C_j - 1
+
+so value and gradient cost one sort and two cumulative sums.
+
+**Range.** Scores reach ``+-100``, so ``exp`` leaves float32. Sums are of positive terms and lose nothing to
+rounding, only to range, so terms are put in windows of 64 nats below the row's maximum and each window has a
+cumulative sum of its own; windows are then joined in the log domain. How many there are depends on the data: one
+while the scale is small, three or four at its limit.
+
+**Sort.** A descending order of floats is an ascending order of integers (an order-preserving bit cast). On the CPU
+the column's number is packed below that key into one 64-bit integer, which sorts 2.5 times faster than a key with
+a payload; elsewhere key and number are two operands, which XLA turns into a radix sort on CUDA.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities, mean_over_rows
+
+Variant = Literal["exact", "released"]
+
+RELEASED_EPSILON = 1e-10
+RELEASED_DIVISOR = 32  # the release divides each sum of two ListMLEs by this, and then by the batch size
+_WINDOW = 64.0
+_BLOCK = 32
+
+
+def listmle(
+    scores: jax.Array, relevance: jax.Array, *, variant: Variant = "exact", key: jax.Array | None = None
+) -> jax.Array:
+    """Negative log-likelihood of each row's order by relevance, under the Plackett-Luce model of its scores.
+
+    Args:
+      scores: ``[rows, n]``; gradients flow.
+      relevance: ``[rows, n]``, descending sets the order; no gradient flows.
+      variant: ``"exact"``, or ``"released"``: as RankCLIP's code computes it, with 1e-10 added to each sum of
+        exponentials relative to the row's largest, which makes low-scored tails fade.
+      key: breaks ties at random; None: ties keep their columns' order.
+
+    Returns:
+      ``[rows]``, in nats.
+    """
+    if variant not in ("exact", "released"):
+        raise ValueError(f"variant: expected 'exact' or 'released', found {variant!r}")
+    if key is not None:
+        order = jax.random.permutation(key, scores.shape[-1])
+        scores, relevance = scores[:, order], relevance[:, order]
+    return _listmle(scores, jax.lax.stop_gradient(relevance), variant)
+
+
+def consistency(
+    image_embedding: jax.Array,
+    text_embedding: jax.Array,
+    scale: jax.Array,
+    *,
+    variant: Variant = "exact",
+    key: jax.Array | None = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """RankCLIP's two ranking terms (Zhang et al., ICCV 2025), unweighted, over the global batch.
+
+    With ``s`` the scale, ``x`` the images and ``t`` the texts,
+
+        cross = (ListMLE(s x t', s t x') + ListMLE(s t x', s x t')) / 32 / B
+        in    = (ListMLE(s x x', s t t') + ListMLE(s t t', s x x')) / 32 / B
+
+    where ListMLE is the mean over rows.
+
+    Args:
+      image_embedding, text_embedding: unit rows ``[B, D]``.
+      scale: the multiplier ``s`` itself, ``[]``, not its logarithm.
+      variant, key: see `listmle`.
+      chunk_size, mesh: see `pairwise.mean_over_rows`.
+
+    Returns:
+      ``(cross_modal, in_modal)``, scalars.
+    """
+    embeddings = {"image": image_embedding, "text": text_embedding}
+
+    def term(rows: Callable[..., jax.Array]) -> jax.Array:
+        def loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+            return rows(similarity, scalars["scale"], variant), {}
+
+        return mean_over_rows(loss, embeddings, {"scale": scale}, key=key, mesh=mesh, chunk_size=chunk_size)[0]
+
+    return term(cross_modal_rows), term(in_modal_rows)
+
+
+def cross_modal_rows(similarity: Similarities, scale: jax.Array, variant: Variant) -> jax.Array:
+    """Each row's share of the cross-modal term: ``[chunk]``."""
+    return _mutual(scale * similarity("image", "text"), scale * similarity("text", "image"), variant)
+
+
+def in_modal_rows(similarity: Similarities, scale: jax.Array, variant: Variant) -> jax.Array:
+    """Each row's share of the in-modal term: ``[chunk]``."""
+    return _mutual(scale * similarity("image", "image"), scale * similarity("text", "text"), variant)
+
+
+def _mutual(first: jax.Array, second: jax.Array, variant: Variant) -> jax.Array:
+    both = listmle(first, second, variant=variant) + listmle(second, first, variant=variant)
+    return both / RELEASED_DIVISOR / first.shape[-1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _listmle(scores: jax.Array, relevance: jax.Array, variant: Variant) -> jax.Array:
+    return _listmle_forward(scores, relevance, variant)[0]
+
+
+def _listmle_forward(scores: jax.Array, relevance: jax.Array, variant: Variant) -> tuple[jax.Array, jax.Array]:
+    order = descending_order(relevance)
+    sorted_scores = jnp.take_along_axis(scores, order, axis=-1, mode="promise_in_bounds")
+    loss, sorted_gradient = _plackett_luce(sorted_scores, variant)
+    rows = jnp.arange(scores.shape[0])[:, None]
+    gradient = (
+        jnp.zeros_like(scores).at[rows, order].set(sorted_gradient, unique_indices=True, mode="promise_in_bounds")
+    )
+    return loss, gradient
+
+
+def _listmle_backward(variant: Variant, gradient: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, None]:
+    return cotangent[:, None] * gradient, None
+
+
+_listmle.defvjp(_listmle_forward, _listmle_backward)
+
+
+def _plackett_luce(scores: jax.Array, variant: Variant) -> tuple[jax.Array, jax.Array]:
+    """Loss ``[rows]`` and its gradient ``[rows, n]`` for scores ``[rows, n]`` already in their order."""
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    shifted = scores - top
+    if variant == "released":
+        sums = cumulative_sum(jnp.exp(shifted), reverse=True) + RELEASED_EPSILON
+        log_sums = jnp.log(sums)
+        gradient = jnp.exp(shifted) * cumulative_sum(1 / sums) - 1
+        # The maximum depends on the scores too, and no longer cancels.
+        is_top = shifted == 0
+        share = is_top / jnp.sum(is_top, axis=-1, keepdims=True)
+        gradient += share * jnp.sum(RELEASED_EPSILON / sums, axis=-1, keepdims=True)
+    else:
+        windows = (-jnp.min(shifted) / _WINDOW).astype(jnp.int32) + 1
+        log_sums = _log_tail_sums(shifted, windows)
+        gradient = _tail_shares(shifted, log_sums, windows) - 1
+    return jnp.sum(log_sums - shifted, axis=-1), gradient
+
+
+def _log_tail_sums(shifted: jax.Array, windows: jax.Array) -> jax.Array:
+    """``log sum_{j >= k} exp(shifted_j)`` for scores at or below zero: ``[rows, n]``."""
+
+    def join(window: jax.Array, log_sums: jax.Array) -> jax.Array:
+        base = _WINDOW * window
+        inside = (shifted <= -base) & (shifted > -base - _WINDOW)
+        sums = cumulative_sum(jnp.where(inside, jnp.exp(shifted + base), 0), reverse=True)
+        return jnp.logaddexp(log_sums, jnp.log(sums) - base)
+
+    return jax.lax.fori_loop(0, windows, join, jnp.full_like(shifted, -jnp.inf))
+
+
+def _tail_shares(shifted: jax.Array, log_sums: jax.Array, windows: jax.Array) -> jax.Array:
+    """``exp(shifted_k) sum_{j <= k} exp(-log_sums_j)``: ``[rows, n]``."""
+
+    def add(window: jax.Array, shares: jax.Array) -> jax.Array:
+        base = _WINDOW * window
+        inside = (log_sums > -base - _WINDOW) & ((log_sums <= -base) | (window == 0))
+        sums = cumulative_sum(jnp.where(inside, jnp.exp(-log_sums - base), 0))
+        # Where the exponent is above zero the sum is empty.
+        return shares + jnp.exp(jnp.minimum(shifted + base, 0)) * sums
+
+    return jax.lax.fori_loop(0, windows, add, jnp.zeros_like(shifted))
+
+
+def cumulative_sum(x: jax.Array, reverse: bool = False) -> jax.Array:
+    """Running sums along the last axis: blocks by a triangular matrix product, then the blocks' totals.
+
+    Args:
+      x: ``[rows, n]``.
+      reverse: sum from the end.
+    """
+    rows, size = x.shape
+    blocks = -(-size // _BLOCK)
+    x = jnp.pad(x, ((0, 0), (0, blocks * _BLOCK - size))).reshape(rows, blocks, _BLOCK)
+    triangle = np.tri(_BLOCK, dtype=x.dtype)
+    within = jnp.matmul(x, triangle if reverse else triangle.T, precision=jax.lax.Precision.HIGHEST)
+    totals = within[..., 0 if reverse else -1]
+    before = jax.lax.cumsum(totals, axis=1, reverse=reverse)
+    # Shifted by one block; never by subtraction, which would lose a small tail to a large head.
+    before = jnp.pad(before[:, 1:], ((0, 0), (0, 1))) if reverse else jnp.pad(before[:, :-1], ((0, 0), (1, 0)))
+    return (within + before[..., None]).reshape(rows, -1)[:, :size]
+
+
+def descending_order(values: jax.Array) -> jax.Array:
+    """The stable order of each row, largest first: int32 ``[rows, n]``; NaNs come somewhere."""
+    columns = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    if values.dtype.itemsize == 8:
+        return jax.lax.sort((-values, columns), dimension=1, num_keys=1, is_stable=True)[1]
+    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0, values.astype(jnp.float32)), jnp.int32)
+    keys = jnp.where(bits < 0, bits & 0x7FFFFFFF, ~bits)
+    return jax.lax.platform_dependent(keys, columns, cpu=_sort_packed, default=_sort_pairs)
+
+
+def _sort_pairs(keys: jax.Array, columns: jax.Array) -> jax.Array:
+    return jax.lax.sort((keys, columns), dimension=1, num_keys=1, is_stable=True)[1]
+
+
+def _sort_packed(keys: jax.Array, columns: jax.Array) -> jax.Array:
+    with jax.enable_x64(True):
+        packed = (keys.astype(jnp.int64) << 32) | columns.astype(jnp.int64)
+        return jax.lax.sort(packed, dimension=1, is_stable=False).astype(jnp.int32)

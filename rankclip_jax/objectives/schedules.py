@@ -1,0 +1,19 @@
+"""Weights that change over training."""
+
+import jax
+import jax.numpy as jnp
+
+
+def ramp(progress: jax.Array, start: float, end: float, share: float) -> jax.Array:
+    """Linear from ``start`` to ``end`` over the first ``share`` of training, then constant.
+
+    RankCLIP's release ramps its ranking terms by ``clip(3 (e - 1) / (E - 1), 0, 2)`` over epochs ``e = 1..E``:
+    that is ``ramp(progress, 0, 2, 2 / 3)``.
+
+    Args:
+      progress: share of training done, in [0, 1], any shape.
+      share: in [0, 1]; 0 gives ``end`` at once.
+    """
+    if share == 0:
+        return jnp.full_like(progress, end, dtype=jnp.result_type(float))
+    return start + (end - start) * jnp.clip(progress / share, 0, 1)

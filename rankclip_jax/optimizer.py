@@ -1,0 +1,44 @@
+"""AdamW with CLIP's exemptions from weight decay, warmup and a cosine."""
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+_NOT_DECAYED = {"bias", "scale", "class_embedding", "logit_scale"}
+
+
+def learning_rate_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
+    """Linear from zero to the peak over the warmup, then a cosine to zero at the last step.
+
+    Args:
+      config: the settings under ``config.optimizer``.
+    """
+    return optax.schedules.join_schedules(
+        [
+            optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
+            optax.cosine_decay_schedule(config.learning_rate, max(total_steps - config.warmup_steps, 1)),
+        ],
+        [config.warmup_steps],
+    )
+
+
+def build(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+    """AdamW with decoupled decay (Loshchilov and Hutter, 2019), after clipping to a global norm where asked.
+
+    Args:
+      config: the settings under ``config.optimizer``.
+    """
+    adamw = optax.adamw(
+        learning_rate_schedule(config, total_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=decayed,
+    )
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw) if config.gradient_clip else adamw
+
+
+def decayed(parameters: optax.Params) -> optax.Params:
+    """Which parameters decay: all but biases, norms' scales, the class embedding and the logit scale."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in _NOT_DECAYED, parameters)

@@ -1,0 +1,75 @@
+"""A run's settings: what they must satisfy, and how two sets of them differ."""
+
+import json
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from input_pipeline.errors import UserError
+from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.objectives import OBJECTIVES
+
+# Settings that change what a run shows or how fast it goes, never its parameters: free to change on resuming.
+_FREE = ("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share")
+
+
+def check(config: ConfigDict, device_count: int) -> None:
+    """Raises UserError for settings that no run can have, naming the flag that mends it."""
+    _check_choice("config.model.name", config.model.name, PRESETS)
+    _check_choice("config.model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    _check_choice("config.objective.name", config.objective.name, OBJECTIVES)
+    _check_choice("config.objective.variant", config.objective.variant, ("exact", "released"))
+    for name in ("logging.every_steps", "checkpoint.every_steps", "checkpoint.keep", "data.threads"):
+        section, key = name.split(".")
+        if config[section][key] < 1:
+            raise UserError(f"config.{name}: expected at least 1; found {config[section][key]}.")
+    if len(config.objective.ramp) != 3 or not 0 <= config.objective.ramp[2] <= 1:
+        raise UserError(f"config.objective.ramp: expected (from, to, share); found {tuple(config.objective.ramp)}.")
+    train = config.train
+    if train.global_batch_size < 2 or train.global_batch_size % device_count:
+        below = max(train.global_batch_size // device_count, 1) * device_count
+        raise UserError(
+            f"config.train.global_batch_size: {train.global_batch_size} pairs cannot be split evenly over "
+            f"{device_count} devices. Take a multiple of {device_count}, such as "
+            f"--config.train.global_batch_size={max(below, 2)}."
+        )
+    if (train.steps > 0) == (train.epochs > 0) or min(train.steps, train.epochs) < 0:
+        raise UserError(
+            f"config.train: expected either steps or epochs; found steps={train.steps} and epochs={train.epochs}. "
+            "Set the one that is not meant to 0, such as --config.train.epochs=0."
+        )
+
+
+def total_steps(config: ConfigDict, examples: int) -> int:
+    """Length of the run; an epoch of ``examples`` counts as many steps as their share of a batch, at least one."""
+    return config.train.steps or max(config.train.epochs * examples // config.train.global_batch_size, 1)
+
+
+def flatten(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values: ``("train.steps", 500)``."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def to_dict(config: ConfigDict) -> dict:
+    """The settings as plain values, as they look after a trip through JSON."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def differences(stored: dict, config: dict) -> list[str]:
+    """How ``config`` differs from ``stored`` where it matters to the parameters, a line for each setting."""
+    old, new = dict(flatten(stored)), dict(flatten(config))
+    return [
+        f"config.{name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name) and not name.startswith(_FREE)
+    ]
+
+
+def _check_choice(flag: str, value: str, choices: object) -> None:
+    names = list(choices)  # type: ignore[call-overload]
+    if value not in names:
+        raise UserError(f"{flag}: no {value!r}; there are {', '.join(names)}.")

@@ -1,0 +1,133 @@
+"""Batches: pure functions of (dataset, seed, step), and nothing lost to a bad image."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import csv_file, images, loader, scenes
+from input_pipeline.errors import UserError
+from input_pipeline.unreadable import UnreadableTally
+
+
+def batches(source, count, **changes):
+    settings = {
+        "image_size": 16, "context_length": 24, "crop_scale": (0.5, 1.0), "global_batch_size": 8, "seed": 0,
+        "start_step": 0, "threads": 2, "workers": 0,
+    }  # fmt: skip
+    stream = loader.training_batches(source, **(settings | changes))
+    try:
+        return list(itertools.islice(stream, count))
+    finally:
+        stream.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty images of one grey level each, captioned with it; number 3 is truncated, number 7 is missing."""
+    rows = ["filepath,title"]
+    for level in range(20):
+        path = tmp_path / f"{level}.jpg"
+        Image.new("RGB", (40 + level, 30), (level * 10,) * 3).save(path)
+        rows.append(f"{path.name},level {level}")
+    (tmp_path / "3.jpg").write_bytes((tmp_path / "3.jpg").read_bytes()[:300])
+    (tmp_path / "7.jpg").unlink()
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    return csv_file.read(
+        tmp_path / "train.csv", image_key="filepath", caption_key="title", delimiter=",", flag="config.data.train"
+    )
+
+
+def assert_same(first, second):
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+        np.testing.assert_array_equal(one["text"], other["text"])
+        assert one["unreadable"] == other["unreadable"]
+
+
+@pytest.mark.parametrize("changes", [{"threads": 1}, {"workers": 2}], ids=str)
+def test_workers_and_threads_do_not_change_batches(folder, changes):
+    assert_same(batches(folder, 5), batches(folder, 5, **changes))
+
+
+def test_starting_at_a_step_gives_what_running_to_it_does(folder):
+    assert_same(batches(folder, 7)[4:], batches(folder, 3, start_step=4))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_rows_of_the_same_global_batches(folder, hosts):
+    parts = [batches(folder, 6, process_index=host, process_count=hosts) for host in range(hosts)]
+    joined = [
+        {
+            "image": np.concatenate([part["image"] for part in step]),
+            "text": np.concatenate([part["text"] for part in step]),
+            "unreadable": [line for part in step for line in part["unreadable"]],
+        }
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, batches(folder, 6))
+
+
+def test_an_epoch_shows_each_record_once_in_a_new_order():
+    source = scenes.Scenes("train", 24, 16)
+    texts = np.concatenate([batch["text"] for batch in batches(source, 6)])
+    first, second = (sorted(map(tuple, part)) for part in (texts[:24], texts[24:]))
+    assert first == second
+    assert not np.array_equal(texts[:24], texts[24:])
+
+
+def test_an_unreadable_image_is_replaced_and_named(folder):
+    seen = batches(folder, 10)
+    lines = {line.split(":")[0].rsplit("/", 1)[-1] for batch in seen for line in batch["unreadable"]}
+    assert lines == {"3.jpg", "7.jpg"}
+    for batch in seen:
+        for pixels, text in zip(batch["image"], batch["text"], strict=True):
+            level = round(pixels.mean() / 10)
+            assert level not in (3, 7)
+            assert (text == loader.tokenizer.tokenize([f"level {level}"], 24)[0]).all()
+
+
+def test_too_large_a_share_of_unreadable_images_stops_with_their_names(folder, caplog):
+    tally = UnreadableTally(max_share=0.05, dataset_size=len(folder))
+    unreadable = [line for batch in batches(folder, 10) for line in batch["unreadable"]]
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"more than 5\.00%: .*3\.jpg.*7\.jpg"):
+        tally.add(unreadable, 80)
+    assert sum("3.jpg" in record.message for record in caplog.records) <= 1
+
+
+def test_a_small_share_only_counts(folder):
+    tally = UnreadableTally(max_share=0.5, dataset_size=len(folder))
+    for batch in batches(folder, 5):
+        tally.add(batch["unreadable"], 8)
+    assert tally.count == sum(len(batch["unreadable"]) for batch in batches(folder, 5)) > 0
+
+
+def test_evaluation_batches_go_once_through_in_order(folder):
+    got = list(loader.evaluation_batches(folder, image_size=16, context_length=24, batch_size=8, size=20))
+    valid = np.concatenate([batch["valid"] for batch in got])
+    assert np.flatnonzero(~valid).tolist() == [3, 7, 20, 21, 22, 23]
+    levels = np.concatenate([batch["image"] for batch in got]).mean((1, 2, 3))
+    np.testing.assert_allclose(levels[:20][valid[:20]], np.arange(20)[valid[:20]] * 10, atol=2)
+
+
+def test_the_evaluation_view_is_the_centre_of_the_resized_image():
+    gradient = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (32, 1))
+    view = images.evaluation_view(Image.fromarray(gradient).convert("RGB"), 16)
+    assert view.shape == (16, 16, 3)
+    assert view.mean() == pytest.approx(127.5, abs=2)
+    assert view[0, 0, 0] == pytest.approx(255 / 4, abs=6)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "header"])
+def test_bytes_that_are_no_image_are_unreadable(content):
+    with pytest.raises(images.UnreadableImageError):
+        images.decode(content)
+
+
+def test_a_decompression_bomb_is_unreadable(tmp_path):
+    path = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 10_000)).save(path)
+    with pytest.raises(images.UnreadableImageError, match="bomb"):
+        images.decode(path)

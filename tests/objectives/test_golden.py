@@ -1,0 +1,116 @@
+"""The loss against values that the released RankCLIP code gave, in PyTorch and float64 (tests/golden)."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rankclip_jax.objectives import rankclip, ranking
+from tests.objectives import numpy_reference
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FILES = sorted(GOLDEN.glob("n*.npz"))
+TIES = sorted(GOLDEN.glob("ties_*.npz"))
+
+
+def total_loss(golden, variant, dtype, key=0):
+    """Value and gradients of the whole objective at the epoch of a golden file."""
+    config = ConfigDict(
+        {
+            "ramp": (0.0, 2.0, 2 / 3),
+            "variant": variant,
+            "lambda_in": float(golden.get("lambda1", 1)),
+            "lambda_cross": float(golden.get("lambda2", 1)),
+        }
+    )
+    progress = (float(golden["epoch"]) - 1) / (float(golden["max_epochs"]) - 1)
+
+    def loss(image, text, logit_scale):
+        outputs = {"image_embedding": image, "text_embedding": text, "logit_scale": jnp.exp(logit_scale)}
+        return rankclip.loss(
+            outputs, progress=jnp.asarray(progress, dtype), key=jax.random.key(key), config=config, mesh=None
+        )
+
+    inputs = [jnp.asarray(golden[name], dtype) for name in ("image_embeds", "text_embeds", "logit_scale")]
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
+
+
+def assert_close(actual, expected, tolerance, floor=0.0):
+    """Relative to the largest entry, with a floor for values that are lost in rounding themselves."""
+    expected = np.asarray(expected)
+    error = np.max(np.abs(np.asarray(actual, np.float64) - expected))
+    assert error <= tolerance * np.max(np.abs(expected)) + floor
+
+
+def assert_matches(golden, results, tolerance, floor):
+    (total, metrics), gradients = results
+    size = len(golden["image_embeds"])
+    assert_close(total, golden["total_loss"], tolerance, floor)
+    assert_close(metrics["contrastive"], golden["contrastive_loss"], tolerance, floor)
+    if "inmodal_rank_loss" in golden:
+        assert_close(metrics["in_modal"], golden["inmodal_rank_loss"] / size, tolerance)
+        assert_close(metrics["cross_modal"], golden["crossmodal_rank_loss"] / size, tolerance)
+    for name, gradient in zip(("image", "text", "logit_scale"), gradients, strict=True):
+        assert_close(gradient, golden[f"grad_{name}"], tolerance, floor)
+
+
+def load(path):
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_released_variant_gives_the_released_codes_values_in_float32(path):
+    golden = load(path)
+    assert_matches(golden, total_loss(golden, "released", jnp.float32), 1e-5, floor=1e-12)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_released_variant_gives_the_released_codes_values_in_float64(path):
+    golden = load(path)
+    with jax.enable_x64(True):
+        # Where the loss itself is 1e-6 the golden value carries the rounding of logits of 100.
+        assert_matches(golden, total_loss(golden, "released", jnp.float64), 1e-10, floor=1e-14)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_exact_variant_is_the_definition_and_near_the_release_at_small_scales(path):
+    golden = load(path)
+    with jax.enable_x64(True):
+        (total, metrics), _ = total_loss(golden, "exact", jnp.float64)
+    scale = np.exp(golden["logit_scale"])
+    expected = numpy_reference.consistency(golden["image_embeds"], golden["text_embeds"], scale)
+    assert metrics["cross_modal"] == pytest.approx(expected["cross"][0], rel=1e-10)
+    assert metrics["in_modal"] == pytest.approx(expected["in"][0], rel=1e-10)
+    if "init" in path.stem:
+        assert_close(total, golden["total_loss"], 3e-4)
+
+
+def test_exact_and_released_part_ways_at_the_largest_scale():
+    golden = load(GOLDEN / "n64_d64_max_e50.npz")
+    (_, exact), _ = total_loss(golden, "exact", jnp.float32)
+    (_, released), _ = total_loss(golden, "released", jnp.float32)
+    assert released["in_modal"] > 2 * exact["in_modal"]
+
+
+@pytest.mark.parametrize("path", TIES, ids=lambda path: path.stem)
+def test_ties_are_broken_as_if_by_a_random_order(path):
+    """The mean over keys is that of the release's draws, which a fixed order misses."""
+    golden = load(path)
+    image, text = (jnp.asarray(golden[name], jnp.float32) for name in ("image_embeds", "text_embeds"))
+    scale = jnp.exp(jnp.float32(golden["logit_scale"]))
+
+    def terms(key):
+        return jnp.stack(ranking.consistency(image, text, scale, variant="released", key=key))
+
+    draws = 128
+    cross, within = jax.jit(lambda keys: jax.lax.map(terms, keys))(jax.random.split(jax.random.key(1), draws)).T
+    for ours, name in ((cross, "crossmodal_draws"), (within, "inmodal_draws")):
+        released = golden[name] / len(image)
+        error = np.hypot(released.std() / np.sqrt(len(released)), np.std(ours) / np.sqrt(draws))
+        assert abs(np.mean(ours) - released.mean()) < 5 * error + 1e-7
+        # The release draws an order for each of a term's two lists, we one for both.
+        assert np.std(ours) == pytest.approx(released.std() * 2**0.5, rel=0.35, abs=1e-7)

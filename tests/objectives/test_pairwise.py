@@ -1,0 +1,70 @@
+"""Rows over devices and chunks: the same value and gradients however they are split."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from rankclip_jax.objectives import OBJECTIVES, pairwise, ranking
+from tests.objectives import numpy_reference as reference
+
+
+def evaluate(name, size, mesh, dtype):
+    x, t = (jnp.asarray(reference.unit_rows(seed, size, 16), dtype) for seed in (0, 1))
+    config: ConfigDict = base.get_config().objective
+
+    def loss(x, t, logit_scale):
+        outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": jnp.exp(logit_scale)}
+        return OBJECTIVES[name](
+            outputs, progress=jnp.asarray(0.5, dtype), key=jax.random.key(0), config=config, mesh=mesh
+        )[0]
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, t, jnp.asarray(3.0, dtype))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_eight_devices_give_the_value_and_gradients_of_one(name, dtype, mesh_of):
+    with jax.enable_x64(dtype == jnp.float64):
+        one, eight = (evaluate(name, 48, mesh, dtype) for mesh in (None, mesh_of(8)))
+    tolerance = 1e-12 if dtype == jnp.float64 else 1e-5
+    assert eight[0] == pytest.approx(float(one[0]), rel=tolerance / 10)
+    for ours, expected in zip(eight[1], one[1], strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 24, 1000])
+def test_chunks_do_not_change_the_terms(chunk_size):
+    x, t = (jnp.asarray(reference.unit_rows(seed, 24, 8), jnp.float32) for seed in (0, 1))
+
+    def terms(x, chunk_size):
+        return ranking.consistency(x, t, jnp.float32(14), key=jax.random.key(0), chunk_size=chunk_size)
+
+    for index in range(2):
+        value, gradient = jax.value_and_grad(lambda x, index=index: terms(x, chunk_size)[index])(x)
+        expected, expected_gradient = jax.value_and_grad(lambda x, index=index: terms(x, None)[index])(x)
+        assert value == pytest.approx(float(expected), rel=1e-6)
+        np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5 * np.abs(expected_gradient).max())
+
+
+def test_own_columns_follow_the_columns_random_order():
+    """A loss that only knows the pairs on the diagonal."""
+    x, t = (jnp.asarray(reference.unit_rows(seed, 10, 8), jnp.float32) for seed in (0, 1))
+
+    def row_loss(similarity, scalars):
+        return jnp.sum(jnp.where(similarity.own, similarity("image", "text"), 0), axis=1), {}
+
+    value, _ = pairwise.mean_over_rows(row_loss, {"image": x, "text": t}, {}, key=jax.random.key(3), chunk_size=3)
+    assert value == pytest.approx(float(jnp.mean(jnp.sum(x * t, axis=1))), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_the_contrastive_loss_is_its_formula_however_small(scale):
+    x = reference.unit_rows(0, 12, 8)
+    t = x + 0.01 * reference.unit_rows(1, 12, 8)
+    with jax.enable_x64(True):
+        outputs = {"image_embedding": jnp.asarray(x), "text_embedding": jnp.asarray(t), "logit_scale": scale}
+        loss, _ = OBJECTIVES["clip"](outputs, progress=0.0, key=None, config=None, mesh=None)
+    assert loss == pytest.approx(reference.contrastive(x, t, scale), rel=1e-9)
