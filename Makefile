@@ -1,7 +1,8 @@
-# make demo | test | check | install. Variables: PYTHON (3.11 or newer), VENV, ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
+# make demo | test | check | install. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?= auto
+WORKDIR ?= runs/demo
 RUN := $(VENV)/bin/python
 
 .PHONY: install install-test demo test check
@@ -25,7 +26,7 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
 	@touch $@
 
 demo: install
-	$(RUN) -m rankclip_jax.train --config configs/demo.py --workdir runs/demo
+	$(RUN) -m rankclip_jax.train --config configs/demo.py --workdir $(WORKDIR)
 
 test: install-test
 	$(RUN) -m pytest

@@ -64,7 +64,6 @@ def _draw_example(axes: Axes, source: Source, encoded: Encoded, row: int) -> Non
     """An image above the captions of the validation set that the model finds most like it; its own is marked."""
     record = source[int(encoded.index[row])]
     axes.imshow(evaluation_pixels(record["image"], getattr(source, "image_size", _EXAMPLE_PIXELS)))
-    axes.set_axis_off()
     own = record["text"]
     captions: list[str] = []
     for column in np.argsort(-(encoded.text @ encoded.image[row])):
@@ -73,9 +72,10 @@ def _draw_example(axes: Axes, source: Source, encoded: Encoded, row: int) -> Non
             captions.append(caption)
         if len(captions) == _CAPTIONS:
             break
-    text = "\n".join(f"{'> ' if caption == own else ''}{_wrap(caption)}" for caption in captions)
-    axes.set_title(f"own: {_wrap(own)}", fontsize=8)
-    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+    ranked = [f"{rank}. {_wrap(caption + ' (its own)' * (caption == own))}" for rank, caption in enumerate(captions, 1)]
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(_wrap(f"“{own}”"), fontsize=9)
+    axes.set_xlabel("\n".join(ranked), fontsize=8)
 
 
 def _alike_together(source: Source, encoded: Encoded) -> np.ndarray:
@@ -87,7 +87,7 @@ def _alike_together(source: Source, encoded: Encoded) -> np.ndarray:
     return few
 
 
-def _wrap(caption: str, width: int = 44) -> str:
+def _wrap(caption: str, width: int = 40) -> str:
     lines = [""]
     for word in caption.split()[:30]:
         if len(lines[-1]) + len(word) > width:

@@ -27,6 +27,7 @@ class Evaluating:
             self._logs.write({"step": step} | results)
             shown = "  ".join(f"{name} {results[name]:.4f}" for name in _HEADLINES if name in results)
             print_progress(f"evaluation at step {step}: {shown}", last=True)
+        self._logs.restart_clock(step)
 
     def close(self) -> None:
         pass

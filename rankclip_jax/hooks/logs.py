@@ -36,6 +36,7 @@ class Logs:
         self._unreadable = unreadable
         self._first_step = self._last_step = start_step
         self._last_time = time.perf_counter()
+        self._timed = False
         self._writes = jax.process_index() == 0
         if self._writes:
             self._file = _without_later_steps(workdir / "metrics.jsonl", start_step).open("a", encoding="utf8")
@@ -47,10 +48,14 @@ class Logs:
         values = {"loss": 0.0} | {name: float(value) for name, value in metrics.items()}  # waits for the step
         now = time.perf_counter()
         rate = (step - self._last_step) * self._global_batch_size / (now - self._last_time)
-        self._last_step, self._last_time = step, now
         if self._writes:
             self.write({"step": step, **values, "pairs_per_second": rate, "unreadable": self._unreadable.count})
             print_progress(self._line(step, values, rate), last=step == self._total_steps)
+        self.restart_clock(step)
+
+    def restart_clock(self, step: int) -> None:
+        """Counts the pairs per second from here: what came since ``step`` was not training."""
+        self._last_step, self._last_time, self._timed = step, time.perf_counter(), True
 
     def write(self, values: dict[str, float]) -> None:
         """Adds one object to ``metrics.jsonl`` and its values to the TensorBoard events."""
@@ -67,11 +72,9 @@ class Logs:
 
     def _line(self, step: int, values: dict[str, float], rate: float) -> str:
         terms = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in _NOT_ON_THE_LINE)
-        left = (self._total_steps - step) * self._global_batch_size / rate
-        return (
-            f"step {step}/{self._total_steps} {step / self._total_steps:4.0%}  {terms}  "
-            f"{rate:,.0f} pairs/s  {format_duration(left)} left"
-        )
+        left = format_duration((self._total_steps - step) * self._global_batch_size / rate)
+        speed = f"{rate:,.0f} pairs/s  {left} left" if self._timed else "(the first step, compilation included)"
+        return f"step {step}/{self._total_steps} {step / self._total_steps:4.0%}  {terms}  {speed}"
 
 
 def print_progress(line: str, last: bool) -> None:
