@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "ViT-B-32"  # a row of rankclip_jax/models/presets.py
     config.model.scan_layers = True  # compile one layer and loop; False: unroll, faster for small models
+    config.model.initial_logit_scale = 1 / 0.07  # the multiplier that the similarities start with (siglip: 10)
+    config.model.learn_logit_bias = False  # a bias beside the scale, from -10: siglip needs it
     config.model.dtype = "float32"  # compute type; parameters are always float32
 
     config.objective = ConfigDict()
@@ -31,6 +33,15 @@ def get_config() -> ConfigDict:
     config.objective.variant = "exact"  # of the ranking terms: exact, or released (fades out as the scale grows)
     config.objective.lambda_cross = 1.0  # weight of the cross-modal ranking term
     config.objective.lambda_in = 1.0  # weight of the in-modal ranking term
+    config.objective.ranking_scale = "learned"  # or "learned_without_gradient", or a number such as "14.3"
+    config.objective.position_decay = False  # weigh the k-th place of a list by 1 / log(k + 1)
+    config.objective.list_size = 0  # rank each row against so many random columns; 0: all
+    config.objective.chunk_size = 0  # rows a device handles at once; 0: by a memory budget
+    config.objective.second_view = False  # contrast each image and text with an augmented view of itself too
+    config.objective.cyclic = (0.25, 0.25)  # cyclip: weights of cross- and in-modal consistency (its paper's)
+    config.objective.soft_share = 0.5  # softclip: share of the soft targets
+    config.objective.relation_weight = 0.5  # softclip: weight of the term between negatives
+    config.objective.distillation_ramp = (0.0, 0.5, 1.0)  # self_distillation: share of soft targets, as in ramp
     config.objective.ramp = (0.0, 2.0, 2 / 3)  # ranking weight: from, to, reached at this share of training
 
     config.optimizer = ConfigDict()

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from input_pipeline import images, tokenizer
+from input_pipeline import augmentation, images, tokenizer
 
 _LOGGER = logging.getLogger(__name__)
 _ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
@@ -37,28 +37,38 @@ class Preparation(grain.transforms.RandomMap):
     image_size: int
     context_length: int
     crop_scale: tuple[float, float]
+    second_view: bool
 
     def random_map(self, record: dict, rng: np.random.Generator) -> dict:
         unreadable = []
         for _ in range(_ATTEMPTS):
             try:
-                pixels = self._pixels(record["image"], rng)
+                image = self._decode(record["image"])
             except images.UnreadableImageError as error:
                 unreadable.append(f"{describe(record['image'])}: {error}")
                 record = self.source[int(rng.integers(len(self.source)))]
             else:
-                text = tokenizer.tokenize([record["text"]], self.context_length)[0]
-                return {"image": pixels, "text": text, "unreadable": "\n".join(unreadable)}
-        return {
-            "image": np.zeros((self.image_size, self.image_size, 3), np.uint8),
-            "text": np.zeros(self.context_length, np.int32),
-            "unreadable": "\n".join(unreadable),
-        }
+                return self._views(image, record["text"], rng) | {"unreadable": "\n".join(unreadable)}
+        blank = Image.new("RGB", (self.image_size, self.image_size))
+        return self._views(blank, "", rng) | {"unreadable": "\n".join(unreadable)}
 
-    def _pixels(self, image: Path | bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _decode(self, image: Path | bytes | np.ndarray) -> Image.Image | np.ndarray:
+        return image if isinstance(image, np.ndarray) else images.decode(image)
+
+    def _views(self, image: Image.Image | np.ndarray, text: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The first view, and where asked for the second; pixels from memory are taken as they are."""
         if isinstance(image, np.ndarray):
-            return image
-        return images.training_view(images.decode(image), self.image_size, self.crop_scale, rng)
+            first, image = image, Image.fromarray(image)
+        else:
+            first = images.training_view(image, self.image_size, self.crop_scale, rng)
+        views = {"image": first, "text": self._tokenize(text)}
+        if self.second_view:
+            views["image_augmented"] = augmentation.augment_image(image, self.image_size, rng)
+            views["text_augmented"] = self._tokenize(augmentation.augment_text(text, rng))
+        return views
+
+    def _tokenize(self, text: str) -> np.ndarray:
+        return tokenizer.tokenize([text], self.context_length)[0]
 
 
 def training_batches(
@@ -72,6 +82,7 @@ def training_batches(
     start_step: int,
     threads: int,
     workers: int,
+    second_view: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict]:
@@ -81,10 +92,11 @@ def training_batches(
 
     Yields:
       ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "unreadable": list of str}`` with
-      ``b = global_batch_size / process_count``; ``unreadable`` names the images that were replaced and why.
+      ``b = global_batch_size / process_count``, and the same with ``_augmented`` where ``second_view`` is asked for;
+      ``unreadable`` names the images that were replaced and why.
     """
     rows = global_batch_size // process_count
-    preparation = Preparation(source, image_size, context_length, crop_scale)
+    preparation = Preparation(source, image_size, context_length, crop_scale, second_view)
     dataset = (
         grain.MapDataset.source(source)
         .seed(seed)
@@ -150,9 +162,5 @@ def describe(image: Path | bytes | np.ndarray) -> str:
 
 
 def _stack(rows: list[dict]) -> dict:
-    unreadable = [line for row in rows for line in row["unreadable"].split("\n") if line]
-    return {
-        "image": np.stack([row["image"] for row in rows]),
-        "text": np.stack([row["text"] for row in rows]),
-        "unreadable": unreadable,
-    }
+    unreadable = [line for row in rows for line in row.pop("unreadable").split("\n") if line]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]} | {"unreadable": unreadable}

@@ -22,14 +22,19 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", None, "recipe, such as configs/demo.py", lock_config=True)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls ``main``; a `UserError` becomes one paragraph and exit status 2."""
+def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
+    """Parses the flags and calls ``main``; a `UserError` becomes one paragraph and exit status 2.
+
+    Args:
+      main: called without arguments, or with the subject where there are ``subjects``.
+      subjects: words of which the command line must name one.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
-    def guarded(_: list[str]) -> None:
+    def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise
         try:
-            main()
+            main(*_words(argv[1:], subjects))
         except UserError as error:
             _exit(str(error))
 
@@ -44,9 +49,15 @@ def _parse(argv: list[str]) -> list[str]:
         _exit(str(error))
     except (flags.Error, TypeError, ValueError) as error:
         _exit(re.sub(r"\s+", " ", str(error)))
-    if len(rest) > 1:
-        _exit(f"{rest[1]}: expected only flags, such as --config configs/demo.py.")
     return rest
+
+
+def _words(words: list[str], subjects: tuple[str, ...]) -> list[str]:
+    if subjects and (len(words) != 1 or words[0] not in subjects):
+        raise UserError(f"expected one of {', '.join(subjects)}; found {' '.join(words) or 'nothing'}.")
+    if words and not subjects:
+        raise UserError(f"{words[0]}: expected only flags, such as --config configs/demo.py.")
+    return words
 
 
 def _check_recipe(argv: list[str]) -> None:

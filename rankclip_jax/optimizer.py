@@ -4,7 +4,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-_NOT_DECAYED = {"bias", "scale", "class_embedding", "logit_scale"}
+_NOT_DECAYED = {"bias", "scale", "class_embedding", "logit_scale", "logit_bias"}
 
 
 def learning_rate_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:

@@ -23,8 +23,7 @@ def check(config: ConfigDict, device_count: int) -> None:
         section, key = name.split(".")
         if config[section][key] < 1:
             raise UserError(f"config.{name}: expected at least 1; found {config[section][key]}.")
-    if len(config.objective.ramp) != 3 or not 0 <= config.objective.ramp[2] <= 1:
-        raise UserError(f"config.objective.ramp: expected (from, to, share); found {tuple(config.objective.ramp)}.")
+    _check_objective(config)
     train = config.train
     if train.global_batch_size < 2 or train.global_batch_size % device_count:
         below = max(train.global_batch_size // device_count, 1) * device_count
@@ -37,6 +36,32 @@ def check(config: ConfigDict, device_count: int) -> None:
         raise UserError(
             f"config.train: expected either steps or epochs; found steps={train.steps} and epochs={train.epochs}. "
             "Set the one that is not meant to 0, such as --config.train.epochs=0."
+        )
+
+
+def _check_objective(config: ConfigDict) -> None:
+    objective = config.objective
+    for name in ("ramp", "distillation_ramp"):
+        values = objective[name]
+        if len(values) != 3 or not 0 <= values[2] <= 1:
+            raise UserError(f"config.objective.{name}: expected (from, to, share); found {tuple(values)}.")
+    if not 0 <= objective.list_size <= config.train.global_batch_size:
+        raise UserError(
+            f"config.objective.list_size: expected 0 (all) to {config.train.global_batch_size}, the batch; "
+            f"found {objective.list_size}."
+        )
+    if objective.ranking_scale not in ("learned", "learned_without_gradient"):
+        try:
+            float(objective.ranking_scale)
+        except ValueError:
+            raise UserError(
+                "config.objective.ranking_scale: expected learned, learned_without_gradient or a number; "
+                f"found {objective.ranking_scale!r}."
+            ) from None
+    if objective.name == "siglip" and not config.model.learn_logit_bias:
+        raise UserError(
+            "config.objective.name: siglip needs a learned bias. Add --config.model.learn_logit_bias=True, "
+            "and --config.model.initial_logit_scale=10 to start as its paper does."
         )
 
 

@@ -69,6 +69,10 @@ def make_step(
 
         def loss_of(parameters: optax.Params) -> tuple[jax.Array, Metrics]:
             outputs: Any = model.apply({"params": parameters}, batch["image"], batch["text"])
+            if "image_augmented" in batch:
+                second: Any = model.apply({"params": parameters}, batch["image_augmented"], batch["text_augmented"])
+                for name in ("image", "text"):
+                    outputs[f"{name}_augmented_embedding"] = second[f"{name}_embedding"]
             loss, metrics = objective(outputs, progress=progress, key=key, config=config.objective, mesh=mesh)
             return loss, metrics | {"logit_scale": outputs["logit_scale"]}
 

@@ -108,6 +108,7 @@ def _device_batches(
         start_step=start_step,
         threads=config.data.threads,
         workers=config.data.workers,
+        second_view=config.objective.second_view,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -63,7 +63,10 @@ class Evaluator:
             raise UserError("config.data.validation: none of its images can be read.")
         results: dict[str, float] = {}
         if "validation" in self._tasks:
-            results |= self._losses(encoded, float(np.exp(parameters["logit_scale"])))
+            scalars = {"logit_scale": jnp.exp(parameters["logit_scale"])}
+            if "logit_bias" in parameters:
+                scalars["logit_bias"] = parameters["logit_bias"]
+            results |= self._losses(encoded, scalars)
         if "zero_shot" in self._tasks and isinstance(self.source, Scenes):
             classes = class_embeddings(
                 lambda texts: self.encoder.texts(parameters, texts), CLASS_NAMES, CLASS_TEMPLATES
@@ -77,7 +80,7 @@ class Evaluator:
             results |= ranking_quality(scores, self.source.relevance()[np.ix_(few, few)])
         return results, encoded
 
-    def _losses(self, encoded: Encoded, scale: float) -> dict[str, float]:
+    def _losses(self, encoded: Encoded, scalars: dict[str, jax.Array]) -> dict[str, float]:
         """Means over batches of the training batch's size, or of all pairs where they are fewer."""
         size = min(self._config.train.global_batch_size, len(encoded.index) // self._mesh.size * self._mesh.size)
         batches = []
@@ -86,7 +89,7 @@ class Evaluator:
             outputs = {
                 "image_embedding": jnp.asarray(encoded.image[rows]),
                 "text_embedding": jnp.asarray(encoded.text[rows]),
-                "logit_scale": jnp.asarray(scale, jnp.float32),
+                **scalars,
             }
             loss, metrics = self._objective(outputs, jax.random.key(self._config.seed))
             batches.append({"loss": loss} | metrics)

@@ -1,7 +1,7 @@
 """The two-tower model: images and texts to unit embeddings, and the learned scale."""
 
 import math
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
@@ -12,8 +12,8 @@ from rankclip_jax.models.presets import PRESETS, Preset
 from rankclip_jax.models.text_transformer import TextTransformer
 from rankclip_jax.models.vision_transformer import VisionTransformer
 
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100)
+INITIAL_LOGIT_BIAS = -10.0  # SigLIP's
 
 # Mean and standard deviation of CLIP's training images, for pixels in [0, 1].
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,11 +21,14 @@ PIXEL_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Outputs(TypedDict):
-    """What a model gives to an objective: unit embeddings ``[B, D]``, the similarities' multiplier ``[]``."""
+    """What a model gives to an objective: unit embeddings ``[B, D]``, the similarities' multiplier and bias ``[]``."""
 
     image_embedding: jax.Array
     text_embedding: jax.Array
     logit_scale: jax.Array
+    logit_bias: NotRequired[jax.Array]
+    image_augmented_embedding: NotRequired[jax.Array]
+    text_augmented_embedding: NotRequired[jax.Array]
 
 
 def normalise(image: jax.Array) -> jax.Array:
@@ -38,6 +41,8 @@ class Clip(nn.Module):
 
     preset: Preset
     scan_layers: bool = True
+    initial_logit_scale: float = 1 / 0.07
+    learn_logit_bias: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -45,15 +50,20 @@ class Clip(nn.Module):
         shared = (preset.embedding_size, self.scan_layers, self.dtype)
         self.vision = VisionTransformer(preset.vision, *shared)
         self.text = TextTransformer(preset.text, *shared)
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ())
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(self.initial_logit_scale)), ())
+        if self.learn_logit_bias:
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(INITIAL_LOGIT_BIAS), ())
 
     def __call__(self, image: jax.Array, text: jax.Array) -> Outputs:
         """uint8 pixels ``[B, H, W, 3]`` and token ids ``[B, context_length]`` to `Outputs`, all float32."""
-        return {
+        outputs: Outputs = {
             "image_embedding": self.encode_image(image),
             "text_embedding": self.encode_text(text),
             "logit_scale": jnp.exp(self.logit_scale),
         }
+        if self.learn_logit_bias:
+            outputs["logit_bias"] = self.logit_bias
+        return outputs
 
     def encode_image(self, image: jax.Array) -> jax.Array:
         """uint8 pixels ``[B, H, W, 3]`` to float32 unit rows ``[B, D]``."""
@@ -76,4 +86,10 @@ def build(config: ConfigDict) -> Clip:
     Raises:
       KeyError: no preset of that name.
     """
-    return Clip(PRESETS[config.name], config.scan_layers, jnp.dtype(config.dtype))
+    return Clip(
+        PRESETS[config.name],
+        scan_layers=config.scan_layers,
+        initial_logit_scale=config.initial_logit_scale,
+        learn_logit_bias=config.learn_logit_bias,
+        dtype=jnp.dtype(config.dtype),
+    )

@@ -15,12 +15,17 @@ from collections.abc import Callable
 
 import jax
 
-from rankclip_jax.objectives import clip, rankclip
+from rankclip_jax.objectives import clip, cyclip, rankclip, ranking_alone, self_distillation, siglip, softclip
 from rankclip_jax.objectives.pairwise import Metrics
 
 Objective = Callable[..., tuple[jax.Array, Metrics]]
 
 OBJECTIVES: dict[str, Objective] = {
     "clip": clip.loss,
+    "siglip": siglip.loss,
+    "cyclip": cyclip.loss,
+    "softclip": softclip.loss,
+    "self_distillation": self_distillation.loss,
     "rankclip": rankclip.loss,
+    "ranking": ranking_alone.loss,
 }

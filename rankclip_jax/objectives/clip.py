@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import pairwise
+from rankclip_jax.objectives import batch
 from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
 
 
@@ -16,24 +16,15 @@ def loss(
     outputs: Outputs, *, progress: jax.Array, key: jax.Array, config: ConfigDict, mesh: Mesh | None
 ) -> tuple[jax.Array, Metrics]:
     """The contrastive loss over the global batch; see `rankclip_jax.objectives` for the arguments."""
-    del progress, key, config
+    del progress
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        return contrastive_rows(similarity, scalars["scale"]), {}
+        contrastive = contrastive_rows(similarity, scalars["scale"])
+        return contrastive, {"contrastive": contrastive}
 
-    embeddings = {"image": outputs["image_embedding"], "text": outputs["text_embedding"]}
-    total, _ = pairwise.mean_over_rows(row_loss, embeddings, {"scale": outputs["logit_scale"]}, mesh=mesh)
-    return total, {"contrastive": total}
+    return batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh)
 
 
 def contrastive_rows(similarity: Similarities, scale: jax.Array) -> jax.Array:
     """Each pair's share: ``[chunk]``."""
-    own = similarity.paired("image", "text")
-    image_to_text = _cross_entropy(scale * (similarity("image", "text") - own[:, None]), similarity.own)
-    text_to_image = _cross_entropy(scale * (similarity("text", "image") - own[:, None]), similarity.own)
-    return (image_to_text + text_to_image) / 2
-
-
-def _cross_entropy(margin: jax.Array, own: jax.Array) -> jax.Array:
-    """``-log softmax`` at the own column, of logits given relative to it; exact however small it is."""
-    return jax.nn.softplus(jax.nn.logsumexp(margin, axis=-1, where=~own))
+    return (similarity.cross_entropy("image", "text", scale) + similarity.cross_entropy("text", "image", scale)) / 2

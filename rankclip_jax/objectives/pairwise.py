@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
-CHUNK_BYTES = 64 * 2**20
-CHUNK_ARRAYS = 12
+CHUNK_BYTES = 128 * 2**20
+CHUNK_ARRAYS = 24
 
 Embeddings = Mapping[str, jax.Array]
 Scalars = Mapping[str, jax.Array]
@@ -37,20 +37,30 @@ class Similarities:
     def __init__(self, rows: Embeddings, columns: Embeddings, own: jax.Array) -> None:
         self._rows = rows
         self._columns = columns
+        self.size = own.shape[1]  # B
         self.own = own  # bool [chunk, B]: where a column is the row's own pair
-        self._products: dict[tuple[str, str], jax.Array] = {}
+        self._products: dict[tuple[str, str, int | None], jax.Array] = {}
 
-    def __call__(self, row: str, column: str) -> jax.Array:
-        """Similarity of each row of one kind to every column of another: ``[chunk, B]``."""
-        if (row, column) not in self._products:
-            self._products[row, column] = jnp.matmul(
-                self._rows[row], self._columns[column].T, precision=jax.lax.Precision.HIGHEST
-            )
-        return self._products[row, column]
+    def __call__(self, row: str, column: str, count: int | None = None) -> jax.Array:
+        """Similarity of each row of one kind to all columns, or the first ``count``, of another: ``[chunk, count]``."""
+        name = (row, column, count)
+        if name not in self._products:
+            columns = self._columns[column][:count]
+            self._products[name] = jnp.matmul(self._rows[row], columns.T, precision=jax.lax.Precision.HIGHEST)
+        return self._products[name]
 
     def paired(self, row: str, column: str) -> jax.Array:
         """Similarity of the two kinds within each row's own pair: ``[chunk]``."""
         return jnp.sum(self._rows[row] * self._rows[column], axis=-1)
+
+    def margins(self, row: str, column: str) -> jax.Array:
+        """Similarity to all columns less that to the row's own: ``[chunk, B]``."""
+        return self(row, column) - self.paired(row, column)[:, None]
+
+    def cross_entropy(self, row: str, column: str, scale: jax.Array) -> jax.Array:
+        """``-log softmax(scale * similarity)`` at the row's own column, exact however small it is: ``[chunk]``."""
+        others = jax.nn.logsumexp(scale * self.margins(row, column), axis=-1, where=~self.own)
+        return jax.nn.softplus(others)
 
 
 RowLoss = Callable[[Similarities, Scalars], tuple[jax.Array, Metrics]]
@@ -82,7 +92,7 @@ def mean_over_rows(
     dtype = jnp.promote_types(next(iter(embeddings.values())).dtype, jnp.float32)
     embeddings = {name: value.astype(dtype) for name, value in embeddings.items()}
     scalars = {name: jnp.asarray(value, dtype) for name, value in scalars.items()}
-    order = None if key is None else jax.random.permutation(key, size)
+    order = jnp.arange(size) if key is None else jax.random.permutation(key, size)
 
     axes = () if mesh is None else mesh.axis_names
     local_size = size // (1 if mesh is None else mesh.size)
@@ -103,10 +113,10 @@ def mean_over_rows(
         )
 
     @jax.custom_vjp
-    def mean(embeddings: Embeddings, scalars: Scalars, order: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    def mean(embeddings: Embeddings, scalars: Scalars, order: jax.Array) -> tuple[jax.Array, Metrics]:
         return over_devices(with_gradients=False)(embeddings, scalars, order)[0]
 
-    def forward(embeddings: Embeddings, scalars: Scalars, order: jax.Array | None) -> tuple:
+    def forward(embeddings: Embeddings, scalars: Scalars, order: jax.Array) -> tuple:
         return over_devices(with_gradients=True)(embeddings, scalars, order)
 
     def backward(gradients: tuple, cotangents: tuple) -> tuple:
@@ -125,60 +135,70 @@ def _local_mean(
     with_gradients: bool,
     rows: Embeddings,
     scalars: Scalars,
-    order: jax.Array | None,
+    order: jax.Array,
 ) -> tuple[Any, Any]:
-    """One device's part: ``((loss, metrics), (row gradients, scalar gradients) or None)``."""
-    columns = jax.tree.map(lambda x: jax.lax.all_gather(x, axes, tiled=True) if axes else x, rows)
-    if order is not None:
-        columns = jax.tree.map(lambda x: x[order], columns)
-
+    """One device's part: ``((loss, metrics), (gradients of its rows, of the scalars) or None)``."""
     local_size = next(iter(rows.values())).shape[0]
     first = jax.lax.axis_index(axes) * local_size if axes else 0
-    column_numbers = jnp.arange(size) if order is None else order
+    places = jnp.zeros_like(order).at[order].set(jnp.arange(size), unique_indices=True)  # of each pair's column
+    columns = _in_turn(lambda x: (jax.lax.all_gather(x, axes, tiled=True) if axes else x)[order], rows)
 
-    def chunk_loss(numbers: jax.Array, rows: Embeddings, columns: Embeddings, scalars: Scalars) -> tuple[Any, Any]:
-        own = column_numbers == (first + numbers)[:, None]
+    def chunk_loss(rows: Embeddings, columns: Embeddings, scalars: Scalars, index: jax.Array) -> tuple[Any, Any]:
+        numbers = _chunk_start(index, chunk, local_size) + jnp.arange(chunk)
+        own = jnp.arange(size) == places[first + numbers][:, None]
         loss, metrics = row_loss(Similarities(rows, columns, own), scalars)
-        valid = numbers < local_size
-        return jax.tree.map(lambda value: jnp.sum(jnp.where(valid, value, 0)) / size, (loss, metrics))
+        new = numbers >= index * chunk  # the last chunk may begin with rows of the one before
+        return jax.tree.map(lambda value: jnp.sum(jnp.where(new, value, 0)) / size, (loss, metrics))
 
-    def forward_only(total: tuple, chunk: tuple) -> tuple:
-        rows, numbers = chunk
-        return jax.tree.map(jnp.add, total, chunk_loss(numbers, rows, columns, scalars)), None
+    def rows_of(index: jax.Array) -> Embeddings:
+        start = _chunk_start(index, chunk, local_size)
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), rows)
 
-    def forward_and_backward(carry: tuple, chunk: tuple) -> tuple:
-        rows, numbers = chunk
-        loss, backward, metrics = jax.vjp(functools.partial(chunk_loss, numbers), rows, columns, scalars, has_aux=True)
-        row_gradients, column_gradients, scalar_gradients = backward(jnp.ones_like(loss))
-        step = ((loss, metrics), column_gradients, scalar_gradients)
-        return jax.tree.map(jnp.add, carry, step), row_gradients
+    def forward(total: Any, index: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, chunk_loss(rows_of(index), columns, scalars, index)), None
 
-    chunks = _split(rows, local_size, chunk)
+    def forward_and_backward(carry: tuple, index: jax.Array) -> tuple[Any, None]:
+        total, summed, scalar_gradients = carry
+
+        def loss_and_sum(rows: Embeddings, columns: Embeddings, scalars: Scalars) -> tuple[jax.Array, Any]:
+            results = chunk_loss(rows, columns, scalars, index)
+            # The gradient of this product with the columns is what was summed so far: a matrix product then adds to
+            # it in place, instead of to a new array of the columns' size. The product itself is never computed.
+            products = jax.tree.map(jnp.vdot, summed, dict(columns))
+            return results[0] + jax.tree.reduce(jnp.add, products), results
+
+        gradients, results = jax.grad(loss_and_sum, argnums=(0, 1, 2), has_aux=True)(rows_of(index), columns, scalars)
+        row_gradients, summed, more_scalar_gradients = gradients
+        start = first + _chunk_start(index, chunk, local_size)
+        here = jax.lax.dynamic_slice_in_dim(places, start, chunk)
+        summed = jax.tree.map(lambda x, row: x.at[here].add(row, unique_indices=True), summed, row_gradients)
+        total = jax.tree.map(jnp.add, total, results)
+        return (total, summed, jax.tree.map(jnp.add, scalar_gradients, more_scalar_gradients)), None
+
+    chunks = jnp.arange(-(-local_size // chunk))
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    rows_of_first, numbers_of_first = jax.tree.map(lambda x: x[0], chunks)
-    zero_total = zeros(jax.eval_shape(chunk_loss, numbers_of_first, rows_of_first, columns, scalars))
+    zero_total = zeros(jax.eval_shape(chunk_loss, rows_of(chunks[0]), columns, scalars, chunks[0]))
     if not with_gradients:
-        total, _ = jax.lax.scan(forward_only, zero_total, chunks)
+        total, _ = jax.lax.scan(forward, zero_total, chunks)
         return (jax.lax.psum(total, axes) if axes else total), None
 
-    row_gradients: Any
-    (total, column_gradients, scalar_gradients), row_gradients = jax.lax.scan(
-        forward_and_backward, (zero_total, zeros(columns), zeros(scalars)), chunks
-    )
-    row_gradients = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:local_size], row_gradients)
-    if order is not None:
-        column_gradients = jax.tree.map(
-            lambda x: jnp.zeros_like(x).at[order].set(x, unique_indices=True), column_gradients
-        )
+    start = (zero_total, zeros(columns), zeros(scalars))
+    (total, gradients, scalar_gradients), _ = jax.lax.scan(forward_and_backward, start, chunks)
+    gradients = _in_turn(lambda x: jax.lax.psum_scatter(x[places], axes, tiled=True) if axes else x[places], gradients)
     if axes:
-        column_gradients = jax.tree.map(lambda x: jax.lax.psum_scatter(x, axes, tiled=True), column_gradients)
         total, scalar_gradients = jax.lax.psum((total, scalar_gradients), axes)
-    return total, (jax.tree.map(jnp.add, row_gradients, column_gradients), scalar_gradients)
+    return total, (gradients, scalar_gradients)
 
 
-def _split(rows: Embeddings, local_size: int, chunk: int) -> tuple[Embeddings, jax.Array]:
-    """``[local_size, D]`` to ``[chunks, chunk, D]``, and the rows' numbers, filling from ``local_size`` on."""
-    count = -(-local_size // chunk)
-    numbers = jnp.arange(count * chunk).reshape(count, chunk)
-    # Filled up with copies of real rows, not zeros, so that whatever is computed from them stays finite.
-    return jax.tree.map(lambda x: x[numbers % local_size], rows), numbers
+def _in_turn(function: Callable[[jax.Array], jax.Array], arrays: Embeddings) -> Embeddings:
+    """Applies the function to one array after the other, so that only one's intermediate results are alive."""
+    results: dict[str, jax.Array] = {}
+    for name, array in arrays.items():
+        array, results = jax.lax.optimization_barrier((array, results))  # noqa: PLW2901
+        results[name] = function(array)
+    return results
+
+
+def _chunk_start(index: jax.Array, chunk: int, local_size: int) -> jax.Array:
+    """Row at which a chunk begins; the last one begins early rather than end late."""
+    return jnp.minimum(index * chunk, local_size - chunk)

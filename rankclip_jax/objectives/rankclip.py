@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import clip, pairwise, ranking, schedules
+from rankclip_jax.objectives import batch, clip, ranking, schedules
 from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
 
 
@@ -20,12 +20,10 @@ def loss(
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
         contrastive = clip.contrastive_rows(similarity, scalars["scale"])
-        cross_modal = ranking.cross_modal_rows(similarity, scalars["scale"], config.variant)
-        in_modal = ranking.in_modal_rows(similarity, scalars["scale"], config.variant)
+        cross_modal, in_modal = ranking.configured_rows(similarity, scalars["scale"], config)
         total = contrastive + scalars["weight"] * (config.lambda_cross * cross_modal + config.lambda_in * in_modal)
         return total, {"contrastive": contrastive, "cross_modal": cross_modal, "in_modal": in_modal}
 
-    embeddings = {"image": outputs["image_embedding"], "text": outputs["text_embedding"]}
-    scalars = {"scale": outputs["logit_scale"], "weight": weight}
-    total, metrics = pairwise.mean_over_rows(row_loss, embeddings, scalars, key=key, mesh=mesh)
+    scalars = {"weight": weight}
+    total, metrics = batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh, scalars=scalars)
     return total, metrics | {"ranking_weight": weight}

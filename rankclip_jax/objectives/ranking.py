@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities, mean_over_rows
 
@@ -38,7 +39,12 @@ _BLOCK = 32
 
 
 def listmle(
-    scores: jax.Array, relevance: jax.Array, *, variant: Variant = "exact", key: jax.Array | None = None
+    scores: jax.Array,
+    relevance: jax.Array,
+    *,
+    variant: Variant = "exact",
+    key: jax.Array | None = None,
+    position_decay: bool = False,
 ) -> jax.Array:
     """Negative log-likelihood of each row's order by relevance, under the Plackett-Luce model of its scores.
 
@@ -48,6 +54,7 @@ def listmle(
       variant: ``"exact"``, or ``"released"``: as RankCLIP's code computes it, with 1e-10 added to each sum of
         exponentials relative to the row's largest, which makes low-scored tails fade.
       key: breaks ties at random; None: ties keep their columns' order.
+      position_decay: weight the k-th place by ``1 / log(k + 1)``, as in RankCLIP's text but not in its code.
 
     Returns:
       ``[rows]``, in nats.
@@ -57,7 +64,7 @@ def listmle(
     if key is not None:
         order = jax.random.permutation(key, scores.shape[-1])
         scores, relevance = scores[:, order], relevance[:, order]
-    return _listmle(scores, jax.lax.stop_gradient(relevance), variant)
+    return _listmle(scores, jax.lax.stop_gradient(relevance), variant, position_decay)
 
 
 def consistency(
@@ -69,6 +76,8 @@ def consistency(
     key: jax.Array | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
+    position_decay: bool = False,
+    list_size: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """RankCLIP's two ranking terms (Zhang et al., ICCV 2025), unweighted, over the global batch.
 
@@ -82,8 +91,12 @@ def consistency(
     Args:
       image_embedding, text_embedding: unit rows ``[B, D]``.
       scale: the multiplier ``s`` itself, ``[]``, not its logarithm.
-      variant, key: see `listmle`.
+      variant, key, position_decay: see `listmle`.
       chunk_size, mesh: see `pairwise.mean_over_rows`.
+      list_size: rank each row against that many random columns, the same for all rows, instead of all (needs a key).
+        The sum is then over, and divided by, ``list_size`` places instead of B. This is unbiased for the mean loss of
+        such sublists, and so a composite likelihood with the optimum of the whole one (the Plackett-Luce model of a
+        list gives that of its sublists), but not for the loss of the whole list, whose tail sums are longer.
 
     Returns:
       ``(cross_modal, in_modal)``, scalars.
@@ -92,37 +105,70 @@ def consistency(
 
     def term(rows: Callable[..., jax.Array]) -> jax.Array:
         def loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-            return rows(similarity, scalars["scale"], variant), {}
+            return rows(similarity, scalars["scale"], variant, position_decay, list_size), {}
 
         return mean_over_rows(loss, embeddings, {"scale": scale}, key=key, mesh=mesh, chunk_size=chunk_size)[0]
 
     return term(cross_modal_rows), term(in_modal_rows)
 
 
-def cross_modal_rows(similarity: Similarities, scale: jax.Array, variant: Variant) -> jax.Array:
+def cross_modal_rows(
+    similarity: Similarities,
+    scale: jax.Array,
+    variant: Variant,
+    position_decay: bool = False,
+    list_size: int | None = None,
+) -> jax.Array:
     """Each row's share of the cross-modal term: ``[chunk]``."""
-    return _mutual(scale * similarity("image", "text"), scale * similarity("text", "image"), variant)
+    first, second = similarity("image", "text", list_size), similarity("text", "image", list_size)
+    return _mutual(scale * first, scale * second, variant, position_decay)
 
 
-def in_modal_rows(similarity: Similarities, scale: jax.Array, variant: Variant) -> jax.Array:
+def in_modal_rows(
+    similarity: Similarities,
+    scale: jax.Array,
+    variant: Variant,
+    position_decay: bool = False,
+    list_size: int | None = None,
+) -> jax.Array:
     """Each row's share of the in-modal term: ``[chunk]``."""
-    return _mutual(scale * similarity("image", "image"), scale * similarity("text", "text"), variant)
+    first, second = similarity("image", "image", list_size), similarity("text", "text", list_size)
+    return _mutual(scale * first, scale * second, variant, position_decay)
 
 
-def _mutual(first: jax.Array, second: jax.Array, variant: Variant) -> jax.Array:
-    both = listmle(first, second, variant=variant) + listmle(second, first, variant=variant)
+def configured_rows(similarity: Similarities, scale: jax.Array, config: ConfigDict) -> tuple[jax.Array, jax.Array]:
+    """Each row's share of both terms, by the settings under ``config.objective``: ``[chunk]`` each.
+
+    ``ranking_scale`` is ``"learned"`` (the logit scale), ``"learned_without_gradient"`` or a number.
+    """
+    match config.ranking_scale:
+        case "learned":
+            pass
+        case "learned_without_gradient":
+            scale = jax.lax.stop_gradient(scale)
+        case number:
+            scale = jnp.full_like(scale, float(number))
+    options = (scale, config.variant, config.position_decay, config.list_size or None)
+    return cross_modal_rows(similarity, *options), in_modal_rows(similarity, *options)
+
+
+def _mutual(first: jax.Array, second: jax.Array, variant: Variant, position_decay: bool) -> jax.Array:
+    both = listmle(first, second, variant=variant, position_decay=position_decay)
+    both += listmle(second, first, variant=variant, position_decay=position_decay)
     return both / RELEASED_DIVISOR / first.shape[-1]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _listmle(scores: jax.Array, relevance: jax.Array, variant: Variant) -> jax.Array:
-    return _listmle_forward(scores, relevance, variant)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _listmle(scores: jax.Array, relevance: jax.Array, variant: Variant, position_decay: bool) -> jax.Array:
+    return _listmle_forward(scores, relevance, variant, position_decay)[0]
 
 
-def _listmle_forward(scores: jax.Array, relevance: jax.Array, variant: Variant) -> tuple[jax.Array, jax.Array]:
+def _listmle_forward(
+    scores: jax.Array, relevance: jax.Array, variant: Variant, position_decay: bool
+) -> tuple[jax.Array, jax.Array]:
     order = descending_order(relevance)
     sorted_scores = jnp.take_along_axis(scores, order, axis=-1, mode="promise_in_bounds")
-    loss, sorted_gradient = _plackett_luce(sorted_scores, variant)
+    loss, sorted_gradient = _plackett_luce(sorted_scores, variant, position_decay)
     rows = jnp.arange(scores.shape[0])[:, None]
     gradient = (
         jnp.zeros_like(scores).at[rows, order].set(sorted_gradient, unique_indices=True, mode="promise_in_bounds")
@@ -130,55 +176,64 @@ def _listmle_forward(scores: jax.Array, relevance: jax.Array, variant: Variant) 
     return loss, gradient
 
 
-def _listmle_backward(variant: Variant, gradient: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, None]:
+def _listmle_backward(
+    variant: Variant, position_decay: bool, gradient: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, None]:
     return cotangent[:, None] * gradient, None
 
 
 _listmle.defvjp(_listmle_forward, _listmle_backward)
 
 
-def _plackett_luce(scores: jax.Array, variant: Variant) -> tuple[jax.Array, jax.Array]:
+def _plackett_luce(scores: jax.Array, variant: Variant, position_decay: bool) -> tuple[jax.Array, jax.Array]:
     """Loss ``[rows]`` and its gradient ``[rows, n]`` for scores ``[rows, n]`` already in their order."""
-    top = jnp.max(scores, axis=-1, keepdims=True)
-    shifted = scores - top
+    places = jnp.arange(1, scores.shape[-1] + 1, dtype=scores.dtype)
+    weights = 1 / jnp.log(places + 1) if position_decay else jnp.ones_like(places)
+    shifted = scores - jnp.max(scores, axis=-1, keepdims=True)
     if variant == "released":
         sums = cumulative_sum(jnp.exp(shifted), reverse=True) + RELEASED_EPSILON
         log_sums = jnp.log(sums)
-        gradient = jnp.exp(shifted) * cumulative_sum(1 / sums) - 1
+        gradient = jnp.exp(shifted) * cumulative_sum(weights / sums) - weights
         # The maximum depends on the scores too, and no longer cancels.
         is_top = shifted == 0
         share = is_top / jnp.sum(is_top, axis=-1, keepdims=True)
-        gradient += share * jnp.sum(RELEASED_EPSILON / sums, axis=-1, keepdims=True)
+        gradient += share * jnp.sum(weights * RELEASED_EPSILON / sums, axis=-1, keepdims=True)
     else:
         windows = (-jnp.min(shifted) / _WINDOW).astype(jnp.int32) + 1
         log_sums = _log_tail_sums(shifted, windows)
-        gradient = _tail_shares(shifted, log_sums, windows) - 1
-    return jnp.sum(log_sums - shifted, axis=-1), gradient
+        gradient = _tail_shares(shifted, log_sums, weights, windows) - weights
+    return jnp.sum(weights * (log_sums - shifted), axis=-1), gradient
 
 
 def _log_tail_sums(shifted: jax.Array, windows: jax.Array) -> jax.Array:
     """``log sum_{j >= k} exp(shifted_j)`` for scores at or below zero: ``[rows, n]``."""
 
-    def join(window: jax.Array, log_sums: jax.Array) -> jax.Array:
+    def inside(window: jax.Array | int) -> jax.Array:
+        """``log`` of the sum over the terms in a window alone."""
         base = _WINDOW * window
-        inside = (shifted <= -base) & (shifted > -base - _WINDOW)
-        sums = cumulative_sum(jnp.where(inside, jnp.exp(shifted + base), 0), reverse=True)
-        return jnp.logaddexp(log_sums, jnp.log(sums) - base)
+        terms = jnp.where((shifted <= -base) & (shifted > -base - _WINDOW), jnp.exp(shifted + base), 0)
+        return jnp.log(cumulative_sum(terms, reverse=True)) - base
 
-    return jax.lax.fori_loop(0, windows, join, jnp.full_like(shifted, -jnp.inf))
+    def join(window: jax.Array, log_sums: jax.Array) -> jax.Array:
+        return jnp.logaddexp(log_sums, inside(window))
+
+    return jax.lax.fori_loop(1, windows, join, inside(0))
 
 
-def _tail_shares(shifted: jax.Array, log_sums: jax.Array, windows: jax.Array) -> jax.Array:
-    """``exp(shifted_k) sum_{j <= k} exp(-log_sums_j)``: ``[rows, n]``."""
+def _tail_shares(shifted: jax.Array, log_sums: jax.Array, weights: jax.Array, windows: jax.Array) -> jax.Array:
+    """``exp(shifted_k) sum_{j <= k} weights_j exp(-log_sums_j)``: ``[rows, n]``."""
+
+    def inside(window: jax.Array | int) -> jax.Array:
+        """The part of the places whose tail sums are in a window."""
+        base = _WINDOW * window
+        among = (log_sums > -base - _WINDOW) & ((log_sums <= -base) | (window == 0))
+        sums = cumulative_sum(jnp.where(among, weights * jnp.exp(-log_sums - base), 0))
+        return jnp.exp(jnp.minimum(shifted + base, 0)) * sums  # where the exponent is above zero the sum is empty
 
     def add(window: jax.Array, shares: jax.Array) -> jax.Array:
-        base = _WINDOW * window
-        inside = (log_sums > -base - _WINDOW) & ((log_sums <= -base) | (window == 0))
-        sums = cumulative_sum(jnp.where(inside, jnp.exp(-log_sums - base), 0))
-        # Where the exponent is above zero the sum is empty.
-        return shares + jnp.exp(jnp.minimum(shifted + base, 0)) * sums
+        return shares + inside(window)
 
-    return jax.lax.fori_loop(0, windows, add, jnp.zeros_like(shifted))
+    return jax.lax.fori_loop(1, windows, add, inside(0))
 
 
 def cumulative_sum(x: jax.Array, reverse: bool = False) -> jax.Array:

@@ -48,3 +48,48 @@ def unit_rows(seed: int, rows: int, width: int) -> np.ndarray:
     """Random unit rows, float64."""
     x = np.random.default_rng(seed).normal(size=(rows, width))
     return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Of each row."""
+    return logits - logsumexp(logits, axis=1, keepdims=True)
+
+
+def objective(
+    name: str, x: np.ndarray, t: np.ndarray, scale: float, bias: float, targets: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """Every objective with its default settings at progress 0.5; soft targets come from the fixed ``targets``."""
+    size = len(x)
+    image_text = scale * x @ t.T
+    match name:
+        case "clip":
+            return contrastive(x, t, scale)
+        case "siglip":
+            signs = 2 * np.eye(size) - 1
+            return float(np.logaddexp(0, -signs * (image_text + bias)).sum() / size)
+        case "cyclip":
+            cross, within = (x @ t.T - t @ x.T) ** 2, (x @ x.T - t @ t.T) ** 2
+            return contrastive(x, t, scale) + 0.25 * (cross.sum() + within.sum()) / size
+        case "softclip":
+            return 0.5 * contrastive(x, t, scale) + _soft(image_text, scale, targets)
+        case "self_distillation":
+            teacher = scale * targets[0] @ targets[1].T
+            soft = -np.sum(np.exp(log_softmax(teacher.T)) * log_softmax(image_text), axis=1)
+            soft -= np.sum(np.exp(log_softmax(teacher)) * log_softmax(image_text.T), axis=1)
+            return 0.75 * contrastive(x, t, scale) + 0.25 * float(soft.mean()) / 2
+        case "rankclip" | "ranking":
+            terms = consistency(x, t, scale)
+            both = terms["cross"][0] + terms["in"][0]
+            return both if name == "ranking" else contrastive(x, t, scale) + 1.5 * both
+    raise ValueError(name)
+
+
+def _soft(image_text: np.ndarray, scale: float, targets: tuple[np.ndarray, np.ndarray]) -> float:
+    total = 0.0
+    for target, logits in zip(targets, (image_text, image_text.T), strict=True):
+        similar = scale * target @ target.T
+        for row in range(len(similar)):
+            for weight, kept in ((0.5, slice(None)), (0.5, np.arange(len(similar)) != row)):
+                log_q, log_p = (log_softmax(values[row, kept][None])[0] for values in (similar, logits))
+                total += weight * np.sum(np.exp(log_q) * (log_q - log_p)) / 2 / len(similar)
+    return total

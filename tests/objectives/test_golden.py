@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from configs import base
 from rankclip_jax.objectives import rankclip, ranking
 from tests.objectives import numpy_reference
 
@@ -18,14 +18,9 @@ TIES = sorted(GOLDEN.glob("ties_*.npz"))
 
 def total_loss(golden, variant, dtype, key=0):
     """Value and gradients of the whole objective at the epoch of a golden file."""
-    config = ConfigDict(
-        {
-            "ramp": (0.0, 2.0, 2 / 3),
-            "variant": variant,
-            "lambda_in": float(golden.get("lambda1", 1)),
-            "lambda_cross": float(golden.get("lambda2", 1)),
-        }
-    )
+    config = base.get_config().objective
+    config.variant = variant
+    config.lambda_in, config.lambda_cross = float(golden.get("lambda1", 1)), float(golden.get("lambda2", 1))
     progress = (float(golden["epoch"]) - 1) / (float(golden["max_epochs"]) - 1)
 
     def loss(image, text, logit_scale):

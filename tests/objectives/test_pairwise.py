@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from configs import base
 from rankclip_jax.objectives import OBJECTIVES, pairwise, ranking
@@ -13,10 +12,12 @@ from tests.objectives import numpy_reference as reference
 
 def evaluate(name, size, mesh, dtype):
     x, t = (jnp.asarray(reference.unit_rows(seed, size, 16), dtype) for seed in (0, 1))
-    config: ConfigDict = base.get_config().objective
+    config = base.get_config().objective
 
     def loss(x, t, logit_scale):
         outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": jnp.exp(logit_scale)}
+        if name == "siglip":
+            outputs["logit_bias"] = jnp.asarray(-2.0, dtype)
         return OBJECTIVES[name](
             outputs, progress=jnp.asarray(0.5, dtype), key=jax.random.key(0), config=config, mesh=mesh
         )[0]
@@ -58,13 +59,3 @@ def test_own_columns_follow_the_columns_random_order():
 
     value, _ = pairwise.mean_over_rows(row_loss, {"image": x, "text": t}, {}, key=jax.random.key(3), chunk_size=3)
     assert value == pytest.approx(float(jnp.mean(jnp.sum(x * t, axis=1))), rel=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_the_contrastive_loss_is_its_formula_however_small(scale):
-    x = reference.unit_rows(0, 12, 8)
-    t = x + 0.01 * reference.unit_rows(1, 12, 8)
-    with jax.enable_x64(True):
-        outputs = {"image_embedding": jnp.asarray(x), "text_embedding": jnp.asarray(t), "logit_scale": scale}
-        loss, _ = OBJECTIVES["clip"](outputs, progress=0.0, key=None, config=None, mesh=None)
-    assert loss == pytest.approx(reference.contrastive(x, t, scale), rel=1e-9)

@@ -1,0 +1,1 @@
+"""What `python -m rankclip_jax.benchmark SUBJECT` measures, a file for each subject."""

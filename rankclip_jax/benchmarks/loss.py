@@ -1,0 +1,151 @@
+"""Time, memory and traffic of the loss and its gradients, beside a straightforward version of the same loss."""
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from configs import base
+from rankclip_jax.objectives import OBJECTIVES, ranking
+from rankclip_jax.parallel import topology
+from rankclip_jax.parallel.mesh import replicated, split_rows
+
+_REPEATS = 5
+_COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+_BYTES = {"f32": 4, "f64": 8, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
+
+LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple]
+
+
+def measure(
+    objective: str,
+    *,
+    batch_size: int,
+    embedding_size: int,
+    mesh: Mesh,
+    variant: ranking.Variant,
+    chunk_size: int,
+    list_size: int,
+    topology_name: str | None,
+) -> Iterable[dict]:
+    """A row for our version and, where it has one, for the straightforward version of the same objective.
+
+    On real devices both are run in turn and timed; for a topology both are only compiled. Memory is what the compiler
+    sets aside on one device beyond arguments and results.
+    """
+    config = base.get_config().objective
+    config.variant, config.chunk_size, config.list_size = variant, chunk_size, list_size
+    programs = {"rankclip_jax": _ours(objective, config, mesh)}
+    if objective == "rankclip" and not list_size:
+        programs["straightforward"] = _straightforward(variant)
+    shapes = [(batch_size, embedding_size), (batch_size, embedding_size), ()]
+    layouts = [split_rows(mesh), split_rows(mesh), replicated(mesh)]
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=x) for shape, x in zip(shapes, layouts, strict=True)]
+    compiled = {}
+    rows = {}
+    for name, program in programs.items():
+        outputs = (replicated(mesh), tuple(layouts))
+        lowered = jax.jit(program, in_shardings=tuple(layouts), out_shardings=outputs).lower(*arguments)
+        options = topology.compiler_options(topology_name) if topology_name else {}
+        compiled[name] = lowered.compile(compiler_options=options)
+        memory: Any = compiled[name].memory_analysis()
+        rows[name] = {
+            "objective": objective,
+            "version": name,
+            "variant": variant,
+            "batch_size": batch_size,
+            "embedding_size": embedding_size,
+            "devices": mesh.size,
+            "chunk_size": chunk_size or "auto",
+            "temporary_gib": memory.temp_size_in_bytes / 2**30,
+        }
+        if topology_name:
+            rows[name]["collectives"] = collectives(str(compiled[name].as_text()))
+    if not topology_name:
+        for name, seconds in _time_in_turn(compiled, arguments).items():
+            rows[name]["milliseconds"] = seconds * 1e3
+            rows[name]["time_against_ours"] = rows[name]["milliseconds"] / rows["rankclip_jax"]["milliseconds"]
+    return rows.values()
+
+
+def collectives(program: str) -> dict[str, dict[str, int]]:
+    """Kind to ``{"count": n, "bytes": of all their results}`` of a compiled program's text.
+
+    Those inside a loop are counted once for the program text, not once for each turn.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for line in program.splitlines():
+        match = re.match(rf"\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
+        if match:
+            shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+            if match[3] and match[2] in ("all-gather", "collective-permute"):
+                shapes = shapes[len(shapes) // 2 :]  # the start of these names its operands first, then its results
+            entry = found.setdefault(match[2], {"count": 0, "bytes": 0})
+            entry["count"] += 1
+            entry["bytes"] += sum(
+                _BYTES[kind] * int(np.prod([int(size) for size in shape.split(",") if size])) for kind, shape in shapes
+            )
+    return found
+
+
+def _ours(objective: str, config: ConfigDict, mesh: Mesh) -> LossAndGradients:
+    def loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array) -> jax.Array:
+        outputs = {"image_embedding": image, "text_embedding": text, "logit_scale": jnp.exp(logit_scale)}
+        if objective == "siglip":
+            outputs["logit_bias"] = jnp.float32(-10)
+        key = jax.random.key(0)
+        return OBJECTIVES[objective](outputs, progress=jnp.float32(1), key=key, config=config, mesh=mesh)[0]
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2))
+
+
+def _straightforward(variant: ranking.Variant) -> LossAndGradients:
+    """RankCLIP's loss as one would write it: whole similarity matrices, argsort, and autodiff."""
+
+    def listmle(scores: jax.Array, relevance: jax.Array) -> jax.Array:
+        order = jnp.argsort(-jax.lax.stop_gradient(relevance), axis=1)
+        ordered = jnp.take_along_axis(scores, order, axis=1)
+        if variant == "released":
+            ordered -= jnp.max(ordered, axis=1, keepdims=True)
+            tails = jax.lax.cumsum(jnp.exp(ordered), axis=1, reverse=True)
+            logs = jnp.log(tails + ranking.RELEASED_EPSILON)
+        else:
+            logs = jax.lax.cumlogsumexp(ordered, axis=1, reverse=True)
+        return jnp.mean(jnp.sum(logs - ordered, axis=1))
+
+    def loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array) -> jax.Array:
+        scale = jnp.exp(logit_scale)
+        image_text, image_image, text_text = scale * image @ text.T, scale * image @ image.T, scale * text @ text.T
+        contrastive = -jnp.mean(
+            jnp.diag(jax.nn.log_softmax(image_text, axis=1)) + jnp.diag(jax.nn.log_softmax(image_text, axis=0))
+        )
+        lists = listmle(image_text, image_text.T) + listmle(image_text.T, image_text)
+        lists += listmle(image_image, text_text) + listmle(text_text, image_image)
+        return contrastive / 2 + 2 * lists / ranking.RELEASED_DIVISOR / len(image)
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2))
+
+
+def _time_in_turn(programs: Mapping[str, Callable], arguments: list[jax.ShapeDtypeStruct]) -> dict[str, float]:
+    """Median seconds of each program, run alternately so that a drifting machine is fair to both."""
+    rng = np.random.default_rng(0)
+    inputs = []
+    for argument in arguments:
+        rows = rng.normal(size=argument.shape).astype(np.float32)
+        value = rows / np.linalg.norm(rows, axis=-1, keepdims=True) if rows.ndim else np.float32(np.log(1 / 0.07))
+        inputs.append(jax.device_put(value, argument.sharding))
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for repeat in range(_REPEATS + 1):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*inputs))
+            if repeat:  # the first run warms up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -1,0 +1,190 @@
+"""Every objective against an independent float64 NumPy version, with every option, at the edges."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from rankclip_jax.objectives import OBJECTIVES, ranking, schedules
+from tests.objectives import numpy_reference as reference
+
+
+def evaluate(name, x, t, scale, *, mesh=None, key=0, views=None, progress=0.5, **settings):
+    """Value and gradients with respect to both embeddings and the scale; settings override the defaults."""
+    config = base.get_config().objective
+    config.update(settings)
+
+    def loss(x, t, scale):
+        outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": scale}
+        if name == "siglip":
+            outputs["logit_bias"] = jnp.asarray(-3.0, jnp.float32)
+        if views:
+            outputs["image_augmented_embedding"], outputs["text_augmented_embedding"] = views
+        value = jnp.asarray(progress, jnp.float32)
+        return OBJECTIVES[name](outputs, progress=value, key=jax.random.key(key), config=config, mesh=mesh)
+
+    (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(x, t, scale)
+    return value, gradients, metrics
+
+
+def pair(size=14, width=6, dtype=jnp.float64):
+    return tuple(jnp.asarray(reference.unit_rows(seed, size, width), dtype) for seed in (0, 1))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("scale", [1.0, 12.0, 100.0])
+def test_an_objective_is_its_formula(name, scale):
+    x, t = (reference.unit_rows(seed, 14, 6) for seed in (0, 1))
+    with jax.enable_x64(True):
+        value, gradients, _ = evaluate(name, jnp.asarray(x), jnp.asarray(t), jnp.asarray(scale), chunk_size=5)
+        assert value == pytest.approx(reference.objective(name, x, t, scale, -3.0, (x, t)), rel=1e-10)
+        along = [np.random.default_rng(2).normal(size=x.shape) for _ in range(2)]
+        slope = sum(float(np.vdot(gradient, v)) for gradient, v in zip(gradients[:2], along, strict=True))
+    step = 1e-7  # small enough that no list changes its order
+    ends = [reference.objective(name, x + e * along[0], t + e * along[1], scale, -3.0, (x, t)) for e in (step, -step)]
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.1])
+def test_the_contrastive_loss_stays_exact_however_small(spread):
+    x = reference.unit_rows(0, 12, 8)
+    t = x + spread * reference.unit_rows(1, 12, 8)
+    expected = reference.contrastive(x, t, 30.0)
+    value, _, _ = evaluate("clip", *(jnp.asarray(v, jnp.float32) for v in (x, t)), jnp.float32(30))
+    assert value == pytest.approx(expected, rel=2e-5)
+
+
+EDGES = {
+    "identical": lambda size: jnp.ones((size, 16)) / 4,
+    "orthogonal": lambda size: jnp.eye(size, 16),
+    "random": lambda size: jnp.asarray(reference.unit_rows(5, size, 16), jnp.float32),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("edge", EDGES)
+def test_extreme_inputs_stay_finite(name, edge, dtype, mesh_of):
+    """Scales at both limits, a row a device, rows all alike or orthogonal, low precision."""
+    x = EDGES[edge](8).astype(dtype)
+    for scale in (1.0, 100.0):
+        value, gradients, _ = evaluate(name, x, x, jnp.float32(scale), mesh=mesh_of(8), second_view=False)
+        assert np.isfinite(value)
+        assert all(np.isfinite(np.asarray(gradient, np.float32)).all() for gradient in gradients)
+
+
+def test_lambdas_and_the_ramp_weigh_the_terms():
+    with jax.enable_x64(True):
+        x, t = pair()
+        expected = reference.consistency(np.asarray(x), np.asarray(t), 5.0)
+        for progress, weight in ((0.0, 0.0), (1 / 3, 1.0), (1.0, 2.0)):
+            value, _, metrics = evaluate(
+                "rankclip", x, t, jnp.asarray(5.0), progress=progress, lambda_cross=0.3, lambda_in=0.7
+            )
+            ranked = 0.3 * expected["cross"][0] + 0.7 * expected["in"][0]
+            assert value == pytest.approx(float(metrics["contrastive"]) + weight * ranked, rel=1e-6)
+
+
+def test_a_ramp_of_no_length_is_its_end():
+    assert schedules.ramp(jnp.float32(0), 0.0, 2.0, 0.0) == 2
+    np.testing.assert_allclose(schedules.ramp(jnp.linspace(0, 1, 4), 0.0, 2.0, 2 / 3), [0, 1, 2, 2], rtol=1e-6)
+
+
+def test_position_decay_weighs_each_place():
+    scores, relevance = (np.random.default_rng(seed).normal(size=(3, 9)) * 4 for seed in (0, 1))
+    for variant in ("exact", "released"):
+        with jax.enable_x64(True):
+            losses, backward = jax.vjp(
+                lambda p, variant=variant: ranking.listmle(
+                    p, jnp.asarray(relevance), variant=variant, position_decay=True
+                ),
+                jnp.asarray(scores),
+            )
+            (gradient,) = backward(jnp.ones(3))
+        for row in range(3):
+            ordered = scores[row][np.argsort(-relevance[row])]
+            tails = [np.log(np.exp(ordered[k:]).sum()) for k in range(9)]
+            expected = sum((tails[k] - ordered[k]) / np.log(k + 2) for k in range(9))
+            assert losses[row] == pytest.approx(expected, rel=1e-7)
+        moved = scores + 1e-6 * np.eye(3, 9)
+        with jax.enable_x64(True):
+            slope = ranking.listmle(jnp.asarray(moved), jnp.asarray(relevance), variant=variant, position_decay=True)
+        np.testing.assert_allclose((slope - losses) / 1e-6, np.diag(gradient), rtol=1e-3)
+
+
+def test_the_ranking_scale_can_be_learned_held_or_fixed():
+    with jax.enable_x64(True):
+        x, t = pair()
+        learned, held, fixed = (
+            evaluate("ranking", x, t, jnp.asarray(5.0), ranking_scale=scale)
+            for scale in ("learned", "learned_without_gradient", "9.5")
+        )
+        assert learned[0] == pytest.approx(float(held[0]), rel=1e-12)
+        assert learned[1][2] != 0
+        assert held[1][2] == fixed[1][2] == 0
+        expected = reference.consistency(np.asarray(x), np.asarray(t), 9.5)
+        assert fixed[0] == pytest.approx(expected["cross"][0] + expected["in"][0], rel=1e-10)
+
+
+def test_a_list_size_gives_the_mean_over_random_sublists():
+    """Every sublist of columns, by brute force, against the mean over keys."""
+    with jax.enable_x64(True):
+        x, t = pair(size=6, width=4)
+        both = []
+        for columns in itertools.combinations(range(6), 3):
+            kept = np.asarray(columns)
+            first, second = 5.0 * np.asarray(x) @ np.asarray(t)[kept].T, 5.0 * np.asarray(t) @ np.asarray(x)[kept].T
+            losses = reference.listmle(first, second)[0] + reference.listmle(second, first)[0]
+            both.append(losses.mean() / 32 / 3)
+
+        def cross(key):
+            return ranking.consistency(x, t, jnp.asarray(5.0), key=key, list_size=3)[0]
+
+        draws = jax.jit(lambda keys: jax.lax.map(cross, keys))(jax.random.split(jax.random.key(0), 400))
+    assert np.unique(np.round(draws, 12)).size <= len(both)
+    assert np.mean(draws) == pytest.approx(np.mean(both), abs=4 * np.std(both) / 20)
+
+
+def test_a_whole_list_size_changes_nothing():
+    with jax.enable_x64(True):
+        x, t = pair()
+        whole, listed = (evaluate("rankclip", x, t, jnp.asarray(5.0), list_size=size) for size in (0, 14))
+    assert whole[0] == pytest.approx(float(listed[0]), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_second_view_is_averaged_in(name, mesh_of):
+    with jax.enable_x64(True):
+        x, t = pair(size=16)
+        views = tuple(jnp.asarray(reference.unit_rows(seed, 16, 6)) for seed in (2, 3))
+        alone, _, _ = evaluate(name, x, t, jnp.asarray(5.0))
+        both, _, metrics = evaluate(name, x, t, jnp.asarray(5.0), views=views)
+        split, _, _ = evaluate(name, x, t, jnp.asarray(5.0), views=views, mesh=mesh_of(8))
+        within = 0.0
+        for rows, others in ((x, views[0]), (t, views[1])):
+            within -= float(np.mean(np.diag(reference.log_softmax(5.0 * np.asarray(rows) @ np.asarray(others).T)))) / 2
+        assert metrics["second_view"] == pytest.approx(within, rel=1e-10)
+        assert both == pytest.approx((float(alone) + within) / 2, rel=1e-10)
+        assert split == pytest.approx(float(both), rel=1e-12)
+
+
+def test_no_array_as_large_as_the_similarities_of_a_device_is_made(mesh_of):
+    """Neither [B, B] nor [B / devices, B]: the largest temporary of the compiled program is a chunk's."""
+    size, config = 1024, base.get_config().objective
+    config.chunk_size = 16
+    for name in OBJECTIVES:
+
+        def loss(x, t, name=name):
+            outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": 5.0, "logit_bias": -1.0}
+            return OBJECTIVES[name](
+                outputs, progress=jnp.float32(1), key=jax.random.key(0), config=config, mesh=mesh_of(8)
+            )[0]
+
+        shape = jax.ShapeDtypeStruct((size, 8), jnp.float32)
+        program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shape, shape).compile().as_text()
+        assert f"[16,{size}]" in program
+        assert f"[{size},{size}]" not in program
+        assert f"[{size // 8},{size}]" not in program
