@@ -17,6 +17,7 @@ _OBJECTIVE = flags.DEFINE_string("objective", "rankclip", "a row of rankclip_jax
 _VARIANT = flags.DEFINE_enum("variant", "exact", ["exact", "released"], "of the ranking terms")
 _CHUNK_SIZE = flags.DEFINE_integer("chunk_size", 0, "rows a device handles at once; 0: by a memory budget")
 _LIST_SIZE = flags.DEFINE_integer("list_size", 0, "columns that a row is ranked against; 0: all")
+_OURS_ONLY = flags.DEFINE_bool("ours_only", False, "leave out the straightforward version, which may not fit")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "compile for these devices instead of running, such as h200:1x8")
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to as well")
 
@@ -41,6 +42,7 @@ def main(subject: str) -> None:
             variant=_VARIANT.value,  # type: ignore[arg-type]
             chunk_size=_CHUNK_SIZE.value,
             list_size=_LIST_SIZE.value,
+            ours_only=_OURS_ONLY.value,
             topology_name=_TOPOLOGY.value,
         ):
             rows.append(row)

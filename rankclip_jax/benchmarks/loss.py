@@ -33,6 +33,7 @@ def measure(
     variant: ranking.Variant,
     chunk_size: int,
     list_size: int,
+    ours_only: bool,
     topology_name: str | None,
 ) -> Iterable[dict]:
     """A row for our version and, where it has one, for the straightforward version of the same objective.
@@ -43,7 +44,7 @@ def measure(
     config = base.get_config().objective
     config.variant, config.chunk_size, config.list_size = variant, chunk_size, list_size
     programs = {"rankclip_jax": _ours(objective, config, mesh)}
-    if objective == "rankclip" and not list_size:
+    if objective == "rankclip" and not list_size and not ours_only:
         programs["straightforward"] = _straightforward(variant)
     shapes = [(batch_size, embedding_size), (batch_size, embedding_size), ()]
     layouts = [split_rows(mesh), split_rows(mesh), replicated(mesh)]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
-CHUNK_BYTES = 128 * 2**20
+CHUNK_BYTES = 64 * 2**20
 CHUNK_ARRAYS = 24
 
 Embeddings = Mapping[str, jax.Array]
@@ -96,7 +96,8 @@ def mean_over_rows(
 
     axes = () if mesh is None else mesh.axis_names
     local_size = size // (1 if mesh is None else mesh.size)
-    chunk = min(chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
+    largest = min(chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
+    chunk = -(-local_size // -(-local_size // largest))  # as many chunks as it takes, of equal size
 
     def over_devices(with_gradients: bool) -> Callable:
         local = functools.partial(_local_mean, row_loss, size, chunk, axes, with_gradients)

@@ -19,7 +19,7 @@ a payload; elsewhere key and number are two operands, which XLA turns into a rad
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -31,6 +31,17 @@ from ml_collections import ConfigDict
 from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities, mean_over_rows
 
 Variant = Literal["exact", "released"]
+
+# A list: the kinds whose similarity scores the columns, and the kinds whose similarity orders them.
+List = tuple[tuple[str, str], tuple[str, str]]
+CROSS_MODAL: tuple[List, ...] = (
+    (("image", "text"), ("text", "image")),
+    (("text", "image"), ("image", "text")),
+)
+IN_MODAL: tuple[List, ...] = (
+    (("image", "image"), ("text", "text")),
+    (("text", "text"), ("image", "image")),
+)
 
 RELEASED_EPSILON = 1e-10
 RELEASED_DIVISOR = 32  # the release divides each sum of two ListMLEs by this, and then by the batch size
@@ -103,37 +114,14 @@ def consistency(
     """
     embeddings = {"image": image_embedding, "text": text_embedding}
 
-    def term(rows: Callable[..., jax.Array]) -> jax.Array:
+    def term(lists: Sequence[List]) -> jax.Array:
         def loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-            return rows(similarity, scalars["scale"], variant, position_decay, list_size), {}
+            losses = list_rows(similarity, scalars["scale"], lists, variant, position_decay, list_size)
+            return jnp.sum(losses, axis=0), {}
 
         return mean_over_rows(loss, embeddings, {"scale": scale}, key=key, mesh=mesh, chunk_size=chunk_size)[0]
 
-    return term(cross_modal_rows), term(in_modal_rows)
-
-
-def cross_modal_rows(
-    similarity: Similarities,
-    scale: jax.Array,
-    variant: Variant,
-    position_decay: bool = False,
-    list_size: int | None = None,
-) -> jax.Array:
-    """Each row's share of the cross-modal term: ``[chunk]``."""
-    first, second = similarity("image", "text", list_size), similarity("text", "image", list_size)
-    return _mutual(scale * first, scale * second, variant, position_decay)
-
-
-def in_modal_rows(
-    similarity: Similarities,
-    scale: jax.Array,
-    variant: Variant,
-    position_decay: bool = False,
-    list_size: int | None = None,
-) -> jax.Array:
-    """Each row's share of the in-modal term: ``[chunk]``."""
-    first, second = similarity("image", "image", list_size), similarity("text", "text", list_size)
-    return _mutual(scale * first, scale * second, variant, position_decay)
+    return term(CROSS_MODAL), term(IN_MODAL)
 
 
 def configured_rows(similarity: Similarities, scale: jax.Array, config: ConfigDict) -> tuple[jax.Array, jax.Array]:
@@ -148,14 +136,27 @@ def configured_rows(similarity: Similarities, scale: jax.Array, config: ConfigDi
             scale = jax.lax.stop_gradient(scale)
         case number:
             scale = jnp.full_like(scale, float(number))
-    options = (scale, config.variant, config.position_decay, config.list_size or None)
-    return cross_modal_rows(similarity, *options), in_modal_rows(similarity, *options)
+    options = (config.variant, config.position_decay, config.list_size or None)
+    losses = list_rows(similarity, scale, (*CROSS_MODAL, *IN_MODAL), *options)
+    return losses[0] + losses[1], losses[2] + losses[3]
 
 
-def _mutual(first: jax.Array, second: jax.Array, variant: Variant, position_decay: bool) -> jax.Array:
-    both = listmle(first, second, variant=variant, position_decay=position_decay)
-    both += listmle(second, first, variant=variant, position_decay=position_decay)
-    return both / RELEASED_DIVISOR / first.shape[-1]
+def list_rows(
+    similarity: Similarities,
+    scale: jax.Array,
+    lists: Sequence[List],
+    variant: Variant,
+    position_decay: bool,
+    list_size: int | None,
+) -> jax.Array:
+    """Each row's share of each list: ``[lists, chunk]``.
+
+    All lists are stacked and ranked at once: one sort of many rows keeps a GPU busier than many sorts of few.
+    """
+    scores = jnp.concatenate([similarity(*scored, list_size) for scored, _ in lists])
+    relevance = jnp.concatenate([similarity(*ordering, list_size) for _, ordering in lists])
+    losses = listmle(scale * scores, relevance, variant=variant, position_decay=position_decay)
+    return losses.reshape(len(lists), -1) / RELEASED_DIVISOR / scores.shape[-1]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -1,0 +1,82 @@
+"""The benchmark commands, and what the compiler says of the loss on devices that are not here."""
+
+import importlib.metadata
+import json
+
+import numpy as np
+import pytest
+
+from rankclip_jax.benchmarks import loss
+from tests.test_train import run
+
+EXAMPLE = """
+  %all-gather-start = (f32[4096,512]{1,0}, f32[32768,512]{1,0}) all-gather-start(%p), channel_id=1
+  ROOT %all-reduce.1 = (f32[], f32[8]) all-reduce(%a, %b), to_apply=%add
+  %reduce-scatter = bf16[16,4]{1,0} reduce-scatter(%x), dimensions={0}
+"""
+
+
+def test_collectives_are_listed_with_the_bytes_of_their_results():
+    assert loss.collectives(EXAMPLE) == {
+        "all-gather": {"count": 1, "bytes": 32768 * 512 * 4},
+        "all-reduce": {"count": 1, "bytes": 36},
+        "reduce-scatter": {"count": 1, "bytes": 128},
+    }
+
+
+def test_the_straightforward_version_is_the_same_loss(mesh_of):
+    from configs import base
+    from tests.objectives import numpy_reference as reference
+
+    x, t = (reference.unit_rows(seed, 16, 8).astype(np.float32) for seed in (0, 1))
+    config = base.get_config().objective
+    for variant in ("exact", "released"):
+        config.variant = variant
+        ours = loss._ours("rankclip", config, mesh_of(1))(x, t, np.float32(2.5))
+        plain = loss._straightforward(variant)(x, t, np.float32(2.5))
+        assert ours[0] == pytest.approx(float(plain[0]), rel=1e-5)
+        for one, other in zip(ours[1], plain[1], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.slow
+def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
+    path = tmp_path / "loss.json"
+    output = run("benchmark", "loss", "--batch_sizes=64,128", "--embedding_size=16", f"--json={path}", devices=2).stdout
+    assert output.count("2 device(s)") == 4
+    rows = json.loads(path.read_text())
+    assert [(row["version"], row["batch_size"]) for row in rows] == [
+        ("rankclip_jax", 64), ("straightforward", 64), ("rankclip_jax", 128), ("straightforward", 128),
+    ]  # fmt: skip
+    assert all(row["milliseconds"] > 0 and row["temporary_gib"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_benchmark_says_what_it_cannot_measure():
+    assert "expected one of loss; found nothing" in run("benchmark", status=2).stderr
+    assert "no 'clap'; there are clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
+    assert "expected multiples of 8" in run("benchmark", "loss", "--batch_sizes=9", devices=8, status=2).stderr
+    assert "found 'h200'" in run("benchmark", "loss", "--topology=h200", status=2).stderr
+
+
+def has(package):
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has("jax-cuda13-plugin"), reason='needs pip install "jax[cuda13]"')
+@pytest.mark.parametrize(
+    ("topology", "batch_size", "gib"),
+    [("h200:1x1", 32_768, 0.45), ("h200:1x8", 32_768, 0.40), ("h200:8x8", 32_768, 0.40), ("h200:64x8", 262_144, 3.0)],
+)
+def test_the_loss_fits_its_memory_on_devices_that_are_not_here(topology, batch_size, gib, tmp_path):
+    path = tmp_path / "loss.json"
+    run("benchmark", "loss", f"--topology={topology}", f"--batch_sizes={batch_size}", "--ours_only", f"--json={path}")
+    (row,) = json.loads(path.read_text())
+    assert row["temporary_gib"] <= gib
+    embeddings = 2 * batch_size * 512 * 4
+    for traffic in row["collectives"].values():
+        assert traffic["bytes"] <= 1.01 * embeddings + 64
