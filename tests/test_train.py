@@ -154,6 +154,17 @@ def test_a_person_trains_on_their_own_images(own_images, tmp_path):
 
 
 @pytest.mark.slow
+def test_options_of_objectives_combine_by_settings_alone(own_images, tmp_path):
+    own_images += ["--config.objective.name=siglip", "--config.train.steps=3", "--config.data.max_unreadable_share=0.1"]
+    assert "--config.model.learn_logit_bias=True" in run("train", *own_images, status=2).stderr
+    run("train", *own_images, "--config.model.learn_logit_bias=True", "--config.objective.second_view=True",
+        "--config.objective.chunk_size=3")  # fmt: skip
+    metrics = read_metrics(tmp_path / "run")
+    assert {"sigmoid", "second_view", "logit_bias"} <= metrics[0].keys()
+    assert metrics[0]["loss"] == pytest.approx((metrics[0]["sigmoid"] + metrics[0]["second_view"]) / 2, rel=1e-5)
+
+
+@pytest.mark.slow
 def test_too_many_unreadable_images_stop_the_run(own_images, tmp_path):
     for index in range(20):
         (tmp_path / f"{index}.jpg").write_bytes(b"broken")

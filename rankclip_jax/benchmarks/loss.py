@@ -86,7 +86,7 @@ def collectives(program: str) -> dict[str, dict[str, int]]:
         match = re.match(rf"\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
         if match:
             shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            if match[3] and match[2] in ("all-gather", "collective-permute"):
+            if match[3] and match[2] != "all-reduce":
                 shapes = shapes[len(shapes) // 2 :]  # the start of these names its operands first, then its results
             entry = found.setdefault(match[2], {"count": 0, "bytes": 0})
             entry["count"] += 1

@@ -1,0 +1,39 @@
+"""Run by `test_two_processes`: one of two processes, each with four of the eight devices, evaluates every objective."""
+
+import sys
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from configs import base
+from rankclip_jax.objectives import OBJECTIVES
+from tests.objectives import numpy_reference as reference
+
+
+def main(port: str, index: str, path: str) -> None:
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index), initialization_timeout=60)
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    x, t = (reference.unit_rows(seed, 48, 16).astype(np.float32) for seed in (0, 1))
+    local = slice(24 * int(index), 24 * int(index) + 24)
+    arguments = [jax.make_array_from_process_local_data(rows, value[local]) for value in (x, t)]
+    results = {}
+    for name, objective in OBJECTIVES.items():
+
+        def loss(x, t, objective=objective):
+            outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": 20.0, "logit_bias": -3.0}
+            config = base.get_config().objective
+            return objective(outputs, progress=0.5, key=jax.random.key(0), config=config, mesh=mesh)[0]
+
+        value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arguments)
+        results[f"{name}/value"] = np.asarray(value)
+        for kind, gradient in zip(("image", "text"), gradients, strict=True):
+            results[f"{name}/{kind}"] = multihost_utils.process_allgather(gradient, tiled=True)
+    if index == "0":
+        np.savez(path, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
