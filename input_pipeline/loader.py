@@ -6,6 +6,7 @@ each host decodes its own rows of every global batch, and starting at step ``k``
 
 import dataclasses
 import logging
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -109,7 +110,8 @@ def training_batches(
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own when it starts workers
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_leave_signals_to_the_parent)
     iterator = iter(batches)
     try:
         yield from iterator
@@ -159,6 +161,12 @@ def evaluation_pixels(image: Path | bytes | np.ndarray, image_size: int) -> np.n
 def describe(image: Path | bytes | np.ndarray) -> str:
     """How a log names an image."""
     return str(image) if isinstance(image, Path) else f"image of {len(image)} bytes"
+
+
+def _leave_signals_to_the_parent(worker: int, workers: int) -> None:
+    """Ctrl-C in a terminal reaches every process; the parent alone decides, and closes its workers in good order."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stack(rows: list[dict]) -> dict:

@@ -92,13 +92,15 @@ def assert_bit_identical(first, second):
 @pytest.mark.parametrize(("how", "when"), [(signal.SIGINT, 8), (signal.SIGKILL, 12)], ids=["ctrl-c", "kill"])
 def test_an_interrupted_run_ends_with_the_same_parameters(how, when, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    command = [sys.executable, "-m", "rankclip_jax.train", *SMALL, "--workdir", str(workdir)]
+    command = [sys.executable, "-m", "rankclip_jax.train", *SMALL, "--workdir", str(workdir), "--config.data.workers=1"]
     lines = []
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         for line in process.stdout:
             lines.append(line)
             if f"step {when}/20" in line:
-                process.send_signal(how)
+                os.killpg(process.pid, how)  # as a terminal does: the workers too
         assert process.wait(120) == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
         said = "".join(lines)
