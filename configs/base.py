@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "ViT-B-32"  # a row of rankclip_jax/models/presets.py
+    config.model.activation = "quick_gelu"  # CLIP's; or "gelu", as open_clip's newer models
+    config.model.rematerialise = False  # compute blocks again in the backward pass: less memory, more time
     config.model.scan_layers = True  # compile one layer and loop; False: unroll, faster for small models
     config.model.initial_logit_scale = 1 / 0.07  # the multiplier that the similarities start with (siglip: 10)
     config.model.learn_logit_bias = False  # a bias beside the scale, from -10: siglip needs it

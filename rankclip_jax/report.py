@@ -38,7 +38,7 @@ def draw(workdir: Path, source: Source, encoded: Encoded) -> Path:
     for axes, row in zip(bottom.subplots(1, _EXAMPLES), range(min(_EXAMPLES, len(encoded.index))), strict=False):
         _draw_example(axes, source, encoded, row)
     path = workdir / "report.png"
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)
     return path
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
 from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.objectives import OBJECTIVES
 
 # Settings that change what a run shows or how fast it goes, never its parameters: free to change on resuming.
@@ -17,6 +18,7 @@ def check(config: ConfigDict, device_count: int) -> None:
     """Raises UserError for settings that no run can have, naming the flag that mends it."""
     _check_choice("config.model.name", config.model.name, PRESETS)
     _check_choice("config.model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    _check_choice("config.model.activation", config.model.activation, ACTIVATIONS)
     _check_choice("config.objective.name", config.objective.name, OBJECTIVES)
     _check_choice("config.objective.variant", config.objective.variant, ("exact", "released"))
     for name in ("logging.every_steps", "checkpoint.every_steps", "checkpoint.keep", "data.threads"):

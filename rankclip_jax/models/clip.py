@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.models.presets import PRESETS, Preset
 from rankclip_jax.models.text_transformer import TextTransformer
+from rankclip_jax.models.transformer import Execution
 from rankclip_jax.models.vision_transformer import VisionTransformer
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -40,16 +41,14 @@ class Clip(nn.Module):
     """CLIP (Radford et al., 2021): ``apply(variables, image, text) -> Outputs``."""
 
     preset: Preset
-    scan_layers: bool = True
+    execution: Execution = Execution()
     initial_logit_scale: float = 1 / 0.07
     learn_logit_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         preset = self.preset
-        shared = (preset.embedding_size, self.scan_layers, self.dtype)
-        self.vision = VisionTransformer(preset.vision, *shared)
-        self.text = TextTransformer(preset.text, *shared)
+        self.vision = VisionTransformer(preset.vision, preset.embedding_size, self.execution)
+        self.text = TextTransformer(preset.text, preset.embedding_size, self.execution)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(self.initial_logit_scale)), ())
         if self.learn_logit_bias:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(INITIAL_LOGIT_BIAS), ())
@@ -86,10 +85,10 @@ def build(config: ConfigDict) -> Clip:
     Raises:
       KeyError: no preset of that name.
     """
+    execution = Execution(jnp.dtype(config.dtype), config.activation, config.scan_layers, config.rematerialise)
     return Clip(
         PRESETS[config.name],
-        scan_layers=config.scan_layers,
+        execution,
         initial_logit_scale=config.initial_logit_scale,
         learn_logit_bias=config.learn_logit_bias,
-        dtype=jnp.dtype(config.dtype),
     )

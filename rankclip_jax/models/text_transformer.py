@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.models.presets import TextPreset
-from rankclip_jax.models.transformer import LayerNorm, Transformer
+from rankclip_jax.models.transformer import Execution, LayerNorm, Transformer
 
 
 class TextTransformer(nn.Module):
@@ -13,36 +13,29 @@ class TextTransformer(nn.Module):
 
     preset: TextPreset
     embedding_size: int
-    scan_layers: bool = True
-    dtype: jnp.dtype = jnp.float32
+    execution: Execution
 
     @nn.compact
     def __call__(self, text: jax.Array) -> jax.Array:
         """Token ids ``[B, context_length]`` to ``[B, embedding_size]``, not yet of unit norm."""
-        preset = self.preset
+        preset, dtype = self.preset, self.execution.dtype
         embed = nn.Embed(
             preset.vocabulary_size,
             preset.width,
             embedding_init=nn.initializers.normal(0.02),
-            dtype=self.dtype,
+            dtype=dtype,
             name="token_embedding",
         )
         position = nn.initializers.normal(0.01)
         x = embed(text) + self.param("positional_embedding", position, (preset.context_length, preset.width)).astype(
-            self.dtype
+            dtype
         )
         blocks = Transformer(
-            preset.width,
-            preset.heads,
-            preset.layers,
-            causal=True,
-            scan=self.scan_layers,
-            dtype=self.dtype,
-            name="transformer",
+            preset.width, preset.heads, preset.layers, causal=True, execution=self.execution, name="transformer"
         )
         x = blocks(x)
         # The end-of-text token has the largest id of all.
         x = jnp.take_along_axis(x, jnp.argmax(text, axis=-1)[:, None, None], axis=1)[:, 0]
-        x = LayerNorm(self.dtype, name="final_norm")(x)
+        x = LayerNorm(dtype, name="final_norm")(x)
         scaled = nn.initializers.normal(preset.width**-0.5)
-        return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=self.dtype, name="projection")(x)
+        return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")(x)

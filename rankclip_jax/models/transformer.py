@@ -4,16 +4,44 @@ Initial weights, from CLIP: standard deviation ``width ** -0.5`` into attention,
 MLP, and ``width ** -0.5 (2 layers) ** -0.5`` for the two projections that write to the residual stream.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 LAYER_NORM_EPSILON = 1e-5
+_FLOAT32 = jnp.dtype("float32")
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
     """CLIP's activation, ``x sigmoid(1.702 x)``."""
     return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a transformer is computed, apart from its sizes.
+
+    Args:
+      dtype: type of the computation; parameters are float32 whatever it is.
+      activation: a key of `ACTIVATIONS`.
+      scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
+        loop is unrolled, which makes steps of small models faster.
+      rematerialise: keep only each block's input for the backward pass and compute the rest again.
+    """
+
+    dtype: jnp.dtype = _FLOAT32
+    activation: str = "quick_gelu"
+    scan_layers: bool = True
+    rematerialise: bool = False
 
 
 class LayerNorm(nn.Module):
@@ -36,50 +64,51 @@ class Block(nn.Module):
     heads: int
     layers: int  # of the whole stack: scales the residual projections
     causal: bool
-    dtype: jnp.dtype
+    length: int  # tokens of a row
+    execution: Execution
 
     @nn.compact
-    def __call__(self, x: jax.Array, length: int) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """``[B * length, width]`` to the same."""
+        dtype = self.execution.dtype
         into = nn.initializers.normal(self.width**-0.5)
         residual = nn.initializers.normal(self.width**-0.5 * (2 * self.layers) ** -0.5)
 
-        h = LayerNorm(self.dtype, name="attention_norm")(x)
-        h = nn.Dense(3 * self.width, kernel_init=into, dtype=self.dtype, name="attention_in")(h)
-        query, key, value = jnp.split(h.reshape(-1, length, 3 * self.heads, self.width // self.heads), 3, axis=-2)
+        h = LayerNorm(dtype, name="attention_norm")(x)
+        h = nn.Dense(3 * self.width, kernel_init=into, dtype=dtype, name="attention_in")(h)
+        query, key, value = jnp.split(h.reshape(-1, self.length, 3 * self.heads, self.width // self.heads), 3, axis=-2)
         h = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal).reshape(x.shape)
-        x = x + nn.Dense(self.width, kernel_init=residual, dtype=self.dtype, name="attention_out")(h)
+        x = x + nn.Dense(self.width, kernel_init=residual, dtype=dtype, name="attention_out")(h)
 
-        h = LayerNorm(self.dtype, name="mlp_norm")(x)
+        h = LayerNorm(dtype, name="mlp_norm")(x)
         wide = nn.initializers.normal((2 * self.width) ** -0.5)
-        h = quick_gelu(nn.Dense(4 * self.width, kernel_init=wide, dtype=self.dtype, name="mlp_in")(h))
-        return x + nn.Dense(self.width, kernel_init=residual, dtype=self.dtype, name="mlp_out")(h)
+        h = nn.Dense(4 * self.width, kernel_init=wide, dtype=dtype, name="mlp_in")(h)
+        h = ACTIVATIONS[self.execution.activation](h)
+        return x + nn.Dense(self.width, kernel_init=residual, dtype=dtype, name="mlp_out")(h)
 
 
 class Transformer(nn.Module):
-    """A stack of blocks, whose parameters have a leading axis of ``layers``.
-
-    With ``scan`` one block is compiled and looped over, which keeps compile time and code small; without it the loop
-    is unrolled, which makes steps of small models faster.
-    """
+    """A stack of blocks, whose parameters have a leading axis of ``layers``."""
 
     width: int
     heads: int
     layers: int
     causal: bool
-    scan: bool
-    dtype: jnp.dtype
+    execution: Execution
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[B, L, width]`` to the same."""
-        length = x.shape[1]
+        # Recomputing must not be optimised away, which a loop's bounds already prevent.
+        block_class = (
+            nn.remat(Block, prevent_cse=not self.execution.scan_layers) if self.execution.rematerialise else Block
+        )
         scan = nn.scan(
-            lambda block, x, _: (block(x, length), None),
+            lambda block, x, _: (block(x), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.layers,
-            unroll=1 if self.scan else self.layers,
+            unroll=1 if self.execution.scan_layers else self.layers,
         )
-        block = Block(self.width, self.heads, self.layers, self.causal, self.dtype, name="blocks")
+        block = block_class(self.width, self.heads, self.layers, self.causal, x.shape[1], self.execution, name="blocks")
         return scan(block, x.reshape(-1, self.width), None)[0].reshape(x.shape)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.models.presets import VisionPreset
-from rankclip_jax.models.transformer import LayerNorm, Transformer
+from rankclip_jax.models.transformer import Execution, LayerNorm, Transformer
 
 
 class VisionTransformer(nn.Module):
@@ -13,13 +13,12 @@ class VisionTransformer(nn.Module):
 
     preset: VisionPreset
     embedding_size: int
-    scan_layers: bool = True
-    dtype: jnp.dtype = jnp.float32
+    execution: Execution
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm."""
-        preset = self.preset
+        preset, dtype = self.preset, self.execution.dtype
         scaled = nn.initializers.normal(preset.width**-0.5)
         x = nn.Conv(
             preset.width,
@@ -29,24 +28,18 @@ class VisionTransformer(nn.Module):
             use_bias=False,
             # PyTorch's default for a convolution, which CLIP keeps: uniform within 1 / sqrt(inputs).
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            dtype=self.dtype,
+            dtype=dtype,
             name="patch_embedding",
-        )(image.astype(self.dtype))
+        )(image.astype(dtype))
         x = x.reshape(x.shape[0], -1, preset.width)
-        class_embedding = self.param("class_embedding", scaled, (preset.width,)).astype(self.dtype)
+        class_embedding = self.param("class_embedding", scaled, (preset.width,)).astype(dtype)
         x = jnp.concatenate([jnp.broadcast_to(class_embedding, (x.shape[0], 1, preset.width)), x], axis=1)
-        x = x + self.param("positional_embedding", scaled, x.shape[1:]).astype(self.dtype)
+        x = x + self.param("positional_embedding", scaled, x.shape[1:]).astype(dtype)
 
-        x = LayerNorm(self.dtype, name="pre_norm")(x)
+        x = LayerNorm(dtype, name="pre_norm")(x)
         blocks = Transformer(
-            preset.width,
-            preset.heads,
-            preset.layers,
-            causal=False,
-            scan=self.scan_layers,
-            dtype=self.dtype,
-            name="transformer",
+            preset.width, preset.heads, preset.layers, causal=False, execution=self.execution, name="transformer"
         )
         x = blocks(x)
-        x = LayerNorm(self.dtype, name="post_norm")(x[:, 0])
-        return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=self.dtype, name="projection")(x)
+        x = LayerNorm(dtype, name="post_norm")(x[:, 0])
+        return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")(x)

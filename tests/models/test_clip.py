@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from input_pipeline.tokenizer import tokenize
 from rankclip_jax.models.clip import Clip
 from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.models.transformer import ACTIVATIONS, Execution
 
 DEMO = PRESETS["ViT-demo"]
 
@@ -26,18 +27,27 @@ def inputs(rows):
     return jnp.asarray(image), jnp.asarray(tokenize(captions, DEMO.text.context_length))
 
 
-def test_vit_b_32_has_the_published_number_of_parameters():
+# As open_clip counts them.
+COUNTS = {
+    "ViT-S-16": 62_257_537, "ViT-B-32": 151_277_313, "ViT-B-16": 149_620_737, "ViT-L-14": 427_616_513,
+    "ViT-L-14-336": 427_944_193, "ViT-H-14": 986_109_441,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_presets_have_the_published_numbers_of_parameters(name):
+    size = PRESETS[name].vision.image_size
     shapes = jax.eval_shape(
-        lambda: Clip(PRESETS["ViT-B-32"]).init(
-            jax.random.key(0), jnp.zeros((1, 224, 224, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
+        lambda: Clip(PRESETS[name]).init(
+            jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
         )
     )
-    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 151_277_313
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == COUNTS[name]
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
 def test_outputs_keep_the_seam(variables):
-    outputs = Clip(DEMO, dtype=jnp.bfloat16).apply(variables, *inputs(4))
+    outputs = Clip(DEMO, Execution(jnp.dtype("bfloat16"))).apply(variables, *inputs(4))
     assert {name: (value.shape, value.dtype.name) for name, value in outputs.items()} == {
         "image_embedding": ((4, 128), "float32"),
         "text_embedding": ((4, 128), "float32"),
@@ -49,14 +59,32 @@ def test_outputs_keep_the_seam(variables):
 
 
 def test_bfloat16_computes_nearly_the_same(variables):
-    full, half = (Clip(DEMO, dtype=dtype).apply(variables, *inputs(4)) for dtype in (jnp.float32, jnp.bfloat16))
+    full, half = (
+        Clip(DEMO, Execution(jnp.dtype(dtype))).apply(variables, *inputs(4)) for dtype in ("float32", "bfloat16")
+    )
     assert np.sum(full["image_embedding"] * half["image_embedding"], axis=1).min() > 0.999
 
 
 def test_scanning_over_layers_changes_nothing(variables):
-    looped, unrolled = (Clip(DEMO, scan_layers=scan).apply(variables, *inputs(4)) for scan in (True, False))
+    looped, unrolled = (Clip(DEMO, Execution(scan_layers=scan)).apply(variables, *inputs(4)) for scan in (True, False))
     np.testing.assert_allclose(looped["image_embedding"], unrolled["image_embedding"], atol=1e-6)
     np.testing.assert_allclose(looped["text_embedding"], unrolled["text_embedding"], atol=1e-6)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_rematerialising_changes_no_gradient(variables, scan):
+    def gradients(rematerialise):
+        model = Clip(DEMO, Execution(scan_layers=scan, rematerialise=rematerialise))
+        return jax.jit(jax.grad(lambda v: model.apply(v, *inputs(4))["image_embedding"][:, 0].sum()))(variables)
+
+    for kept, computed_again in zip(*map(jax.tree.leaves, (gradients(False), gradients(True))), strict=True):
+        np.testing.assert_allclose(computed_again, kept, atol=1e-5)
+
+
+def test_the_activation_is_a_choice(variables):
+    quick, exact = (Clip(DEMO, Execution(activation=name)).apply(variables, *inputs(4)) for name in ACTIVATIONS)
+    difference = np.abs(quick["image_embedding"] - exact["image_embedding"]).max()
+    assert 1e-5 < difference < 0.1
 
 
 def test_what_follows_the_end_of_text_does_not_matter(variables):
