@@ -87,6 +87,9 @@ def mean_over_rows(
 
     Returns:
       The mean loss and the means of the metrics, scalars; no gradient flows through the metrics.
+
+    Raises:
+      ValueError: the rows cannot be split evenly over the devices.
     """
     size = next(iter(embeddings.values())).shape[0]
     dtype = jnp.promote_types(next(iter(embeddings.values())).dtype, jnp.float32)
@@ -95,7 +98,10 @@ def mean_over_rows(
     order = jnp.arange(size) if key is None else jax.random.permutation(key, size)
 
     axes = () if mesh is None else mesh.axis_names
-    local_size = size // (1 if mesh is None else mesh.size)
+    devices = 1 if mesh is None else mesh.size
+    if size % devices:
+        raise ValueError(f"{size} rows cannot be split evenly over {devices} devices")
+    local_size = size // devices
     largest = min(chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
     chunk = -(-local_size // -(-local_size // largest))  # as many chunks as it takes, of equal size
 

@@ -111,7 +111,12 @@ def consistency(
 
     Returns:
       ``(cross_modal, in_modal)``, scalars.
+
+    Raises:
+      ValueError: a list size without a key to draw its columns by, or rows that the devices do not divide.
     """
+    if list_size and key is None:
+        raise ValueError("list_size: needs a key, which draws the columns")
     embeddings = {"image": image_embedding, "text": text_embedding}
 
     def term(lists: Sequence[List]) -> jax.Array:

@@ -36,6 +36,14 @@ def test_eight_devices_give_the_value_and_gradients_of_one(name, dtype, mesh_of)
         np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+def test_what_cannot_be_split_or_drawn_is_refused(mesh_of):
+    x = jnp.asarray(reference.unit_rows(0, 12, 8), jnp.float32)
+    with pytest.raises(ValueError, match="12 rows cannot be split evenly over 8 devices"):
+        ranking.consistency(x, x, jnp.float32(14), mesh=mesh_of(8))
+    with pytest.raises(ValueError, match="list_size: needs a key"):
+        ranking.consistency(x, x, jnp.float32(14), list_size=4)
+
+
 @pytest.mark.parametrize("chunk_size", [1, 5, 24, 1000])
 def test_chunks_do_not_change_the_terms(chunk_size):
     x, t = (jnp.asarray(reference.unit_rows(seed, 24, 8), jnp.float32) for seed in (0, 1))
