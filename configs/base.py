@@ -7,6 +7,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # initialisation, data order and tie breaking all follow from it
 
+    config.init_from = ""  # weights to start from: a workdir, an export, or a file of open_clip, OpenAI, Hugging Face
+
     config.data = ConfigDict()
     config.data.source = "scenes"  # scenes: drawn on the fly; csv: image files; array_record: prepared shards
     config.data.train = ""  # a CSV file or a prepared directory
@@ -23,8 +25,12 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "ViT-B-32"  # a row of rankclip_jax/models/presets.py
+    config.model.image_size = 0  # side of the images in pixels; 0: the preset's own
     config.model.activation = "quick_gelu"  # CLIP's; or "gelu", as open_clip's newer models
     config.model.rematerialise = False  # compute blocks again in the backward pass: less memory, more time
+    config.model.attention = "xla"  # or "cudnn": flash attention on NVIDIA GPUs, with dtype bfloat16
+    config.model.patch_dropout = 0.0  # share of an image's patches left out of training steps (FLIP); ViT only
+    config.model.frozen = ""  # a tower that does not learn: "vision" (LiT) or "text"
     config.model.scan_layers = True  # compile one layer and loop; False: unroll, faster for small models
     config.model.initial_logit_scale = 1 / 0.07  # the multiplier that the similarities start with (siglip: 10)
     config.model.learn_logit_bias = False  # a bias beside the scale, from -10: siglip needs it

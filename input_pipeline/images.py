@@ -5,31 +5,53 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, made an error at once
+_LONGEST_RESIZED = 64  # sides, of an image that is resized whole before its centre is cut out
 
 
 class UnreadableImageError(Exception):
     """The bytes are missing, truncated, not an image, or a decompression bomb; the text says which."""
 
 
-def decode(image: Path | bytes) -> Image.Image:
-    """Opens an image file, or its bytes, as 8-bit RGB.
+def open_image(image: Path | bytes) -> Image.Image:
+    """Opens an image file, or its bytes, upright, in its own mode but for 16-bit ones, which become 8-bit.
 
     Raises:
-      UnreadableImageError: whatever the reason; the caller replaces the record.
+      UnreadableImageError: whatever the reason; the caller replaces the record or names it.
     """
     try:
         content = image.read_bytes() if isinstance(image, Path) else image
         with Image.open(io.BytesIO(content)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise UnreadableImageError(f"{opened.width} x {opened.height} pixels, a decompression bomb")
-            return opened.convert("RGB")
+            opened.load()
+            opened.info.pop("transparency", None)  # a palette's, of which Pillow warns and which RGB has no place for
+            return _to_8_bit(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def decode(image: Path | bytes) -> Image.Image:
+    """Opens an image file, or its bytes, upright, as 8-bit RGB.
+
+    Raises:
+      UnreadableImageError: see `open_image`.
+    """
+    return open_image(image).convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Grey values of 16 bits, or of 32 that hold no more than 16, to their upper 8."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, np.float32)
+    if image.mode.startswith("I;16") or values.max() > 255:
+        values = values / 257
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
 def training_view(
@@ -47,13 +69,20 @@ def training_view(
 def evaluation_view(image: Image.Image, image_size: int) -> np.ndarray:
     """Short side resized to ``image_size``, then the centre: uint8 ``[image_size, image_size, 3]``.
 
-    The same as CLIP's: bicubic with anti-aliasing, sizes rounded down, crop offsets rounded to even.
+    The same as CLIP's: bicubic with anti-aliasing in the image's own mode, sizes rounded down, crop offsets rounded to
+    even, and only then RGB.
     """
     short = min(image.size)
     width, height = (image_size * side // short for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - image_size) / 2), round((height - image_size) / 2)
-    return np.asarray(image.crop((left, top, left + image_size, top + image_size)))
+    if max(width, height) <= _LONGEST_RESIZED * image_size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + image_size, top + image_size))
+    else:  # the same, without ever holding what is cropped away
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + image_size) * across, (top + image_size) * down)
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image.convert("RGB"))
 
 
 def _random_box(

@@ -155,7 +155,7 @@ def evaluation_pixels(image: Path | bytes | np.ndarray, image_size: int) -> np.n
         if image.shape == (image_size, image_size, 3):
             return image
         return images.evaluation_view(Image.fromarray(image), image_size)
-    return images.evaluation_view(images.decode(image), image_size)
+    return images.evaluation_view(images.open_image(image), image_size)
 
 
 def describe(image: Path | bytes | np.ndarray) -> str:

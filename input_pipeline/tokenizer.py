@@ -72,8 +72,8 @@ def _byte_symbols() -> list[str]:
 
 
 @functools.cache
-def _vocabulary() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    """Ids of all symbols, and the rank of each merge."""
+def vocabulary() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    """Ids of all symbols but the two marks, and the rank of each merge."""
     name = "bpe_simple_vocab_16e6.txt.gz"
     files = importlib.metadata.files("openai-clip") or []
     path = next(file.locate() for file in files if file.name == name)
@@ -88,7 +88,7 @@ def _vocabulary() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
 
 @functools.lru_cache(maxsize=1 << 18)
 def _encode_word(word: str) -> tuple[int, ...]:
-    ids, ranks = _vocabulary()
+    ids, ranks = vocabulary()
     byte_symbols = _byte_symbols()
     parts = [byte_symbols[byte] for byte in word.encode()]
     parts[-1] += "</w>"

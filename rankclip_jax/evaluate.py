@@ -41,7 +41,7 @@ def main() -> None:
     source = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
     evaluator = Evaluator(model, config, source, mesh, _TASKS.value)
     state = checkpoints.restore(train_state.describe(model, config, mesh), step)
-    results, encoded = evaluator(state.parameters)
+    results, encoded = evaluator(state.variables)
     if jax.process_index() == 0:
         path = write_results(folder, step, results)
         print(f"{folder}, step {step}, {len(encoded.index):,} pairs ({path}):\n{format_table(results)}")

@@ -22,11 +22,12 @@ def learning_rate_schedule(config: ConfigDict, total_steps: int) -> optax.Schedu
     )
 
 
-def build(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+def build(config: ConfigDict, total_steps: int, frozen: str = "") -> optax.GradientTransformation:
     """AdamW with decoupled decay (Loshchilov and Hutter, 2019), after clipping to a global norm where asked.
 
     Args:
       config: the settings under ``config.optimizer``.
+      frozen: the part of the model, ``"vision"`` or ``"text"``, that stays as it is and has no state; ``""``: none.
     """
     adamw = optax.adamw(
         learning_rate_schedule(config, total_steps),
@@ -36,7 +37,14 @@ def build(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
         weight_decay=config.weight_decay,
         mask=decayed,
     )
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw) if config.gradient_clip else adamw
+    if config.gradient_clip:
+        adamw = optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
+    if not frozen:
+        return adamw
+    return optax.multi_transform(
+        {"learns": adamw, "frozen": optax.set_to_zero()},
+        lambda parameters: {part: "frozen" if part == frozen else "learns" for part in parameters},
+    )
 
 
 def decayed(parameters: optax.Params) -> optax.Params:

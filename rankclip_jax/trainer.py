@@ -22,6 +22,7 @@ from rankclip_jax.hooks.evaluating import Evaluating
 from rankclip_jax.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.hooks.logs import Logs
 from rankclip_jax.hooks.saving import Saving
+from rankclip_jax.interop import loading
 from rankclip_jax.models import clip
 from rankclip_jax.parallel.mesh import make_mesh, to_devices
 from rankclip_jax.train_state import Batch, TrainState
@@ -47,11 +48,14 @@ def train(config: ConfigDict, workdir: Path) -> None:
     total_steps = settings.total_steps(config, len(source))
     mesh = make_mesh()
     evaluator = Evaluator(model, config, validation, mesh) if validation else None
+    initial = None if workdirs.has_checkpoint(workdir) else loading.initial_variables(config, model)
 
     workdirs.write_config(workdir, config)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     latest = checkpoints.latest_step()
-    if latest is None:
+    if latest is None and initial:
+        state = train_state.start_from(initial, model, config, mesh)
+    elif latest is None:
         state = train_state.create(model, config, mesh)
     else:
         state = checkpoints.restore(train_state.describe(model, config, mesh), latest)
@@ -126,7 +130,7 @@ def _device_batches(
 
 def _show_results(evaluator: Evaluator, state: TrainState, logs: Logs, workdir: Path, step: int) -> None:
     """The end of a run: all evaluations, a table, and the report's picture."""
-    results, encoded = evaluator(state.parameters)
+    results, encoded = evaluator(state.variables)
     if jax.process_index() == 0:
         path = write_results(workdir, step, results)
         logs.write({"step": step} | results)

@@ -26,6 +26,11 @@ def check(workdir: Path, config: ConfigDict) -> None:
             )
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has saved anything in the folder."""
+    return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder if need be and writes ``config.json``."""
     workdir.mkdir(parents=True, exist_ok=True)

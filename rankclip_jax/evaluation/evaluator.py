@@ -6,18 +6,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
 from input_pipeline.loader import Source
 from input_pipeline.scenes import CLASS_NAMES, CLASS_TEMPLATES, Scenes
-from rankclip_jax.evaluation.encoding import Encoded, Encoder
+from rankclip_jax.evaluation.encoding import DatasetEncoder, Encoded
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
 from rankclip_jax.evaluation.retrieval import retrieval
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
-from rankclip_jax.models.clip import Clip
+from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.objectives import OBJECTIVES
 
 RANKING_EXAMPLES = 512  # Kendall's tau is taken over lists of this many
@@ -42,7 +41,7 @@ class Evaluator:
             if task not in available:
                 raise UserError(f"--tasks: no task {task!r} for these data; there are {', '.join(available)}.")
         self.source = source
-        self.encoder = Encoder(model, mesh, min(config.train.global_batch_size, 1024))
+        self.encoder = DatasetEncoder(model, mesh, min(config.train.global_batch_size, 1024))
         self._tasks = tasks or available
         self._config = config
         self._mesh = mesh
@@ -53,23 +52,24 @@ class Evaluator:
             )
         )
 
-    def __call__(self, parameters: optax.Params) -> tuple[dict[str, float], Encoded]:
+    def __call__(self, variables: Variables) -> tuple[dict[str, float], Encoded]:
         """Results by name, fractions in [0, 1], and the embeddings they come from.
 
         Losses are those of the end of training, whatever the step, so that they can be compared.
         """
-        encoded = self.encoder.pairs(parameters, self.source, self._size)
+        encoded = self.encoder.pairs(variables, self.source, self._size)
         if not len(encoded.index):
             raise UserError("config.data.validation: none of its images can be read.")
         results: dict[str, float] = {}
         if "validation" in self._tasks:
+            parameters = variables["params"]
             scalars = {"logit_scale": jnp.exp(parameters["logit_scale"])}
             if "logit_bias" in parameters:
                 scalars["logit_bias"] = parameters["logit_bias"]
             results |= self._losses(encoded, scalars)
         if "zero_shot" in self._tasks and isinstance(self.source, Scenes):
             classes = class_embeddings(
-                lambda texts: self.encoder.texts(parameters, texts), CLASS_NAMES, CLASS_TEMPLATES
+                lambda texts: self.encoder.texts(variables, texts), CLASS_NAMES, CLASS_TEMPLATES
             )
             results |= accuracy(encoded.image, classes, self.source.class_labels()[encoded.index])
         if "retrieval" in self._tasks:

@@ -21,7 +21,7 @@ class Evaluating:
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if not self._every_steps or step % self._every_steps or step == self._total_steps:
             return
-        results, _ = self._evaluator(state.parameters)
+        results, _ = self._evaluator(state.variables)
         if jax.process_index() == 0:
             write_results(self._workdir, step, results)
             self._logs.write({"step": step} | results)

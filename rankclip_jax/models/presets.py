@@ -5,13 +5,33 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class VisionPreset:
-    """An image tower; ``width`` is also the size of a token."""
+    """An image transformer; ``width`` is also the size of a token."""
 
     image_size: int
     patch_size: int
     width: int
     layers: int
     heads: int
+
+    @property
+    def stride(self) -> int:
+        """Pixels between the positions of the last grid: the image size is a multiple of it."""
+        return self.patch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetPreset:
+    """An image ResNet; ``width`` counts the channels after the stem, ``layers`` the blocks of each stage."""
+
+    image_size: int
+    width: int
+    layers: tuple[int, int, int, int]
+    stride: int = 32
+
+    @property
+    def heads(self) -> int:
+        """Of the attention pooling: 64 channels each."""
+        return self.width // 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +50,12 @@ class Preset:
     """A two-tower model; both towers end in embeddings of ``embedding_size``."""
 
     embedding_size: int
-    vision: VisionPreset
+    vision: VisionPreset | ResNetPreset
     text: TextPreset
+
+    def with_image_size(self, image_size: int) -> "Preset":
+        """The same model for images of another size."""
+        return dataclasses.replace(self, vision=dataclasses.replace(self.vision, image_size=image_size))
 
 
 PRESETS: dict[str, Preset] = {
@@ -44,4 +68,9 @@ PRESETS: dict[str, Preset] = {
     "ViT-L-14": Preset(768, VisionPreset(224, 14, 1024, 24, 16), TextPreset(768, 12, 12)),
     "ViT-L-14-336": Preset(768, VisionPreset(336, 14, 1024, 24, 16), TextPreset(768, 12, 12)),
     "ViT-H-14": Preset(1024, VisionPreset(224, 14, 1280, 32, 16), TextPreset(1024, 24, 16)),
+    "RN50": Preset(1024, ResNetPreset(224, 64, (3, 4, 6, 3)), TextPreset(512, 12, 8)),
+    "RN101": Preset(512, ResNetPreset(224, 64, (3, 4, 23, 3)), TextPreset(512, 12, 8)),
+    "RN50x4": Preset(640, ResNetPreset(288, 80, (4, 6, 10, 6)), TextPreset(640, 12, 10)),
+    "RN50x16": Preset(768, ResNetPreset(384, 96, (6, 8, 18, 8)), TextPreset(768, 12, 12)),
+    "RN50x64": Preset(1024, ResNetPreset(448, 128, (3, 15, 36, 10)), TextPreset(1024, 12, 16)),
 }

@@ -6,6 +6,7 @@ MLP, and ``width ** -0.5 (2 layers) ** -0.5`` for the two projections that write
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -36,12 +37,14 @@ class Execution:
       scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
         loop is unrolled, which makes steps of small models faster.
       rematerialise: keep only each block's input for the backward pass and compute the rest again.
+      attention: ``"xla"``, or ``"cudnn"``, NVIDIA's flash attention, which needs such a GPU and a 16-bit ``dtype``.
     """
 
     dtype: jnp.dtype = _FLOAT32
     activation: str = "quick_gelu"
     scan_layers: bool = True
     rematerialise: bool = False
+    attention: Literal["xla", "cudnn"] = "xla"
 
 
 class LayerNorm(nn.Module):
@@ -77,7 +80,9 @@ class Block(nn.Module):
         h = LayerNorm(dtype, name="attention_norm")(x)
         h = nn.Dense(3 * self.width, kernel_init=into, dtype=dtype, name="attention_in")(h)
         query, key, value = jnp.split(h.reshape(-1, self.length, 3 * self.heads, self.width // self.heads), 3, axis=-2)
-        h = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal).reshape(x.shape)
+        h = jax.nn.dot_product_attention(
+            query, key, value, is_causal=self.causal, implementation=self.execution.attention
+        ).reshape(x.shape)
         x = x + nn.Dense(self.width, kernel_init=residual, dtype=dtype, name="attention_out")(h)
 
         h = LayerNorm(dtype, name="mlp_norm")(x)

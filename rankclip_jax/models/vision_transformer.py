@@ -9,15 +9,23 @@ from rankclip_jax.models.transformer import Execution, LayerNorm, Transformer
 
 
 class VisionTransformer(nn.Module):
-    """Patches and a class token, normalised before and after the blocks; the class token is projected."""
+    """Patches and a class token, normalised before and after the blocks; the class token is projected.
+
+    Args:
+      patch_dropout: share of an image's patches that a training step leaves out, in [0, 1) (FLIP, Li et al., 2023).
+    """
 
     preset: VisionPreset
     embedding_size: int
     execution: Execution
+    patch_dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm."""
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm.
+
+        Training with patch dropout takes its randomness from the stream ``"patch_dropout"``.
+        """
         preset, dtype = self.preset, self.execution.dtype
         scaled = nn.initializers.normal(preset.width**-0.5)
         x = nn.Conv(
@@ -32,9 +40,13 @@ class VisionTransformer(nn.Module):
             name="patch_embedding",
         )(image.astype(dtype))
         x = x.reshape(x.shape[0], -1, preset.width)
-        class_embedding = self.param("class_embedding", scaled, (preset.width,)).astype(dtype)
-        x = jnp.concatenate([jnp.broadcast_to(class_embedding, (x.shape[0], 1, preset.width)), x], axis=1)
-        x = x + self.param("positional_embedding", scaled, x.shape[1:]).astype(dtype)
+        class_embedding = self.param("class_embedding", scaled, (preset.width,))
+        positional_embedding = self.param("positional_embedding", scaled, (1 + x.shape[1], preset.width))
+        x = x + positional_embedding[1:].astype(dtype)
+        if train and self.patch_dropout:
+            x = self._drop_patches(x)
+        first = jnp.broadcast_to((class_embedding + positional_embedding[0]).astype(dtype), x[:, :1].shape)
+        x = jnp.concatenate([first, x], axis=1)
 
         x = LayerNorm(dtype, name="pre_norm")(x)
         blocks = Transformer(
@@ -43,3 +55,10 @@ class VisionTransformer(nn.Module):
         x = blocks(x)
         x = LayerNorm(dtype, name="post_norm")(x[:, 0])
         return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")(x)
+
+    def _drop_patches(self, x: jax.Array) -> jax.Array:
+        """``[B, N, width]`` to a random choice of patches for each row, at least one."""
+        kept = max(1, int(x.shape[1] * (1 - self.patch_dropout)))
+        draws = jax.random.uniform(self.make_rng("patch_dropout"), x.shape[:2])
+        _, chosen = jax.lax.top_k(draws, kept)
+        return jnp.take_along_axis(x, chosen[..., None], axis=1)

@@ -1,0 +1,1 @@
+"""Weights to and from open_clip, OpenAI's and RankCLIP's releases, and Hugging Face."""

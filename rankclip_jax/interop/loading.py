@@ -1,0 +1,209 @@
+"""A model and its weights from any path that people keep them at."""
+
+import dataclasses
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from input_pipeline.errors import UserError
+from rankclip_jax import workdir
+from rankclip_jax.checkpoints import Checkpoints
+from rankclip_jax.interop import files, hugging_face, positions
+from rankclip_jax.interop.places import Place, batch_counters, empty, hugging_face_places, open_clip_places
+from rankclip_jax.models import clip
+from rankclip_jax.models.clip import Clip, Variables, describe_variables
+from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
+from rankclip_jax.models.transformer import ACTIVATIONS, Execution
+
+_LOGGER = logging.getLogger(__name__)
+_NAMED = 8  # tensors named in an error, of each kind
+_NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # facts that OpenAI's files hold as tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model and its weights, NumPy or JAX arrays.
+
+    Args:
+      name: of the preset, which ``model.preset`` is but for the image size.
+      activation_known: whether the source says which activation it was trained with.
+    """
+
+    name: str
+    model: Clip
+    variables: Variables
+    activation_known: bool = True
+
+
+def read(path: Path, *, step: int | None = None, activation: str | None = None) -> Weights:
+    """Reads a workdir, a Hugging Face folder, or a file in the layout of OpenAI, open_clip or the RankCLIP release.
+
+    Args:
+      step: the checkpoint of a workdir; None: the newest.
+      activation: a key of `ACTIVATIONS`; None: what the source says, or CLIP's own where it is silent.
+
+    Raises:
+      UserError: there is nothing of the kind, or its tensors are not a known model's; it names them.
+    """
+    if activation is not None and activation not in ACTIVATIONS:
+        raise UserError(f"activation: no {activation!r}; there are {', '.join(ACTIVATIONS)}.")
+    if not path.exists():
+        raise UserError(f"{path}: nothing there. Expected a workdir, a Hugging Face folder or a file of weights.")
+    if path.is_file():
+        weights = _read_file(path, activation)
+    elif (path / "checkpoints").is_dir():
+        weights = _read_workdir(path, step)
+    elif (path / "config.json").is_file():
+        weights = _read_hugging_face(path)
+    else:
+        raise UserError(
+            f"{path}: neither a workdir (no checkpoints/) nor a Hugging Face folder (no config.json). "
+            "For a single file, name the file."
+        )
+    if activation in (None, weights.model.execution.activation):
+        return weights
+    execution = dataclasses.replace(weights.model.execution, activation=activation)
+    return dataclasses.replace(weights, model=weights.model.clone(execution=execution))
+
+
+def initial_variables(config: ConfigDict, model: Clip) -> Variables | None:
+    """The weights of ``config.init_from`` for the model that is to be trained; None: it starts from nothing.
+
+    Raises:
+      UserError: there are no weights, or they are of another model.
+    """
+    if not config.init_from:
+        return None
+    given = None if (path := Path(config.init_from)).is_dir() else config.model.activation
+    try:
+        weights = read(path, activation=given)
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from error
+    theirs, size = weights.model, model.preset.vision.image_size
+    if theirs.preset.with_image_size(size) != model.preset:
+        raise UserError(
+            f"config.init_from: {path} holds a {weights.name}; the settings describe a {config.model.name}. "
+            f"Train that model with --config.model.name={weights.name}, or start from other weights."
+        )
+    activation = theirs.execution.activation
+    if activation != config.model.activation:
+        raise UserError(
+            f"config.init_from: {path} was trained with {activation}, the settings say {config.model.activation}. "
+            f"Add --config.model.activation={activation}"
+        )
+    if theirs.learn_logit_bias != model.learn_logit_bias:
+        raise UserError(
+            f"config.init_from: {path} {'has a' if theirs.learn_logit_bias else 'has no'} learned bias. "
+            f"Add --config.model.learn_logit_bias={theirs.learn_logit_bias}"
+        )
+    return positions.resize(weights.variables, theirs.preset, size)
+
+
+def _read_workdir(path: Path, step: int | None) -> Weights:
+    config = ConfigDict(workdir.read_config(path))
+    model = clip.build(config.model)
+    checkpoints = Checkpoints(path)
+    try:
+        variables = checkpoints.restore_variables(model, step)
+    finally:
+        checkpoints.close()
+    return Weights(config.model.name, model, variables)
+
+
+def _read_file(path: Path, activation: str | None) -> Weights:
+    tensors, metadata = files.read(path)
+    if any(name.startswith("text_model.") for name in tensors):
+        raise UserError(f"{path}: has Hugging Face's names. Give its folder, which says more: {path.parent}")
+    logit_bias = "logit_bias" in tensors
+    known = metadata.get("activation") in ACTIVATIONS
+    if not known and activation is None:
+        _LOGGER.warning(
+            "%s does not say which activation it was trained with; quick_gelu is taken, as in OpenAI's CLIP and names "
+            "with -quickgelu. For open_clip's plain names say activation='gelu' (config.model.activation).",
+            path,
+        )
+    name, preset = _identify(path, tensors, lambda preset: open_clip_places(preset, logit_bias), PRESETS)
+    model = Clip(preset, Execution(activation=activation or metadata.get("activation", "quick_gelu")),
+                 learn_logit_bias=logit_bias)  # fmt: skip
+    return Weights(name, model, _fill(path, tensors, open_clip_places(preset, logit_bias), model, name), known)
+
+
+def _read_hugging_face(path: Path) -> Weights:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf8"))
+    except ValueError as error:
+        raise UserError(f"{path}/config.json: not JSON: {error}. Fetch it again.") from error
+    parts = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+    if not parts:
+        raise UserError(f"{path}: no weights beside config.json. Expected model.safetensors or pytorch_model.bin.")
+    tensors: files.Tensors = {}
+    for part in parts:
+        tensors |= files.read(part)[0]
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
+    transformers = {name: preset for name, preset in PRESETS.items() if not isinstance(preset.vision, ResNetPreset)}
+    name, preset = _identify(path, tensors, hugging_face_places, transformers)
+    activation = hugging_face.check_config(path, config, preset)
+    model = Clip(preset, Execution(activation=activation))
+    return Weights(name, model, _fill(path, tensors, hugging_face_places(preset), model, name))
+
+
+def _identify(path: Path, tensors: files.Tensors, places_of: Any, presets: dict[str, Preset]) -> tuple[str, Preset]:
+    """The preset that most tensors agree with, made for the file's image size."""
+    resnet = any(name.startswith("visual.attnpool.") for name in tensors)
+
+    def disagreements(name: str) -> int:
+        places = places_of(presets[name])
+        shapes = empty(describe_variables(Clip(presets[name])))
+        agreeing = sum(
+            place.name in tensors and tensors[place.name].shape == place.view(shapes).shape
+            for place in places
+            if place.path != ("params", "logit_bias")
+        )
+        return len(places) - agreeing + len(tensors.keys() - {place.name for place in places})
+
+    candidates = [name for name in presets if isinstance(presets[name].vision, ResNetPreset) == resnet]
+    name = min(candidates, key=disagreements)
+    preset = presets[name]
+    place = next(place for place in places_of(preset) if "vision" in place.path and place.path[-1] == "positional_embedding")
+    rows = tensors[place.name].shape[0] if place.name in tensors and tensors[place.name].ndim else 0
+    grid = math.isqrt(max(rows - 1, 0))
+    if grid and grid * grid == rows - 1:
+        preset = preset.with_image_size(grid * preset.vision.stride)
+    return name, preset
+
+
+def _fill(path: Path, tensors: files.Tensors, places: list[Place], model: Clip, name: str) -> Variables:
+    """The file's tensors in our arrangement.
+
+    Raises:
+      UserError: some are missing, too many or of another shape; it names them.
+    """
+    variables = empty(describe_variables(model))
+    missing, misshapen = [], []
+    for place in places:
+        view, tensor = place.view(variables), tensors.get(place.name)
+        if tensor is None:
+            missing.append(f"{place.name} {view.shape}")
+        elif tensor.shape != view.shape:
+            misshapen.append(f"{place.name}: expected {view.shape}, found {tensor.shape}")
+        else:
+            view[...] = tensor
+    known = {place.name for place in places} | set(batch_counters(places)) | _NOT_WEIGHTS
+    extra = [f"{other} {tensors[other].shape}" for other in sorted(tensors.keys() - known)]
+    kinds = {"missing": missing, "misshapen": misshapen, "not known": extra}
+    problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+    if problems:
+        raise UserError(
+            f"{path}: not the weights of a model that is known here. Beside {name}, the nearest, {'; '.join(problems)}. "
+            f"There are {', '.join(PRESETS)}."
+        )
+    return variables
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,128 @@
+"""Files for open_clip, and for the RankCLIP release's evaluation, which share OpenAI's layout."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.errors import UserError
+from rankclip_jax.interop import files
+from rankclip_jax.interop.places import batch_counters, open_clip_places
+from rankclip_jax.models.clip import Clip, Variables
+from rankclip_jax.models.presets import PRESETS, ResNetPreset
+
+# open_clip has these under the name that ends in -quickgelu too; ViT-S-16 only without.
+_WITH_QUICK_GELU = {"ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14",
+                    "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How open_clip builds a model: a name, arguments beside it, and settings where the name is not its own."""
+
+    name: str
+    arguments: dict[str, Any]
+    config: dict[str, Any] | None = None
+
+
+def recipe(name: str, model: Clip) -> Recipe:
+    """open_clip's name for a preset, or settings that make it one."""
+    quick = model.execution.activation == "quick_gelu"
+    if name not in _WITH_QUICK_GELU | {"ViT-S-16"} or model.learn_logit_bias:
+        return Recipe(f"rankclip-{name}", {}, _config(model))
+    arguments: dict[str, Any] = {}
+    if quick and name not in _WITH_QUICK_GELU:
+        arguments["force_quick_gelu"] = True
+    elif quick:
+        name += "-quickgelu"
+    if model.preset.vision.image_size != PRESETS[name.removesuffix("-quickgelu")].vision.image_size:
+        arguments["force_image_size"] = model.preset.vision.image_size
+    return Recipe(name, arguments)
+
+
+def write(path: Path, name: str, model: Clip, variables: Variables) -> None:
+    """Writes safetensors in open_clip's layout, and the settings beside them where open_clip has none."""
+    metadata = {"format": "pt", "model": name, "activation": model.execution.activation}
+    files.write(path, state_dict(model, variables), metadata)
+
+
+def write_config(folder: Path, how: Recipe) -> None:
+    """Writes the settings of a model that open_clip does not know."""
+    if how.config is not None:
+        (folder / f"{how.name}.json").write_text(json.dumps(how.config, indent=2) + "\n", encoding="utf8")
+
+
+def write_release(path: Path, name: str, model: Clip, variables: Variables) -> None:
+    """Writes a checkpoint in the form of the RankCLIP release, whose names have the prefix of parallel training.
+
+    Raises:
+      UserError: PyTorch is not installed, or the release cannot compute the model.
+    """
+    torch = files.import_torch("--format rankclip: writing it")
+    if model.execution.activation != "quick_gelu" or model.learn_logit_bias:
+        raise UserError(
+            "--format: the RankCLIP release computes only QuickGELU without a learned bias; found "
+            f"{model.execution.activation}{' with a learned bias' if model.learn_logit_bias else ''}. "
+            "Take --format open_clip."
+        )
+    tensors = {f"module.{key}": torch.tensor(value) for key, value in state_dict(model, variables).items()}
+    torch.save({"epoch": 0, "name": name, "state_dict": tensors}, path)
+
+
+def state_dict(model: Clip, variables: Variables) -> files.Tensors:
+    """Tensors by OpenAI's names."""
+    places = open_clip_places(model.preset, model.learn_logit_bias)
+    tensors = {place.name: place.view(variables) for place in places}
+    return tensors | {name: np.zeros((), np.int64) for name in batch_counters(places)}
+
+
+def command(path: Path, how: Recipe) -> str:
+    """The Python that loads a file, to paste."""
+    arguments = "".join(f", {key}={value!r}" for key, value in how.arguments.items())
+    create = f"model, _, preprocess = open_clip.create_model_and_transforms({how.name!r}, pretrained={str(path)!r}{arguments})"
+    if how.config is None:
+        return create
+    return f"open_clip.add_model_config({str(path.parent / f'{how.name}.json')!r}); {create}"
+
+
+def embeddings(path: Path, how: Recipe, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings by open_clip of normalised pixels ``[n, 3, H, W]`` and token ids ``[n, L]``."""
+    torch = files.import_torch("comparing with open_clip")
+    import open_clip
+
+    if how.config is not None:
+        open_clip.add_model_config(path.parent / f"{how.name}.json")
+    model = open_clip.create_model(how.name, pretrained=str(path), **how.arguments).eval()
+    with torch.no_grad():
+        images = model.encode_image(torch.tensor(pixels), normalize=True)
+        texts = model.encode_text(torch.tensor(tokens).long(), normalize=True)
+    return images.numpy(), texts.numpy()
+
+
+def _config(model: Clip) -> dict[str, Any]:
+    preset = model.preset
+    vision: dict[str, Any] = {"image_size": preset.vision.image_size, "width": preset.vision.width}
+    if isinstance(preset.vision, ResNetPreset):
+        vision |= {"layers": list(preset.vision.layers), "patch_size": None}
+    else:
+        vision |= {
+            "layers": preset.vision.layers,
+            "patch_size": preset.vision.patch_size,
+            "head_width": preset.vision.width // preset.vision.heads,
+        }
+    text = preset.text
+    return {
+        "embed_dim": preset.embedding_size,
+        "quick_gelu": model.execution.activation == "quick_gelu",
+        **({"init_logit_bias": 0.0} if model.learn_logit_bias else {}),
+        "vision_cfg": vision,
+        "text_cfg": {
+            "context_length": text.context_length,
+            "vocab_size": text.vocabulary_size,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.layers,
+        },
+    }

@@ -1,0 +1,123 @@
+"""CLIP's modified ResNet (Radford et al., 2021, section 2.4).
+
+It differs from He et al. (2016) in a stem of three convolutions, in strides taken by average pooling after a
+convolution rather than by the convolution (anti-aliased, after Zhang, 2019), and in attention pooling at the end.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rankclip_jax.models.presets import ResNetPreset
+from rankclip_jax.models.transformer import Execution
+
+EXPANSION = 4  # channels that a block returns, as a multiple of those it works in
+
+
+class ResNet(nn.Module):
+    """Stem, four stages of bottleneck blocks, attention pooling.
+
+    Batch statistics are those of the global batch, and live in the collection ``"batch_stats"``.
+    """
+
+    preset: ResNetPreset
+    embedding_size: int
+    execution: Execution
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm."""
+        width, dtype = self.preset.width, self.execution.dtype
+        x = image.astype(dtype)
+        for number, (channels, stride) in enumerate(((width // 2, 2), (width // 2, 1), (width, 1)), 1):
+            x = _convolution(channels, 3, dtype, f"stem_convolution_{number}", stride)(x)
+            x = nn.relu(_norm(train, dtype, f"stem_norm_{number}")(x))
+        x = _shrink(x, 2)
+
+        # The argument 2 is ``train``, which is not traced.
+        block_class = nn.remat(Bottleneck, static_argnums=(2,)) if self.execution.rematerialise else Bottleneck
+        for stage, layers in enumerate(self.preset.layers):
+            for layer in range(layers):
+                stride = 2 if stage and not layer else 1
+                name = f"stage_{stage + 1}_block_{layer + 1}"
+                x = block_class(width * 2**stage, stride, dtype, name=name)(x, train)
+        return AttentionPool(self.preset.heads, self.embedding_size, dtype, name="attention_pool")(x)
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions beside a shortcut; both shrink by average pooling."""
+
+    channels: int
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 channels]``."""
+        norm = functools.partial(_norm, train, self.dtype)
+        h = nn.relu(norm("norm_1")(_convolution(self.channels, 1, self.dtype, "convolution_1")(x)))
+        h = nn.relu(norm("norm_2")(_convolution(self.channels, 3, self.dtype, "convolution_2")(h)))
+        h = _shrink(h, self.stride)
+        h = _convolution(EXPANSION * self.channels, 1, self.dtype, "convolution_3")(h)
+        # Blocks begin as the identity, which CLIP takes from Goyal et al. (2017).
+        h = norm("norm_3", scale_init=nn.initializers.zeros)(h)
+        if self.stride > 1 or x.shape[-1] != EXPANSION * self.channels:
+            x = _shrink(x, self.stride)
+            x = _convolution(EXPANSION * self.channels, 1, self.dtype, "shortcut_convolution")(x)
+            x = norm("shortcut_norm")(x)
+        return nn.relu(h + x)
+
+
+class AttentionPool(nn.Module):
+    """One step of attention in which the mean position asks and all positions answer."""
+
+    heads: int
+    embedding_size: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[B, H, W, C]`` to ``[B, embedding_size]``."""
+        channels = x.shape[-1]
+        scaled = nn.initializers.normal(channels**-0.5)
+        x = x.reshape(x.shape[0], -1, channels)
+        x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
+        x = x + self.param("positional_embedding", scaled, x.shape[1:]).astype(self.dtype)
+
+        def split(tokens: jax.Array, name: str) -> jax.Array:
+            projected = nn.Dense(channels, kernel_init=scaled, dtype=self.dtype, name=name)(tokens)
+            return projected.reshape(*tokens.shape[:2], self.heads, -1)
+
+        # A single question a row: no implementation but XLA's is worth its start.
+        pooled = jax.nn.dot_product_attention(split(x[:, :1], "query"), split(x, "key"), split(x, "value"))
+        pooled = pooled.reshape(-1, channels)
+        return nn.Dense(self.embedding_size, kernel_init=scaled, dtype=self.dtype, name="output")(pooled)
+
+
+def _convolution(channels: int, size: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
+    return nn.Conv(
+        channels,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        # PyTorch's default for a convolution, which CLIP keeps: uniform within 1 / sqrt(inputs).
+        kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        dtype=dtype,
+        name=name,
+    )
+
+
+def _norm(
+    train: bool, dtype: jnp.dtype, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones
+) -> nn.BatchNorm:
+    """Batch normalisation with PyTorch's constants; statistics are computed in float32."""
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name
+    )
+
+
+def _shrink(x: jax.Array, stride: int) -> jax.Array:
+    return x if stride == 1 else nn.avg_pool(x, (stride, stride), (stride, stride))
