@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, made an error at once
-_LONGEST_RESIZED = 64  # sides, of an image that is resized whole before its centre is cut out
+_MOST_RESIZED = 1 << 26  # pixels, of an image that is resized whole before its centre is cut out
 
 
 class UnreadableImageError(Exception):
@@ -49,9 +49,8 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image, np.float32)
-    if image.mode.startswith("I;16") or values.max() > 255:
-        values = values / 257
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    per_step = 257 if image.mode.startswith("I;16") or values.max() > 255 else 1
+    return Image.fromarray(np.clip(np.rint(values / per_step), 0, 255).astype(np.uint8))
 
 
 def training_view(
@@ -75,10 +74,10 @@ def evaluation_view(image: Image.Image, image_size: int) -> np.ndarray:
     short = min(image.size)
     width, height = (image_size * side // short for side in image.size)
     left, top = round((width - image_size) / 2), round((height - image_size) / 2)
-    if max(width, height) <= _LONGEST_RESIZED * image_size:
+    if width * height <= _MOST_RESIZED:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + image_size, top + image_size))
-    else:  # the same, without ever holding what is cropped away
+    else:  # the same but for rounding, without ever holding what is cropped away
         across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + image_size) * across, (top + image_size) * down)
         image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)

@@ -15,8 +15,8 @@ def load(
     """A trained or imported model, ready to encode images and texts.
 
     Args:
-      path: a workdir, a file that `rankclip_jax.export` wrote, a ``.safetensors`` or ``.pt`` file of open_clip, OpenAI or
-        the RankCLIP release, or a Hugging Face CLIP folder.
+      path: a workdir, what `rankclip_jax.export` wrote, a ``.safetensors`` or ``.pt`` file of open_clip, OpenAI or the
+        RankCLIP release, or a Hugging Face CLIP folder.
       step: the checkpoint of a workdir; None: the newest.
       activation: ``"quick_gelu"`` or ``"gelu"``, for files that do not say; None: quick_gelu for those.
       dtype: type of the computation, ``"float32"`` or ``"bfloat16"``.

@@ -63,7 +63,7 @@ class Checkpoints:
 
     def _check_step(self, step: int | None) -> int:
         steps = sorted(self._manager.all_steps())
-        if step not in steps:
+        if step is None or step not in steps:
             raise UserError(f"no checkpoint of step {step} in {self._folder}; there are {steps}.")
         return step
 

@@ -28,28 +28,28 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 def main() -> None:
-    output = _check_flags()
+    workdir, form, output = _check_flags()
     from rankclip_jax.interop import hugging_face, loading, open_clip  # after the flags are read: it imports JAX
 
-    weights = loading.read(Path(_WORKDIR.value), step=_STEP.value)
+    weights = loading.read(workdir, step=_STEP.value)
     model, variables = weights.model, weights.variables
     recipe = open_clip.recipe(weights.name, model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         written = Path(folder) / output.name
-        if _FORMAT.value == "hugging_face":
+        if form == "hugging_face":
             hugging_face.write(written, model, variables)
-        elif _FORMAT.value == "open_clip":
+        elif form == "open_clip":
             open_clip.write(written, weights.name, model, variables)
             open_clip.write_config(written.parent, recipe)
         else:
             open_clip.write_release(written, weights.name, model, variables)
             open_clip.write_config(written.parent, recipe)
-        said = _compare(written, weights, recipe)
+        said = _compare(written, form, weights, recipe)
         for path in Path(folder).iterdir():
             path.rename(output.parent / path.name)
     print(f"Wrote {output}. {said}")
-    if _FORMAT.value == "hugging_face":
+    if form == "hugging_face":
         print(f"model = transformers.CLIPModel.from_pretrained({str(output)!r})")
         print(f"processor = transformers.CLIPProcessor.from_pretrained({str(output)!r})")
         if model.learn_logit_bias:
@@ -58,8 +58,8 @@ def main() -> None:
         print(open_clip.command(output, recipe))
 
 
-def _check_flags() -> Path:
-    """The output's path, once all flags are what they can be."""
+def _check_flags() -> tuple[Path, str, Path]:
+    """The run's folder, the format and the output, once all flags are what they can be."""
     if _WORKDIR.value is None:
         raise UserError("--workdir: not given. Name a run's folder, such as --workdir runs/demo.")
     if _FORMAT.value not in _SUFFIXES:
@@ -73,16 +73,16 @@ def _check_flags() -> Path:
         raise UserError(f"--output: {output}: expected a name that ends in {suffix} for --format {_FORMAT.value}.")
     if output.exists():
         raise UserError(f"--output: {output} exists already. Name another, or remove it first: rm -r {output}")
-    return output
+    return Path(_WORKDIR.value), _FORMAT.value, output
 
 
-def _compare(path: Path, weights: "Weights", recipe: "Recipe") -> str:
+def _compare(path: Path, form: str, weights: "Weights", recipe: "Recipe") -> str:
     """Reads the file back through its library; what was found, in words.
 
     Raises:
       UserError: the embeddings differ by more than `LARGEST_DIFFERENCE`.
     """
-    absent = [name for name in ("torch", _LIBRARIES[_FORMAT.value]) if importlib.util.find_spec(name) is None]
+    absent = [name for name in ("torch", _LIBRARIES[form]) if importlib.util.find_spec(name) is None]
     if absent:
         packages = " ".join({"open_clip": "open_clip_torch"}.get(name, name) for name in absent)
         return f"Not read back, since {' and '.join(absent)} are not installed here: pip install {packages}"
@@ -100,7 +100,7 @@ def _compare(path: Path, weights: "Weights", recipe: "Recipe") -> str:
     texts = ["a photo of a cat", "two dogs on a beach, in the rain", "", "Ein Bild 画像 🎨"]
     pixels = np.asarray(normalise(images)).transpose(0, 3, 1, 2)
     tokens = tokenize(texts, preset.text.context_length)
-    if _FORMAT.value == "hugging_face":
+    if form == "hugging_face":
         theirs = hugging_face.embeddings(path, pixels, tokens)
     else:
         theirs = open_clip.embeddings(path, recipe, pixels, tokens)

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 
+import jax
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
-from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.objectives import OBJECTIVES
 
@@ -19,6 +20,7 @@ def check(config: ConfigDict, device_count: int) -> None:
     _check_choice("config.model.name", config.model.name, PRESETS)
     _check_choice("config.model.dtype", config.model.dtype, ("float32", "bfloat16"))
     _check_choice("config.model.activation", config.model.activation, ACTIVATIONS)
+    _check_model(config.model)
     _check_choice("config.objective.name", config.objective.name, OBJECTIVES)
     _check_choice("config.objective.variant", config.objective.variant, ("exact", "released"))
     for name in ("logging.every_steps", "checkpoint.every_steps", "checkpoint.keep", "data.threads"):
@@ -38,6 +40,30 @@ def check(config: ConfigDict, device_count: int) -> None:
         raise UserError(
             f"config.train: expected either steps or epochs; found steps={train.steps} and epochs={train.epochs}. "
             "Set the one that is not meant to 0, such as --config.train.epochs=0."
+        )
+
+
+def _check_model(model: ConfigDict) -> None:
+    _check_choice("config.model.frozen", model.frozen, ("", "vision", "text"))
+    _check_choice("config.model.attention", model.attention, ("xla", "cudnn"))
+    if model.attention == "cudnn" and (model.dtype != "bfloat16" or jax.default_backend() != "gpu"):
+        raise UserError(
+            f"config.model.attention: cudnn needs an NVIDIA GPU and bfloat16; found {jax.default_backend()} and "
+            f"{model.dtype}. Take --config.model.attention=xla, or add --config.model.dtype=bfloat16 on such a GPU."
+        )
+    vision = PRESETS[model.name].vision
+    if model.image_size < 0 or model.image_size % vision.stride:
+        size = max(round(model.image_size / vision.stride), 1) * vision.stride
+        raise UserError(
+            f"config.model.image_size: expected a multiple of {vision.stride} for {model.name}; found "
+            f"{model.image_size}. Say --config.model.image_size={size}, or 0 for {vision.image_size}."
+        )
+    if not 0 <= model.patch_dropout < 1:
+        raise UserError(f"config.model.patch_dropout: expected a share in [0, 1); found {model.patch_dropout}.")
+    if model.patch_dropout and isinstance(vision, ResNetPreset):
+        raise UserError(
+            f"config.model.patch_dropout: {model.name} has no patches. Say --config.model.patch_dropout=0, or take a "
+            "ViT preset."
         )
 
 

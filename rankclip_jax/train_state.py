@@ -101,7 +101,7 @@ def make_step(
         parameters = optax.apply_updates(state.parameters, updates)
         parameters = parameters | {"logit_scale": jnp.clip(parameters["logit_scale"], 0, MAX_LOGIT_SCALE)}
         metrics = {"loss": loss} | metrics
-        metrics |= {"gradient_norm": optax.global_norm(gradients), "learning_rate": learning_rate(state.step)}
+        metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": learning_rate(state.step)}
         return TrainState(state.step + 1, parameters, batch_statistics, optimizer_state), metrics
 
     return jax.jit(

@@ -45,11 +45,15 @@ def test_the_trainings_and_evaluations_of_the_readme_run(tmp_path):
         if command.startswith("python -m rankclip_jax.train"):
             own = " --config.model.name=ViT-demo" if "csv.py" in command else ""
             assert "Report: " in run(f"{command} {SMALL}{own}", tmp_path)
+        elif command.startswith("python -m rankclip_jax.export"):
+            assert "Wrote demo" in run(command, tmp_path)
         elif command.startswith("python "):
             assert run(command, tmp_path)
         else:
             continue
         ran.append(command)
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        assert run(f"python -c {shlex.quote(block + 'print(similarity.shape)')}", tmp_path) == "(2, 2)\n"
     assert set(commands()) - set(ran) == {"make demo", "make test", "source .venv/bin/activate"}
 
 

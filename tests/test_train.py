@@ -125,6 +125,26 @@ def test_the_number_of_devices_does_not_change_the_losses(devices, undisturbed, 
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed, tmp_path):
+    start, workdir = undisturbed[0], tmp_path / "run"
+    settings = [*SMALL, f"--config.init_from={start}", "--config.model.frozen=vision", "--config.model.image_size=48",
+                "--workdir", workdir]  # fmt: skip
+    for other, said in (
+        ("activation=gelu", "was trained with quick_gelu"),
+        ("learn_logit_bias=True", "has no learned bias"),
+        ("name=ViT-S-16", "holds a ViT-demo; the settings describe a ViT-S-16"),
+    ):
+        assert said in run("train", *settings, f"--config.model.{other}", status=2).stderr
+    assert not workdir.exists()
+    run("train", *settings)
+    before, after = (final_parameters(folder)[1]["parameters"] for folder in (start, workdir))
+    position = "positional_embedding"
+    assert (before["vision"].pop(position).shape, after["vision"].pop(position).shape) == ((17, 128), (37, 128))
+    assert jax.tree.all(jax.tree.map(np.array_equal, before["vision"], after["vision"]))
+    assert not np.array_equal(before["text"]["projection"]["kernel"], after["text"]["projection"]["kernel"])
+
+
 @pytest.fixture
 def own_images(tmp_path):
     """A person's folder: forty images listed in a CSV, one of them truncated, and four for validation."""
@@ -188,6 +208,9 @@ BAD = {
     "unknown flag": (["--config", "configs/demo.py", "--workdri=x"], "workdri.*workdir"),
     "unknown model": (["--config", "configs/demo.py", "--config.model.name=ViT-B32"],
                       "no 'ViT-B32'; there are .*ViT-B-32"),
+    "no weights": (["--config", "configs/demo.py", "--config.init_from=x.pt"], r"config.init_from: x.pt: nothing"),
+    "odd size": (["--config", "configs/demo.py", "--config.model.image_size=50"], "--config.model.image_size=48"),
+    "no flash": (["--config", "configs/demo.py", "--config.model.attention=cudnn"], "cudnn needs an NVIDIA GPU"),
     "two lengths": (["--config", "configs/demo.py", "--config.train.steps=3", "--config.train.epochs=3"],
                     "either steps or epochs"),
     "uneven batch": (["--config", "configs/demo.py", "--config.train.global_batch_size=30"],

@@ -68,9 +68,7 @@ class Evaluator:
                 scalars["logit_bias"] = parameters["logit_bias"]
             results |= self._losses(encoded, scalars)
         if "zero_shot" in self._tasks and isinstance(self.source, Scenes):
-            classes = class_embeddings(
-                lambda texts: self.encoder.texts(variables, texts), CLASS_NAMES, CLASS_TEMPLATES
-            )
+            classes = class_embeddings(lambda texts: self.encoder.texts(variables, texts), CLASS_NAMES, CLASS_TEMPLATES)
             results |= accuracy(encoded.image, classes, self.source.class_labels()[encoded.index])
         if "retrieval" in self._tasks:
             results |= retrieval(encoded.image, encoded.text)

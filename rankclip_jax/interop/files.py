@@ -43,7 +43,7 @@ def _safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: _as_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: _as_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}). Fetch or export it again.") from error

@@ -43,7 +43,8 @@ def embeddings(folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np
     torch = files.import_torch("comparing with transformers")
     import transformers
 
-    model, report = transformers.CLIPModel.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = transformers.CLIPModel.from_pretrained(folder, output_loading_info=True)
+    model, report = loaded
     surplus = {kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]}
     if surplus:
         raise UserError(f"{folder}: transformers reads it with {surplus}; expected none.")

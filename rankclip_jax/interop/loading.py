@@ -168,7 +168,9 @@ def _identify(path: Path, tensors: files.Tensors, places_of: Any, presets: dict[
     candidates = [name for name in presets if isinstance(presets[name].vision, ResNetPreset) == resnet]
     name = min(candidates, key=disagreements)
     preset = presets[name]
-    place = next(place for place in places_of(preset) if "vision" in place.path and place.path[-1] == "positional_embedding")
+    place = next(
+        place for place in places_of(preset) if "vision" in place.path and place.path[-1] == "positional_embedding"
+    )
     rows = tensors[place.name].shape[0] if place.name in tensors and tensors[place.name].ndim else 0
     grid = math.isqrt(max(rows - 1, 0))
     if grid and grid * grid == rows - 1:
@@ -198,8 +200,8 @@ def _fill(path: Path, tensors: files.Tensors, places: list[Place], model: Clip, 
     problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise UserError(
-            f"{path}: not the weights of a model that is known here. Beside {name}, the nearest, {'; '.join(problems)}. "
-            f"There are {', '.join(PRESETS)}."
+            f"{path}: not the weights of a model that is known here. Beside {name}, the nearest, "
+            f"{'; '.join(problems)}. There are {', '.join(PRESETS)}."
         )
     return variables
 

@@ -81,7 +81,8 @@ def state_dict(model: Clip, variables: Variables) -> files.Tensors:
 def command(path: Path, how: Recipe) -> str:
     """The Python that loads a file, to paste."""
     arguments = "".join(f", {key}={value!r}" for key, value in how.arguments.items())
-    create = f"model, _, preprocess = open_clip.create_model_and_transforms({how.name!r}, pretrained={str(path)!r}{arguments})"
+    call = f"open_clip.create_model_and_transforms({how.name!r}, pretrained={str(path)!r}{arguments})"
+    create = f"model, _, preprocess = {call}"
     if how.config is None:
         return create
     return f"open_clip.add_model_config({str(path.parent / f'{how.name}.json')!r}); {create}"

@@ -6,6 +6,7 @@ Flax holds ``[h, w, in, out]``; blocks, which we stack along a leading axis, hav
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,7 +38,7 @@ class Place:
 
     def view(self, variables: Variables) -> np.ndarray:
         """The file's tensor as a view into ours, which must be NumPy arrays."""
-        tensor = variables
+        tensor: Any = variables
         for key in self.path:
             tensor = tensor[key]
         if self.layer is not None:

@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
@@ -36,9 +37,9 @@ class Outputs(TypedDict):
     text_augmented_embedding: NotRequired[jax.Array]
 
 
-def normalise(image: jax.Array) -> jax.Array:
+def normalise(image: jax.Array | np.ndarray) -> jax.Array:
     """uint8 pixels ``[B, H, W, 3]`` to float32 with the mean and deviation that CLIP trains with."""
-    return (image / 255.0 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_DEVIATION)
+    return (jnp.asarray(image) / 255.0 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_DEVIATION)
 
 
 class Clip(nn.Module):
@@ -59,7 +60,7 @@ class Clip(nn.Module):
     def setup(self) -> None:
         preset = self.preset
         if isinstance(preset.vision, ResNetPreset):
-            self.vision = ResNet(preset.vision, preset.embedding_size, self.execution)
+            self.vision: nn.Module = ResNet(preset.vision, preset.embedding_size, self.execution)
         else:
             self.vision = VisionTransformer(
                 preset.vision, preset.embedding_size, self.execution, patch_dropout=self.patch_dropout
@@ -125,7 +126,7 @@ def initial_variables(model: Clip, key: jax.Array) -> Variables:
     """Freshly drawn weights."""
     vision, text = model.preset.vision, model.preset.text
     image = jnp.zeros((1, vision.image_size, vision.image_size, 3), jnp.uint8)
-    return model.init(key, image, jnp.zeros((1, text.context_length), jnp.int32))
+    return dict(model.init(key, image, jnp.zeros((1, text.context_length), jnp.int32)))
 
 
 def describe_variables(model: Clip) -> Variables:

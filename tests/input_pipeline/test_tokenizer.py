@@ -1,9 +1,12 @@
 """The byte-pair tokenizer against ids that CLIP is known to give."""
 
+import random
+
 import numpy as np
 import pytest
 
 from input_pipeline import tokenizer
+from rankclip_jax.interop.files import import_torch
 
 
 def test_known_captions_have_clips_ids():
@@ -35,9 +38,31 @@ def test_entities_and_broken_characters_are_mended():
 
 def test_every_byte_has_a_symbol_of_its_own():
     assert len(set(tokenizer._byte_symbols())) == 256
-    assert len(tokenizer._vocabulary()[0]) == tokenizer.VOCABULARY_SIZE - 2
+    assert len(tokenizer.vocabulary()[0]) == tokenizer.VOCABULARY_SIZE - 2
 
 
 def test_one_string_is_refused():
     with pytest.raises(TypeError, match="list of strings"):
         tokenizer.tokenize("a cat")
+
+
+_WORDS = (
+    "a the dog riding bicycle it's don't we're I'M they'll O'Neil naïve Straße 東京 привет مرحبا 한국어 ไทย 3.14 $5 "
+    "50% C++ #tag @user http://a.b/c?d=e&f=g &amp; &lt;b&gt; &#39; &amp;quot; â€œquoted” ‘x’ — … 🎨 👩‍👩‍👧 🇩🇪 ❤️ é ﬁ Ａ ½ ™ "
+    "<|endoftext|> _under_ --- !!! (x) \n \t \r\n \x00 \x7f \u200b \ufeff \u3000 \xa0 ÃƒÂ©"
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ids_are_open_clips_on_texts_of_every_kind():
+    pytest.importorskip("torch")
+    import_torch("the test")
+    theirs = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
+    words = _WORDS.split(" ")
+    rng = random.Random(0)
+    texts = [rng.choice(" -'").join(rng.choices(words, k=rng.randrange(40))) for _ in range(4000)]
+    texts += ["".join(chr(rng.randrange(1, 0x3000)) for _ in range(rng.randrange(99))) for _ in range(1000)]
+    texts += ["a" * 10_000, "ab" * 5000, "東京" * 5000, "🎨" * 10_000, "&amp;" * 2000, "'s" * 5000, " " * 10_000, "",
+              "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=10_000))]  # fmt: skip
+    different = np.flatnonzero((tokenizer.tokenize(texts) != theirs(texts).numpy()).any(axis=1))
+    assert [texts[index] for index in different] == []

@@ -30,7 +30,8 @@ def inputs(rows):
 # As open_clip counts them.
 COUNTS = {
     "ViT-S-16": 62_257_537, "ViT-B-32": 151_277_313, "ViT-B-16": 149_620_737, "ViT-L-14": 427_616_513,
-    "ViT-L-14-336": 427_944_193, "ViT-H-14": 986_109_441,
+    "ViT-L-14-336": 427_944_193, "ViT-H-14": 986_109_441, "RN50": 102_007_137, "RN101": 119_688_033,
+    "RN50x4": 178_300_601, "RN50x16": 290_979_217, "RN50x64": 623_258_305,
 }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def test_presets_have_the_published_numbers_of_parameters(name):
             jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
         )
     )
-    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == COUNTS[name]
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == COUNTS[name]
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 

@@ -1,0 +1,48 @@
+"""A workdir made without training, and the PyTorch libraries that these tests compare with."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import demo
+from rankclip_jax import train_state, workdir
+from rankclip_jax.checkpoints import Checkpoints
+from rankclip_jax.interop import files
+from rankclip_jax.models import clip
+from rankclip_jax.parallel.mesh import make_local_mesh
+
+
+def make_run(folder, **model_settings):
+    """Writes the folder of a demo run at step 0, with weights that are not those of a start."""
+    config = demo.get_config()
+    config.model.update(model_settings)
+    model = clip.build(config.model)
+    state = train_state.create(model, config, make_local_mesh())
+    noise = np.random.default_rng(0)
+    shifted = jax.tree.map(lambda leaf: leaf + noise.normal(0, 0.02, leaf.shape).astype(np.float32), state.parameters)
+    workdir.write_config(folder, config)
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(state.replace(parameters=shifted))
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "demo")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    pytest.importorskip("torch")
+    return files.import_torch("the tests")
+
+
+@pytest.fixture(scope="session")
+def open_clip(torch):
+    return pytest.importorskip("open_clip")
+
+
+@pytest.fixture(scope="session")
+def transformers(torch):
+    return pytest.importorskip("transformers")

@@ -1,0 +1,295 @@
+"""Weights from and to the PyTorch libraries, compared with what those compute themselves."""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import rankclip_jax
+from input_pipeline.errors import UserError
+from input_pipeline.scenes import CLASS_NAMES, CLASS_TEMPLATES, Scenes
+from input_pipeline.tokenizer import tokenize
+from rankclip_jax.evaluation.zero_shot import class_embeddings
+from rankclip_jax.interop import files, hugging_face, loading, positions
+from rankclip_jax.interop import open_clip as open_clip_files
+from rankclip_jax.models.clip import Clip, initial_variables, normalise
+from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.models.transformer import Execution
+from tests.interop.conftest import make_run
+
+ROOT = Path(__file__).parent.parent.parent
+TEXTS = ["a photo of a dog", "two cats, it's late", "", "naïve café 東京 🎨", "word " * 100]
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries compared with
+
+
+def pixels_of(size, count=3):
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def as_torch(torch, images):
+    return torch.tensor(np.asarray(normalise(images)).transpose(0, 3, 1, 2))
+
+
+def assert_same_embeddings(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert np.sum(one * np.asarray(other), axis=1).min() > 1 - 1e-6
+
+
+def same_variables(first, second):
+    return jax.tree.structure(first) == jax.tree.structure(second) and jax.tree.all(
+        jax.tree.map(np.array_equal, first, second)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "ViT-S-16", "RN50-quickgelu"])
+def test_open_clips_models_compute_the_same_here_and_go_back_unchanged(name, open_clip, torch, tmp_path):
+    theirs = open_clip.create_model(name).eval()
+    for part in theirs.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):  # as after training: nothing at its start
+            for values, low, high in ((part.running_mean, -1, 1), (part.running_var, 0.5, 2), (part.weight, 0.5, 1)):
+                values.data.uniform_(low, high)
+    container = {"epoch": 1, "state_dict": {f"module.{key}": value for key, value in theirs.state_dict().items()}}
+    torch.save(container, tmp_path / "epoch_1.pt")
+    encoder = rankclip_jax.load(tmp_path / "epoch_1.pt", activation="quick_gelu" if "quick" in name else "gelu")
+    images = pixels_of(224)
+    with torch.no_grad():
+        expected = (
+            theirs.encode_image(as_torch(torch, images), normalize=True).numpy(),
+            theirs.encode_text(torch.tensor(tokenize(TEXTS)).long(), normalize=True).numpy(),
+        )
+    assert_same_embeddings((encoder.encode_image(list(images)), encoder.encode_text(TEXTS)), expected)
+    weights = loading.read(tmp_path / "epoch_1.pt")
+    back = open_clip_files.state_dict(weights.model, weights.variables)
+    for key, value in theirs.state_dict().items():
+        assert np.array_equal(back.pop(key), value.numpy()), key
+    assert not back
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_hugging_faces_models_compute_the_same_here(activation, transformers, torch, tmp_path):
+    tower = {"num_attention_heads": 6, "hidden_size": 384, "intermediate_size": 1536, "hidden_act": activation}
+    config = transformers.CLIPConfig(
+        text_config=tower, vision_config=tower | {"patch_size": 16, "image_size": 224}, projection_dim=384
+    )
+    theirs = transformers.CLIPModel(config).eval()
+    theirs.save_pretrained(tmp_path / "model")
+    encoder = rankclip_jax.load(tmp_path / "model")
+    images = pixels_of(224)
+    with torch.no_grad():
+        outputs = theirs(input_ids=torch.tensor(tokenize(TEXTS)).long(), pixel_values=as_torch(torch, images))
+    expected = outputs.image_embeds.numpy(), outputs.text_embeds.numpy()
+    assert_same_embeddings((encoder.encode_image(list(images)), encoder.encode_text(TEXTS)), expected)
+
+
+def export(folder, form, output, status=0):
+    flags = ["--workdir", str(folder), "--format", form, "--output", str(output)]
+    command = [sys.executable, "-m", "rankclip_jax.export", *flags]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "output"), [("open_clip", "x.safetensors"), ("hugging_face", "x"), ("rankclip", "x.pt")]
+)
+def test_exports_are_read_back_and_return_bit_for_bit(form, output, run_folder, open_clip, transformers, tmp_path):
+    said = export(run_folder, form, tmp_path / output)
+    assert "Read back in PyTorch, embeddings differ by at most" in said
+    assert same_variables(loading.read(tmp_path / output).variables, loading.read(run_folder).variables)
+    assert not list(tmp_path.glob(".export*"))
+    assert "exists already" in export(run_folder, form, tmp_path / output, status=2)
+
+
+@pytest.mark.slow
+def test_the_demos_model_classifies_every_image_alike_in_open_clip(run_folder, open_clip, torch, tmp_path):
+    said = export(run_folder, "open_clip", tmp_path / "demo.safetensors")
+    line = said.splitlines()[-1]
+    assert line.startswith("open_clip.add_model_config(")
+    scope = {"open_clip": open_clip}
+    exec(line, scope)  # the line to paste
+    model, preprocess = scope["model"].eval(), scope["preprocess"]
+    tokens = open_clip.get_tokenizer("rankclip-ViT-demo")
+    scenes = Scenes("validation", 128, 32)
+    images = [Image.fromarray(scenes[index]["image"]) for index in range(len(scenes))]
+
+    def encode_texts(texts):
+        return model.encode_text(tokens(texts), normalize=True).numpy()
+
+    with torch.no_grad():
+        theirs = model.encode_image(torch.stack([preprocess(image) for image in images]), normalize=True).numpy()
+        their_classes = class_embeddings(encode_texts, CLASS_NAMES, CLASS_TEMPLATES)
+    encoder = rankclip_jax.load(run_folder)
+    our_classes = class_embeddings(encoder.encode_text, CLASS_NAMES, CLASS_TEMPLATES)
+    ours = encoder.encode_image(images)
+    assert np.array_equal((ours @ our_classes.T).argmax(1), (theirs @ their_classes.T).argmax(1))
+
+
+@pytest.mark.slow
+def test_hugging_faces_processor_gives_the_same_ids_and_nearly_the_same_pixels(run_folder, transformers, tmp_path):
+    export(run_folder, "hugging_face", tmp_path / "x")
+    processor = transformers.CLIPProcessor.from_pretrained(tmp_path / "x")
+    texts = ["a red circle.", "It's two cats, naïve café", "word " * 100]
+    batch = processor(text=texts, images=Image.fromarray(pixels_of(32)[0]), padding="max_length", truncation=True,
+                      return_tensors="np")  # fmt: skip
+    ours = tokenize(texts, 24)
+    assert np.array_equal(np.where(np.arange(24) <= ours.argmax(1)[:, None], batch["input_ids"], 0), ours)
+    expected = np.asarray(normalise(pixels_of(32)[:1])).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(batch["pixel_values"], expected, atol=1e-5)
+
+
+def test_resnets_have_no_place_in_hugging_faces_layout(tmp_path):
+    with pytest.raises(UserError, match=r"has no ResNets\. Take --format open_clip"):
+        hugging_face.write(tmp_path / "x", Clip(PRESETS["RN50"]), {})
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_exports_that_cannot_be_are_refused(run_folder, tmp_path):
+    assert "there are open_clip, hugging_face, rankclip" in export(run_folder, "torch", tmp_path / "x.pt", status=2)
+    assert "ends in .safetensors" in export(run_folder, "open_clip", tmp_path / "x.pt", status=2)
+    assert "nothing there" in export(tmp_path / "none", "open_clip", tmp_path / "x.safetensors", status=2)
+
+
+@pytest.mark.slow
+def test_what_the_release_cannot_compute_is_not_exported_for_it(torch, tmp_path):
+    folder = make_run(tmp_path / "run", activation="gelu", learn_logit_bias=True)
+    assert "QuickGELU without a learned bias; found gelu with" in export(
+        folder, "rankclip", tmp_path / "x.pt", status=2
+    )
+    said = export(folder, "open_clip", tmp_path / "x.safetensors")
+    assert "Read back" in said or "Not read back" in said
+    weights = loading.read(tmp_path / "x.safetensors")
+    assert weights.model.execution.activation == "gelu"
+    assert same_variables(weights.variables, loading.read(folder).variables)
+
+
+@pytest.fixture(scope="module")
+def demo_tensors(run_folder):
+    weights = loading.read(run_folder)
+    return open_clip_files.state_dict(weights.model, weights.variables)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors: tensors.pop("ln_final.bias"), r"1 missing: ln_final.bias \(128,\)"),
+        (lambda tensors: tensors.update(extra=np.zeros(3)), r"1 not known: extra \(3,\)"),
+        (lambda tensors: tensors.update(text_projection=np.zeros((128, 127))),
+         r"1 misshapen: text_projection: expected \(128, 128\), found \(128, 127\)"),
+        (lambda tensors: tensors.update({"visual.positional_embedding": np.zeros((18, 128))}),
+         r"1 misshapen: visual.positional_embedding: expected \(17, 128\), found \(18, 128\)"),
+    ],
+    ids=["missing", "extra", "misshapen", "no grid"],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_named(change, said, demo_tensors, tmp_path):
+    tensors = dict(demo_tensors)
+    change(tensors)
+    files.write(tmp_path / "x.safetensors", tensors, {})
+    with pytest.raises(UserError, match=f"x.safetensors: .* Beside ViT-demo, the nearest, {said}"):
+        loading.read(tmp_path / "x.safetensors")
+
+
+def test_what_is_no_model_is_refused(torch, tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(struct.pack("<Q", 1000) + b'{"a')
+    (tmp_path / "noise.pt").write_bytes(b"noise" * 100)
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({}, tmp_path / "nothing.pt")
+    for name, said in {
+        "cut.safetensors": "not a whole safetensors file", "noise.pt": "(refused|not a whole PyTorch file)",
+        "empty.pt": "not a whole PyTorch file", "list.pt": "expected a state_dict.*found a list",
+        "nothing.pt": "holds no tensors", "absent.pt": "nothing there", ".": "neither a workdir",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            rankclip_jax.load(tmp_path / name)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_file_that_wants_to_run_code_is_refused_and_runs_none(torch, tmp_path):
+    touched = tmp_path / "touched"
+    torch.save({"state_dict": Malicious(touched)}, tmp_path / "archive.pt")
+    (tmp_path / "bare.bin").write_bytes(pickle.dumps(Malicious(touched)))
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    for name, said in {
+        "archive.pt": "could run code",
+        "bare.bin": "could run code",
+        "script.pt": "TorchScript",
+    }.items():
+        with pytest.raises(UserError, match=f"{name}: refused.*{said}"):
+            rankclip_jax.load(tmp_path / name)
+    assert not touched.exists()
+
+
+def test_a_hugging_face_folder_that_is_computed_otherwise_is_refused(run_folder, tmp_path):
+    weights = loading.read(run_folder)
+    hugging_face.write(tmp_path / "x", weights.model, weights.variables)
+    path = tmp_path / "x" / "config.json"
+    config = json.loads(path.read_text())
+    for change, said in (
+        ({"model_type": "siglip"}, "found 'siglip'"),
+        ({"vision_config": config["vision_config"] | {"num_attention_heads": 4}}, "expected 2, found 4"),
+        ({"text_config": config["text_config"] | {"hidden_act": "relu"}}, "found quick_gelu, relu"),
+    ):
+        path.write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=said):
+            loading.read(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("name", "size"), [("ViT-B-32", 320), ("ViT-B-32", 96), ("RN50", 288)])
+def test_position_embeddings_resize_as_open_clips_do(name, size, open_clip, torch):
+    from open_clip.model import resize_pos_embed
+
+    preset = PRESETS[name]
+    stride, channels = preset.vision.stride, 2048 if name == "RN50" else 768
+    old = np.random.default_rng(0).normal(size=((224 // stride) ** 2 + 1, channels)).astype(np.float32)
+    holder = {"positional_embedding": old}
+    tower = {"attention_pool": holder} if name == "RN50" else holder
+    resized = positions.resize({"params": {"vision": tower}}, preset, size)["params"]["vision"]
+    ours = (resized["attention_pool"] if name == "RN50" else resized)["positional_embedding"]
+
+    class Visual:
+        grid_size = (size // stride, size // stride)
+
+    class Model:
+        visual = Visual()
+
+    theirs = {"visual.positional_embedding": torch.tensor(old)}
+    resize_pos_embed(theirs, Model())
+    np.testing.assert_allclose(ours, theirs["visual.positional_embedding"].numpy(), atol=1e-5)
+
+
+def test_a_file_for_another_image_size_is_loaded_as_such(tmp_path):
+    model = Clip(PRESETS["ViT-demo"].with_image_size(48), Execution())
+    variables = jax.jit(lambda key: initial_variables(model, key))(jax.random.key(0))
+    files.write(tmp_path / "x.safetensors", open_clip_files.state_dict(model, variables), {"activation": "quick_gelu"})
+    weights = loading.read(tmp_path / "x.safetensors")
+    assert weights.model.preset == model.preset
+    assert same_variables(weights.variables, jax.tree.map(np.asarray, variables))
