@@ -1,11 +1,11 @@
-# make demo | test | check | install. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
+# make demo | test | check | install | img2dataset. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?= auto
 WORKDIR ?= runs/demo
 RUN := $(VENV)/bin/python
 
-.PHONY: install install-test demo test check
+.PHONY: install install-test img2dataset demo test check
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -23,6 +23,14 @@ install-test: $(VENV)/.installed-test
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+# img2dataset needs versions of its own, and only downloads use it.
+img2dataset: .venv-img2dataset/.installed
+
+.venv-img2dataset/.installed:
+	$(PYTHON) -m venv .venv-img2dataset
+	.venv-img2dataset/bin/python -m pip install --quiet --disable-pip-version-check img2dataset==1.47.0
 	@touch $@
 
 demo: install

@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "scenes"  # scenes: drawn on the fly; csv: image files; array_record: prepared shards
-    config.data.train = ""  # a CSV file or a prepared directory
+    config.data.train = ""  # a CSV file or a prepared directory, or several with commas between
+    config.data.weights = ()  # how often to draw from each of several; empty: in proportion to their sizes
     config.data.validation = ""  # the same for validation; empty: none (prepared directory: its validation split)
     config.data.image_key = "filepath"  # csv: the column of image paths (the RankCLIP release's names)
     config.data.caption_key = "title"  # csv: the column of captions
@@ -19,8 +20,11 @@ def get_config() -> ConfigDict:
     config.data.train_examples = 65_536  # scenes: how many to draw before an epoch repeats
     config.data.validation_examples = 1024  # scenes: how many held-out ones
     config.data.crop_scale = (0.9, 1.0)  # training crop, as a share of the image's area (open_clip's default)
+    config.data.flip = 0.0  # probability of mirroring an image left and right
+    config.data.color_jitter = (0.0, 0.0, 0.0, 0.0)  # largest change of brightness, contrast, saturation, hue
+    config.data.auto_augment = ""  # or "rand_augment" or "auto_augment"
     config.data.threads = 4  # decoding threads of each worker (or of the main process)
-    config.data.workers = 0  # decoding processes; 0: threads of the main process only
+    config.data.workers = -1  # decoding processes; 0: threads of the main process only; -1: all cores but two
     config.data.max_unreadable_share = 0.01  # stop when more than this share of the records cannot be read
 
     config.model = ConfigDict()

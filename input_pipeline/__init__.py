@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import array_record, csv_file, scenes
 from input_pipeline.errors import UserError
-from input_pipeline.loader import Source
+from input_pipeline.source import Mixture, Source
 
 SOURCES = ("scenes", "csv", "array_record")
 
@@ -22,21 +22,35 @@ def open_source(config: ConfigDict, split: str, *, image_size: int, seed: int) -
     Raises:
       UserError: the data are not there or not what the settings say.
     """
-    path = config[split]
-    match config.source:
-        case "scenes":
-            return scenes.Scenes(split, config[f"{split}_examples"], image_size, seed)
-        case "csv":
-            if not path:
-                raise UserError(f"config.data.{split}: not given. Name a CSV file: --config.data.{split}=FILE")
-            return csv_file.read(
-                Path(path),
-                image_key=config.image_key,
-                caption_key=config.caption_key,
-                delimiter=config.delimiter,
-                flag=f"config.data.{split}",
-            )
-        case "array_record":
-            return array_record.open_split(Path(path or config.train), split, flag=f"config.data.{split}")
-        case _:
-            raise UserError(f"config.data.source: no source {config.source!r}; there are {', '.join(SOURCES)}.")
+    if config.source == "scenes":
+        return scenes.Scenes(split, config[f"{split}_examples"], image_size, seed)
+    if config.source not in SOURCES:
+        raise UserError(f"config.data.source: no source {config.source!r}; there are {', '.join(SOURCES)}.")
+    named = config[split] or (config.train if config.source == "array_record" else "")
+    paths = [path.strip() for path in named.split(",") if path.strip()]
+    if not paths:
+        what = "a CSV file" if config.source == "csv" else "a prepared directory"
+        raise UserError(f"config.data.{split}: not given. Name {what}: --config.data.{split}=PATH")
+    parts = tuple(_open(path, config, split) for path in paths)
+    if len(parts) == 1:
+        return parts[0]
+    weights = tuple(config.weights) or tuple(map(len, parts))
+    if split == "train" and (len(weights) != len(parts) or min(weights) <= 0):
+        raise UserError(
+            f"config.data.weights: expected a positive number for each of the {len(parts)} datasets of "
+            f"config.data.train; found {weights}."
+        )
+    return Mixture(parts, tuple(map(float, weights)))
+
+
+def _open(path: str, config: ConfigDict, split: str) -> Source:
+    flag = f"config.data.{split}"
+    if config.source == "array_record":
+        return array_record.open_split(path, split, flag=flag)
+    return csv_file.read(
+        Path(path),
+        image_key=config.image_key,
+        caption_key=config.caption_key,
+        delimiter=config.delimiter,
+        flag=flag,
+    )

@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from input_pipeline.errors import UserError
+from etils import epath
+
+from input_pipeline.errors import UnreadableError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSplit:
-    """A split of a prepared dataset; item ``i`` is ``{"image": encoded bytes, "text": str}``."""
+    """A split of a prepared dataset; item ``i`` is ``{"image": encoded bytes, "text": one or more captions}``."""
 
     records: Sequence[dict]
 
@@ -17,30 +19,36 @@ class PreparedSplit:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        record = self.records[index]
-        return {"image": record["image"], "text": record["caption"].decode("utf8")}
+        """Raises UnreadableError where the shard is damaged at this record."""
+        try:
+            record = self.records[index]
+            captions = [record["caption"], *record.get("other_captions", ())]
+            return {"image": record["image"], "text": [caption.decode("utf8") for caption in captions]}
+        except Exception as error:  # whatever the readers' C++ and protobuf parts raise on damaged bytes
+            raise UnreadableError(f"record {index}: {type(error).__name__}: {str(error).splitlines()[:1]}") from error
 
 
-def open_split(path: Path, split: str, *, flag: str) -> PreparedSplit:
+def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
     """Opens a split of a directory that ``python -m input_pipeline.prepare`` wrote.
 
     Args:
-      path: the directory.
+      path: the directory, local or in an object store (``gs://``, ``s3://``).
       split: ``"train"`` or ``"validation"``.
       flag: the setting that named the directory, for errors.
 
     Raises:
       UserError: there is no such dataset, or it lacks the split.
     """
+    folder = epath.Path(path)
     command = f"python -m input_pipeline.prepare --source csv --input LIST.csv --split {split} --output {path}"
-    if not (path / "dataset_info.json").is_file():
+    if not (folder / "dataset_info.json").exists():
         raise UserError(
             f"{flag}: no dataset at {path}. Prepare it with: {command} (--source also reads tsv, webdataset, folder, "
             f"tfds and urls), or point elsewhere: --{flag}=DIR"
         )
     import tensorflow_datasets as tfds  # after the check, since importing it takes seconds
 
-    builder = tfds.builder_from_directory(path)
+    builder = tfds.builder_from_directory(folder)
     if split not in builder.info.splits:
         raise UserError(f"{flag}: {path} has no split {split!r}. Add it with: {command}")
     return PreparedSplit(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))

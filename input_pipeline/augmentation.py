@@ -1,38 +1,113 @@
-"""A second view of a pair, for objectives that contrast a thing with an altered self."""
+"""What training changes about a pair: the crop, flips, colours, policies; and a second view, altered further."""
+
+import dataclasses
+import functools
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
-from input_pipeline import images
+from input_pipeline.auto_augment import auto_augment, rand_augment
+from input_pipeline.images import Picture, training_view
 
-VIEW_CROP_SCALE = (0.5, 1.0)
-_JITTER = 0.4  # brightness, contrast and saturation change by up to this share
+POLICIES = ("", "rand_augment", "auto_augment")
 _WORD_SHARE = 0.1  # of a text's words are touched by one edit of each kind, at least one word
 
 
-def augment_image(image: Image.Image, image_size: int, rng: np.random.Generator) -> np.ndarray:
-    """A tighter random crop with its colours shifted: uint8 ``[image_size, image_size, 3]``."""
-    view = Image.fromarray(images.training_view(image, image_size, VIEW_CROP_SCALE, rng))
-    for enhancement in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        view = enhancement(view).enhance(rng.uniform(1 - _JITTER, 1 + _JITTER))
-    return np.asarray(view)
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How a training view is drawn.
+
+    Args:
+      crop_scale: bounds of the crop's share of the image's area.
+      flip: probability of mirroring left and right.
+      color_jitter: brightness, contrast and saturation change by up to these shares, the hue by up to the last, as
+        a share of the colour circle (at most 0.5).
+      policy: one of `POLICIES`.
+    """
+
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    flip: float = 0.0
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    policy: str = ""
+
+    def __call__(self, picture: Picture, image_size: int, rng: np.random.Generator) -> np.ndarray:
+        """uint8 ``[image_size, image_size, 3]``; what is not asked for draws nothing from ``rng``."""
+        view = training_view(picture, image_size, self.crop_scale, rng)
+        if self.flip and rng.random() < self.flip:
+            view = ImageOps.mirror(view)
+        if any(self.color_jitter):
+            view = _shift_colours(view, self.color_jitter, rng)
+        if self.policy:
+            view = (rand_augment if self.policy == "rand_augment" else auto_augment)(view, rng)
+        return np.asarray(view)
+
+
+# The second view of a pair: a tighter crop with other colours (Chen et al., 2020, at half its strength).
+SECOND_VIEW = Augmentation(crop_scale=(0.5, 1.0), flip=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1))
 
 
 def augment_text(text: str, rng: np.random.Generator) -> str:
-    """The text after one kind of edit, drawn at random: words swapped, deleted or repeated elsewhere.
+    """The text after one kind of edit, drawn at random: words replaced by synonyms, inserted, swapped or deleted.
 
-    The edits of Wei and Zou (2019) that need no dictionary.
+    The four edits of Wei and Zou (2019); an insertion is a synonym of one of the text's words, or that word again.
     """
     words = text.split()
     if len(words) < 2:
         return text
-    edit = rng.choice(["swap", "delete", "insert"])
+    edit = rng.choice(["replace", "insert", "swap", "delete"])
     for _ in range(max(1, round(_WORD_SHARE * len(words)))):
         first, second = rng.choice(len(words), 2, replace=False)
-        if edit == "swap":
-            words[first], words[second] = words[second], words[first]
+        if edit == "replace":
+            first = _with_synonym(words, first)
+            words[first] = _synonym(words[first], rng)
         elif edit == "insert":
-            words.insert(first, words[second])
+            words.insert(first, _synonym(words[second], rng))
+        elif edit == "swap":
+            words[first], words[second] = words[second], words[first]
         elif len(words) > 2:
             del words[first]
     return " ".join(words)
+
+
+def _shift_colours(
+    image: Image.Image, strengths: tuple[float, float, float, float], rng: np.random.Generator
+) -> Image.Image:
+    *shares, hue = strengths
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for kind, share in zip(kinds, shares, strict=True):
+        if share:
+            image = kind(image).enhance(rng.uniform(max(0, 1 - share), 1 + share))
+    if hue:
+        circle = np.array(image.convert("HSV"))
+        circle[..., 0] += np.uint8(round(rng.uniform(-hue, hue) * 255) % 256)  # wraps around, as hues do
+        image = Image.fromarray(circle, "HSV").convert("RGB")
+    return image
+
+
+def _with_synonym(words: list[str], start: int) -> int:
+    """The first word from ``start`` on, and around, that has a synonym; ``start`` if none has."""
+    places = [(start + offset) % len(words) for offset in range(len(words))]
+    return next((place for place in places if _bare(words[place]) in _synonyms()), start)
+
+
+def _synonym(word: str, rng: np.random.Generator) -> str:
+    """Another word of the same meaning in the same punctuation, or the word itself where none is known."""
+    bare = _bare(word)
+    others = _synonyms().get(bare)
+    if not others:
+        return word
+    other = str(rng.choice(others))
+    return word.replace(word.strip(".,;:!?\"'()"), other.capitalize() if word[:1].isupper() else other)
+
+
+def _bare(word: str) -> str:
+    return word.strip(".,;:!?\"'()").lower()
+
+
+@functools.cache
+def _synonyms() -> dict[str, list[str]]:
+    """The other words of each word's line in ``synonyms.txt``."""
+    lines = (Path(__file__).parent / "synonyms.txt").read_text(encoding="ascii").splitlines()
+    groups = [line.split() for line in lines]
+    return {word: [other for other in group if other != word] for group in groups for word in group}

@@ -2,9 +2,13 @@
 
 import csv
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 from input_pipeline.errors import UserError
+
+_NOT_UTF_8 = range(0xDC80, 0xDD00)  # what Python's surrogateescape makes of such bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,37 +36,90 @@ def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: 
     Raises:
       UserError: the file is not there, not text, empty, or lacks a column.
     """
-    if not path.is_file():
-        raise UserError(f"{flag}: no file at {path}. Expected a CSV or TSV file with a line of column names.")
-    delimiter = "\t" if delimiter == "\\t" else delimiter
-    if len(delimiter) != 1:
-        raise UserError(f"config.data.delimiter: expected one character; found {delimiter!r}.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=delimiter)
-            columns = next(rows, [])
-            indices = [_column(columns, key, path, delimiter) for key in (image_key, caption_key)]
-            pairs = [_pair(row, indices, path, rows.line_num) for row in rows if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{flag}: {path} is not a UTF-8 text table: {error}.") from error
+    pairs = []
+    for line, values in rows(path, (image_key, caption_key), delimiter, flag=flag):
+        if isinstance(values, BadRow):
+            raise UserError(f"{path}, line {line}: {values.reason}: {values.found}.")
+        if any(ord(character) in _NOT_UTF_8 for value in values for character in value):
+            raise UserError(f"{path}, line {line}: not UTF-8 text.")
+        pairs.append(values)
     if not pairs:
         raise UserError(f"{flag}: {path} has no rows below its column names, so there is nothing to train on.")
     return CsvFile(tuple(path.parent / image for image, _ in pairs), tuple(caption for _, caption in pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: one of a few reasons, and what was found."""
+
+    reason: str
+    found: str
+
+
+def rows(
+    path: Path, columns: Sequence[str], delimiter: str, *, flag: str
+) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
+    """Line number and the wanted columns' values of each row; bytes that are not UTF-8 become lone surrogates.
+
+    Raises:
+      UserError: the file is not there, is empty, or lacks a column.
+    """
+    if not path.is_file():
+        raise UserError(f"{flag}: no file at {path}. Expected a CSV or TSV file with a line of column names.")
+    with _open(path) as file:
+        reader = csv.reader(file, delimiter=_character(delimiter))
+        try:
+            names = next(reader, [])
+        except csv.Error as error:
+            raise UserError(f"{flag}: {path} is not a text table: {error}.") from error
+        yield from _read(reader, [_column(names, name, path, delimiter) for name in columns])
+
+
+def rows_without_names(
+    path: Path, indices: Sequence[int], delimiter: str
+) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
+    """As `rows`, of a file whose first line is a row already and whose quotes mean nothing; columns count from 0."""
+    with _open(path) as file:
+        yield from _read(csv.reader(file, delimiter=_character(delimiter), quoting=csv.QUOTE_NONE), indices)
+
+
+def _open(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _character(delimiter: str) -> str:
+    delimiter = "\t" if delimiter == "\\t" else delimiter
+    if len(delimiter) != 1:
+        raise UserError(f"delimiter: expected one character; found {delimiter!r}.")
+    return delimiter
+
+
+def _read(reader: Any, indices: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, BadRow("malformed row", str(error))
+            continue
+        if not row:
+            continue
+        if len(row) <= max(indices):
+            yield line, BadRow("too few columns", f"found {len(row)}, expected at least {max(indices) + 1}")
+        else:
+            yield line, tuple(row[index] for index in indices)
 
 
 def _column(columns: list[str], key: str, path: Path, delimiter: str) -> int:
     if not columns:
         raise UserError(f"{path} is empty. Expected a line of column names and a row for each image.")
     if key not in columns:
+        shown = ", ".join(repr(column[:40]) for column in columns[:20])
+        more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
         raise UserError(
-            f"{path} has no column {key!r}; it has {', '.join(map(repr, columns))} when split at {delimiter!r}. "
-            "Name the columns with --config.data.image_key and --config.data.caption_key, "
-            "the character between them with --config.data.delimiter."
+            f"{path} has no column {key!r}; it has {shown}{more} when split at {delimiter!r}. Name the columns with "
+            "image_key and caption_key, the character between them with delimiter."
         )
     return columns.index(key)
-
-
-def _pair(row: list[str], indices: list[int], path: Path, line: int) -> list[str]:
-    if len(row) <= max(indices):
-        raise UserError(f"{path}, line {line}: found {len(row)} columns, expected at least {max(indices) + 1}.")
-    return [row[index] for index in indices]

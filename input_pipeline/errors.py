@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read."""
+"""The exceptions that a person, or the loader, is meant to catch."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The text names the file or flag at fault, what was found, what was expected and what to do next.
     """
+
+
+class UnreadableError(Exception):
+    """A record or image is missing, truncated, not what it should be, or a decompression bomb; the text says which."""

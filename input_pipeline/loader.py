@@ -6,10 +6,10 @@ each host decodes its own rows of every global batch, and starting at step ``k``
 
 import dataclasses
 import logging
+import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import grain
 import numpy as np
@@ -17,54 +17,56 @@ from absl import flags
 from PIL import Image
 
 from input_pipeline import augmentation, images, tokenizer
+from input_pipeline.augmentation import Augmentation
+from input_pipeline.errors import UnreadableError
+from input_pipeline.source import Mixture, Source
 
 _LOGGER = logging.getLogger(__name__)
 _ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
 
 
-class Source(Protocol):
-    """A dataset: item ``i`` is ``{"image": Path, bytes or uint8 pixels, "text": str}``."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Preparation(grain.transforms.RandomMap):
-    """One record to one row of a batch; an unreadable image is replaced by a record that its random key picks."""
+    """A record's number to one row of a batch; an unreadable record is replaced by one that its random key picks."""
 
     source: Source
     image_size: int
     context_length: int
-    crop_scale: tuple[float, float]
+    augmentation: Augmentation
     second_view: bool
 
-    def random_map(self, record: dict, rng: np.random.Generator) -> dict:
-        unreadable = []
+    def random_map(self, index: int, rng: np.random.Generator) -> dict:
+        unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             try:
-                image = self._decode(record["image"])
-            except images.UnreadableImageError as error:
-                unreadable.append(f"{describe(record['image'])}: {error}")
-                record = self.source[int(rng.integers(len(self.source)))]
-            else:
-                return self._views(image, record["text"], rng) | {"unreadable": "\n".join(unreadable)}
-        blank = Image.new("RGB", (self.image_size, self.image_size))
-        return self._views(blank, "", rng) | {"unreadable": "\n".join(unreadable)}
+                return self._row(index, rng) | {"unreadable": "\n".join(unreadable)}
+            except UnreadableError as error:
+                unreadable.append(str(error).replace("\n", " "))
+                index = int(rng.integers(len(self.source)))
+        pixels = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        return self._views(pixels, "", rng) | {"unreadable": "\n".join(unreadable)}
 
-    def _decode(self, image: Path | bytes | np.ndarray) -> Image.Image | np.ndarray:
-        return image if isinstance(image, np.ndarray) else images.decode(image)
+    def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        record = self.source[index]
+        image, texts = record["image"], record["text"]
+        try:
+            picture = image if isinstance(image, np.ndarray) else images.open_picture(image)
+            text = texts if isinstance(texts, str) else texts[rng.integers(len(texts))]
+            return self._views(picture, text, rng)
+        except UnreadableError as error:
+            raise UnreadableError(f"{_describe(image, index)}: {error}") from error
 
-    def _views(self, image: Image.Image | np.ndarray, text: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def _views(
+        self, picture: images.Picture | np.ndarray, text: str, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
         """The first view, and where asked for the second; pixels from memory are taken as they are."""
-        if isinstance(image, np.ndarray):
-            first, image = image, Image.fromarray(image)
+        if isinstance(picture, np.ndarray):
+            first, picture = picture, images.in_memory(picture)
         else:
-            first = images.training_view(image, self.image_size, self.crop_scale, rng)
+            first = self.augmentation(picture, self.image_size, rng)
         views = {"image": first, "text": self._tokenize(text)}
         if self.second_view:
-            views["image_augmented"] = augmentation.augment_image(image, self.image_size, rng)
+            views["image_augmented"] = augmentation.SECOND_VIEW(picture, self.image_size, rng)
             views["text_augmented"] = self._tokenize(augmentation.augment_text(text, rng))
         return views
 
@@ -73,11 +75,11 @@ class Preparation(grain.transforms.RandomMap):
 
 
 def training_batches(
-    source: Source,
+    source: Source | Mixture,
     *,
     image_size: int,
     context_length: int,
-    crop_scale: tuple[float, float],
+    augmentation: Augmentation,
     global_batch_size: int,
     seed: int,
     start_step: int,
@@ -91,23 +93,28 @@ def training_batches(
 
     The order is shuffled anew every epoch, and an epoch's last pairs share a batch with the next one's first.
 
+    Args:
+      workers: processes that decode; 0: threads of this process only; -1: as many as its cores allow.
+
     Yields:
       ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "unreadable": list of str}`` with
       ``b = global_batch_size / process_count``, and the same with ``_augmented`` where ``second_view`` is asked for;
-      ``unreadable`` names the images that were replaced and why.
+      ``unreadable`` names the records that were replaced and why.
     """
-    rows = global_batch_size // process_count
-    preparation = Preparation(source, image_size, context_length, crop_scale, second_view)
-    dataset = (
-        grain.MapDataset.source(source)
-        .seed(seed)
+    parts = source.parts if isinstance(source, Mixture) else (source,)
+    shuffled = [
+        grain.MapDataset.range(len(part))
+        .seed(seed + number)
         .shuffle()
         .repeat()
-        .random_map(preparation)
-        .batch(rows, batch_fn=_stack)[process_index::process_count][start_step:]
-    )
+        .random_map(Preparation(part, image_size, context_length, augmentation, second_view))
+        for number, part in enumerate(parts)
+    ]
+    mixed = grain.MapDataset.mix(shuffled, source.weights) if isinstance(source, Mixture) else shuffled[0]
+    rows = global_batch_size // process_count
+    dataset = mixed.batch(rows, batch_fn=_stack)[process_index::process_count][start_step:]
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
-    if workers:
+    if workers := worker_count(workers):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own when it starts workers
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
@@ -117,6 +124,11 @@ def training_batches(
         yield from iterator
     finally:
         iterator.close()
+
+
+def worker_count(asked: int) -> int:
+    """Processes to decode with: what is asked for, or for -1 all but two of this process's cores, at most 32."""
+    return asked if asked >= 0 else min(max(len(os.sched_getaffinity(0)) - 2, 0), 32)
 
 
 def evaluation_batches(
@@ -140,12 +152,13 @@ def evaluation_batches(
         pixels = np.zeros((rows, image_size, image_size, 3), np.uint8)
         texts, valid = [""] * rows, np.zeros(rows, bool)
         for row, index in enumerate(range(start, min(start + rows, size))):
-            record = source[index]
             try:
+                record = source[index]
                 pixels[row] = evaluation_pixels(record["image"], image_size)
-                texts[row], valid[row] = record["text"], True
-            except images.UnreadableImageError as error:
-                _LOGGER.warning("unreadable image left out: %s: %s", describe(record["image"]), error)
+                texts[row] = record["text"] if isinstance(record["text"], str) else record["text"][0]
+                valid[row] = True
+            except UnreadableError as error:
+                _LOGGER.warning("unreadable record %d left out: %s", index, error)
         yield {"image": pixels, "text": tokenizer.tokenize(texts, context_length), "valid": valid}
 
 
@@ -158,9 +171,9 @@ def evaluation_pixels(image: Path | bytes | np.ndarray, image_size: int) -> np.n
     return images.evaluation_view(images.open_image(image), image_size)
 
 
-def describe(image: Path | bytes | np.ndarray) -> str:
+def _describe(image: Path | bytes | np.ndarray, index: int) -> str:
     """How a log names an image."""
-    return str(image) if isinstance(image, Path) else f"image of {len(image)} bytes"
+    return str(image) if isinstance(image, Path) else f"record {index}"
 
 
 def _leave_signals_to_the_parent(worker: int, workers: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import images as decoding
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UnreadableError, UserError
 from input_pipeline.tokenizer import tokenize
 from rankclip_jax.evaluation.encoding import compile_tower
 from rankclip_jax.models.clip import Clip, Variables
@@ -92,7 +92,7 @@ def _pixels(image: ImageLike, image_size: int) -> np.ndarray:
     if isinstance(image, str | Path):
         try:
             return decoding.evaluation_view(decoding.open_image(Path(image)), image_size)
-        except decoding.UnreadableImageError as error:
+        except UnreadableError as error:
             raise UserError(f"{image}: cannot be read: {error}. Mend the file or leave it out.") from error
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:

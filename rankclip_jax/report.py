@@ -7,8 +7,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from input_pipeline.loader import Source, evaluation_pixels
+from input_pipeline.loader import evaluation_pixels
 from input_pipeline.scenes import CLASS_NAMES, Scenes
+from input_pipeline.source import Source
 from rankclip_jax.evaluation.encoding import Encoded
 
 matplotlib.use("Agg")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 from ml_collections import ConfigDict
 
+from input_pipeline.augmentation import POLICIES
 from input_pipeline.errors import UserError
 from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
@@ -21,6 +22,7 @@ def check(config: ConfigDict, device_count: int) -> None:
     _check_choice("config.model.dtype", config.model.dtype, ("float32", "bfloat16"))
     _check_choice("config.model.activation", config.model.activation, ACTIVATIONS)
     _check_model(config.model)
+    _check_choice("config.data.auto_augment", config.data.auto_augment, POLICIES)
     _check_choice("config.objective.name", config.objective.name, OBJECTIVES)
     _check_choice("config.objective.variant", config.objective.variant, ("exact", "released"))
     for name in ("logging.every_steps", "checkpoint.every_steps", "checkpoint.keep", "data.threads"):

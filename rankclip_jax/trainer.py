@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import input_pipeline
-from input_pipeline.loader import Source, training_batches
+from input_pipeline.augmentation import Augmentation
+from input_pipeline.loader import training_batches
+from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax import report, settings, train_state
 from rankclip_jax import workdir as workdirs
@@ -106,7 +108,9 @@ def _device_batches(
         source,
         image_size=model.preset.vision.image_size,
         context_length=model.preset.text.context_length,
-        crop_scale=tuple(config.data.crop_scale),
+        augmentation=Augmentation(
+            tuple(config.data.crop_scale), config.data.flip, tuple(config.data.color_jitter), config.data.auto_augment
+        ),
         global_batch_size=config.train.global_batch_size,
         seed=config.seed,
         start_step=start_step,

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from input_pipeline.loader import Source, evaluation_batches
+from input_pipeline.loader import evaluation_batches
+from input_pipeline.source import Source
 from input_pipeline.tokenizer import tokenize
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.parallel.mesh import replicated, split_rows, to_devices

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
-from input_pipeline.loader import Source
 from input_pipeline.scenes import CLASS_NAMES, CLASS_TEMPLATES, Scenes
+from input_pipeline.source import Source
 from rankclip_jax.evaluation.encoding import DatasetEncoder, Encoded
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
 from rankclip_jax.evaluation.retrieval import retrieval

@@ -42,11 +42,11 @@ def test_records_are_bytes_and_captions(prepared):
     source = array_record.open_split(prepared, "train", flag="config.data.train")
     assert len(source) == 5
     records = [source[index] for index in range(5)]
-    assert sorted(record["text"] for record in records) == [f"réd {index}" for index in range(5)]
+    assert sorted(record["text"] for record in records) == [[f"réd {index}"] for index in range(5)]
     for record in records:
         with Image.open(io.BytesIO(record["image"])) as image:
             assert image.size == (8, 6)
-            assert image.getpixel((0, 0))[0] == 40 * int(record["text"][-1])
+            assert image.getpixel((0, 0))[0] == 40 * int(record["text"][0][-1])
     assert "tensorflow" not in sys.modules
 
 

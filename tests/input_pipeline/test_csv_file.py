@@ -38,7 +38,7 @@ def test_tabs_and_byte_order_marks_are_understood(tmp_path):
         ("", "is empty"),
         ("filepath,title\n", "has no rows"),
         ("image,caption\na,b\n", "no column 'filepath'; it has 'image', 'caption'"),
-        ("filepath,title\na.jpg\n", "line 2: found 1 columns, expected at least 2"),
+        ("filepath,title\na.jpg\n", "line 2: too few columns: found 1, expected at least 2"),
     ],
 )
 def test_a_bad_file_is_explained(tmp_path, text, message):
@@ -47,7 +47,7 @@ def test_a_bad_file_is_explained(tmp_path, text, message):
 
 
 def test_other_encodings_and_missing_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="not a UTF-8 text table"):
+    with pytest.raises(UserError, match="line 2: not UTF-8 text"):
         read(write(tmp_path, "filepath,title\na.jpg,naïve\n", "latin1"))
     with pytest.raises(UserError, match=r"config\.data\.train: no file at .*none\.csv"):
         read(tmp_path / "none.csv")

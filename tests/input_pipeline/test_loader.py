@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from input_pipeline import csv_file, images, loader, scenes
-from input_pipeline.errors import UserError
+from input_pipeline.augmentation import Augmentation
+from input_pipeline.errors import UnreadableError, UserError
 from input_pipeline.unreadable import UnreadableTally
 
 
 def batches(source, count, **changes):
     settings = {
-        "image_size": 16, "context_length": 24, "crop_scale": (0.5, 1.0), "global_batch_size": 8, "seed": 0,
+        "image_size": 16, "context_length": 24, "augmentation": Augmentation((0.5, 1.0)), "global_batch_size": 8, "seed": 0,
         "start_step": 0, "threads": 2, "workers": 0,
     }  # fmt: skip
     stream = loader.training_batches(source, **(settings | changes))
@@ -122,12 +123,12 @@ def test_the_evaluation_view_is_the_centre_of_the_resized_image():
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "header"])
 def test_bytes_that_are_no_image_are_unreadable(content):
-    with pytest.raises(images.UnreadableImageError):
+    with pytest.raises(UnreadableError):
         images.decode(content)
 
 
 def test_a_decompression_bomb_is_unreadable(tmp_path):
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 10_000)).save(path)
-    with pytest.raises(images.UnreadableImageError, match="bomb"):
+    with pytest.raises(UnreadableError, match="bomb"):
         images.decode(path)

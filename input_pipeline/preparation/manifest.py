@@ -1,0 +1,87 @@
+"""What a prepared directory says of itself: ``manifest.json``, beside TensorFlow Datasets' own description."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.errors import UserError
+
+DATASET = "pairs"  # a fixed name, so that equal data have equal files whatever the directory is called
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_NAMED = 100  # skipped things named for each reason
+
+
+def shard_name(split: str, number: int, count: int) -> str:
+    """The file of a shard, as TensorFlow Datasets expects it."""
+    return f"{DATASET}-{split}.array_record-{number:05}-of-{count:05}"
+
+
+def path_in(folder: Path) -> Path:
+    return folder / "manifest.json"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest; an empty one where there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    if not path_in(folder).is_file():
+        return {"splits": {}}
+    try:
+        return json.loads(path_in(folder).read_text(encoding="utf8"))
+    except ValueError as error:
+        raise UserError(f"{path_in(folder)}: not JSON: {error}. Restore it, or prepare the dataset again.") from error
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the manifest, and first TensorFlow Datasets' description of the same splits."""
+    _write_description(folder, content)
+    partial = folder / "manifest.json.partial"
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf8")
+    partial.replace(path_in(folder))
+
+
+def total(summaries: list[dict[str, Any]], split: str) -> tuple[dict[str, Any], list[int]]:
+    """A split's entry, and which of the summaries' jobs have a shard of it, in order."""
+    numbers = [number for number, summary in enumerate(summaries) if split in summary["shards"]]
+    shards = [summaries[number]["shards"][split] for number in numbers]
+    files = [{"file": shard_name(split, index, len(shards))} | shard for index, shard in enumerate(shards)]
+    entry = {
+        "pairs": sum(shard["pairs"] for shard in shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "shards": files,
+    }
+    return entry, numbers
+
+
+def skipped(summaries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For each reason, how many were skipped, and the names of the first of them."""
+    reasons: dict[str, dict[str, Any]] = {}
+    for summary in summaries:
+        for reason, count in summary["skipped"].items():
+            entry = reasons.setdefault(reason, {"count": 0, "first": []})
+            entry["count"] += count
+            entry["first"] = (entry["first"] + summary["named"].get(reason, []))[:_NAMED]
+    return reasons
+
+
+def _write_description(folder: Path, content: dict[str, Any]) -> None:
+    import tensorflow_datasets as tfds
+
+    from input_pipeline.preparation.shards import features
+
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard["pairs"] for shard in entry["shards"]],
+            num_bytes=entry["bytes"],
+            filename_template=tfds.core.ShardedFileTemplate(
+                data_dir=folder, template=_TEMPLATE, dataset_name=DATASET, split=split, filetype_suffix="array_record"
+            ),
+        )
+        for split, entry in content["splits"].items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features(), split_infos=infos, filename_template=_TEMPLATE, check_data=False
+    )

@@ -1,0 +1,67 @@
+"""CSV and TSV lists of image files and captions, as the RankCLIP release reads them."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from input_pipeline import csv_file, images
+from input_pipeline.errors import UnreadableError
+from input_pipeline.preparation.pairs import Pair, Skip, decode_caption
+
+Row = tuple[str, ...]  # the image's path, then captions
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A file with a line of column names; relative image paths are looked up beside it.
+
+    Args:
+      caption_keys: columns of captions; an empty one is left out.
+      shard_size: rows of a job.
+    """
+
+    path: Path
+    image_key: str
+    caption_keys: tuple[str, ...]
+    delimiter: str
+    shard_size: int
+
+    def describe(self) -> dict[str, Any]:
+        stat = self.path.stat()
+        return {"file": self.path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+
+    def job_count(self) -> int:
+        with self.path.open("rb") as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))
+        return -(-max(lines - 1, 1) // self.shard_size)  # the first has the names
+
+    def jobs(self) -> Iterator[list[Row | Skip]]:
+        rows: list[Row | Skip] = []
+        columns = (self.image_key, *self.caption_keys)
+        for line, values in csv_file.rows(self.path, columns, self.delimiter, flag="--input"):
+            rows.append(values if isinstance(values, tuple) else Skip(values.reason, f"{self.path.name}, line {line}"))
+            if len(rows) == self.shard_size:
+                yield rows
+                rows = []
+        if rows:
+            yield rows
+
+    def read(self, job: list[Row | Skip]) -> Iterator[Pair | Skip]:
+        for row in job:
+            yield row if isinstance(row, Skip) else self._pair(row)
+
+    def _pair(self, row: Row) -> Pair | Skip:
+        name, *texts = row
+        try:
+            name.encode("utf8")
+        except UnicodeEncodeError:
+            return Skip("path is not UTF-8", repr(name))
+        captions = [decode_caption(text.encode("utf8", "surrogateescape"), name) for text in texts if text]
+        usable = tuple(caption for caption in captions if isinstance(caption, str))
+        if not usable:
+            return next((caption for caption in captions if isinstance(caption, Skip)), Skip("no caption", name))
+        try:
+            return Pair(name, images.read(self.path.parent / name), usable)
+        except UnreadableError as error:
+            return Skip("no such file" if isinstance(error.__cause__, FileNotFoundError) else "unreadable file", name)

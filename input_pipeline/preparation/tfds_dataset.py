@@ -1,0 +1,95 @@
+"""A dataset that TensorFlow Datasets has prepared already, in its ArrayRecord format."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.errors import UserError
+from input_pipeline.preparation.pairs import Pair, Skip, decode_caption
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsDataset:
+    """One split of a dataset's directory.
+
+    Args:
+      caption_key: the feature of captions, one or a sequence; ``a/b`` is feature ``b`` within ``a``.
+      shard_size: records of a job.
+    """
+
+    path: Path
+    split: str
+    image_key: str
+    caption_key: str
+    shard_size: int
+
+    def describe(self) -> dict[str, Any]:
+        return {"dataset": self.path.name, "split": self.split, "records": len(self._records)}
+
+    def job_count(self) -> int:
+        return -(-len(self._records) // self.shard_size)
+
+    def jobs(self) -> Iterator[range]:
+        records = self._records
+        for start in range(0, len(records), self.shard_size):
+            yield range(start, min(start + self.shard_size, len(records)))
+
+    def read(self, job: range) -> Iterator[Pair | Skip]:
+        for index in job:
+            key = f"{self.split}/{index}"
+            try:
+                record = self._records[index]
+            except Exception as error:  # whatever the readers' C++ parts raise on damaged bytes
+                yield Skip("damaged record", f"{key}: {error}")
+                continue
+            yield self._pair(key, record)
+
+    def _pair(self, key: str, record: dict) -> Pair | Skip:
+        values: Any = record
+        for name in self.caption_key.split("/"):
+            if not isinstance(values, dict) or name not in values:
+                raise UserError(
+                    f"--caption_key: no feature {self.caption_key!r} in {self.path}; it has {_names(record)}."
+                )
+            values = values[name]
+        if self.image_key not in record:
+            raise UserError(f"--image_key: no feature {self.image_key!r} in {self.path}; it has {_names(record)}.")
+        texts = [values] if isinstance(values, bytes | str) else list(values)
+        contents = [text if isinstance(text, bytes) else str(text).encode() for text in texts]
+        captions = [decode_caption(content, key) for content in contents]
+        usable = tuple(caption for caption in captions if isinstance(caption, str))
+        if not usable:
+            return next((caption for caption in captions if isinstance(caption, Skip)), Skip("no caption", key))
+        return Pair(key, record[self.image_key], usable)
+
+    @property
+    def _records(self) -> Any:
+        return _open(self.path, self.split, self.image_key)
+
+
+@functools.lru_cache(maxsize=1)
+def _open(path: Path, split: str, image_key: str) -> Any:
+    """The split's records, opened once in each process."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(path)
+    except FileNotFoundError as error:
+        raise UserError(f"--input: no prepared TFDS dataset at {path}: {error}") from error
+    if split not in builder.info.splits:
+        raise UserError(f"--input: {path} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
+    if image_key not in builder.info.features:
+        raise UserError(f"--image_key: no feature {image_key!r} in {path}; it has {_names(builder.info.features)}.")
+    try:
+        return builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise UserError(
+            f"--input: {path} is not in ArrayRecord format, the one that is read without TensorFlow. Prepare it again "
+            "with file_format='array_record'."
+        ) from error
+
+
+def _names(features: Any) -> str:
+    return ", ".join(sorted(features))

@@ -1,0 +1,145 @@
+"""Lists of urls and captions, downloaded by img2dataset, the field's own tool, to webdataset tars.
+
+It runs in an environment of its own, since what it needs disagrees with what training needs; `make img2dataset` makes
+that. It retries, goes on after a kill, and leaves out images whose server forbids their use for training.
+"""
+
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from input_pipeline import csv_file
+from input_pipeline.errors import UserError
+from input_pipeline.preparation.pairs import Skip
+
+_ENVIRONMENT = Path(".venv-img2dataset")
+_LIST = "urls.csv"
+
+
+def find_program() -> str:
+    """img2dataset, in its own environment here or on the path.
+
+    Raises:
+      UserError: it is in neither.
+    """
+    own = _ENVIRONMENT / "bin" / "img2dataset"
+    found = str(own) if own.is_file() else shutil.which("img2dataset")
+    if not found:
+        raise UserError("--source urls: img2dataset is not installed. Make its environment with: make img2dataset")
+    return found
+
+
+def write_list(path: Path, image_key: str, caption_key: str, delimiter: str, output: Path) -> list[Skip]:
+    """Writes the list that img2dataset reads, with columns ``url`` and ``caption``; returns what had to be left out.
+
+    A list without column names, as CC3M's and CC12M's are, is recognised by its first line, which has a url: the column
+    that does is the urls', the other the captions'.
+    """
+    skipped = []
+    with output.open("w", encoding="utf8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["url", "caption"])
+        for line, values in _rows(path, image_key, caption_key, delimiter):
+            if isinstance(values, csv_file.BadRow):
+                skipped.append(Skip(values.reason, f"{path.name}, line {line}"))
+                continue
+            url, caption = (value.replace("\0", "").strip() for value in values)
+            if not url.lower().startswith(("http://", "https://")):  # img2dataset would read file:// too
+                skipped.append(Skip("not a web address", f"{path.name}, line {line}"))
+                continue
+            try:
+                f"{url}{caption}".encode()
+            except UnicodeEncodeError:
+                skipped.append(Skip("row is not UTF-8", f"{path.name}, line {line}"))
+            else:
+                # One line a pair: a reader elsewhere need not agree on what quotes mean.
+                writer.writerow([url, " ".join(caption.split())])
+    return skipped
+
+
+def download(work: Path, *, shard_size: int, threads: int, processes: int, options: list[str]) -> Path:
+    """Downloads the list in ``work`` to tars; goes on where it was, and returns the folder of tars.
+
+    Args:
+      options: img2dataset's own, such as ``--distributor pyspark``; they come last, and win.
+
+    Raises:
+      UserError: img2dataset ended with an error.
+    """
+    folder = work / "download"
+    for path in folder.glob("*_stats.json"):  # written last of a shard, but not at once: a kill may leave half of one
+        if not _read_json(path):
+            path.unlink()
+    command = [
+        find_program(), "--url_list", str(work / _LIST), "--input_format", "csv", "--url_col", "url",
+        "--caption_col", "caption", "--output_folder", str(folder), "--output_format", "webdataset",
+        "--number_sample_per_shard", str(shard_size), "--processes_count", str(processes),
+        "--thread_count", str(threads), "--resize_mode", "no", "--disable_all_reencoding", "True",
+        "--encode_format", "jpg", "--extract_exif", "False", "--retries", "2",
+        "--incremental_mode", "incremental", "--enable_wandb", "False", *options,
+    ]  # fmt: skip
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}  # that library asks the web for its newest version
+    with (work / "downloading").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a download whose parent was killed goes on, and holds this until it ends
+        process = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(lock.fileno(),))
+        try:
+            status = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # some of its helpers outlive it
+    with (work / _LIST).open(encoding="utf8") as file:
+        expected = -(-(sum(1 for _ in file) - 1) // shard_size)
+    finished = len(list(folder.glob("*_stats.json")))
+    if status or finished < expected:
+        raise UserError(
+            f"--source urls: img2dataset ended with status {status} after {finished} of {expected} shards, which are "
+            "kept. Its last lines above say why. Give the same command again to go on."
+        )
+    return folder
+
+
+def failures(folder: Path) -> dict[str, int]:
+    """How many downloads failed, by reason."""
+    reasons = Counter[str]()
+    for path in sorted(folder.glob("*_stats.json")):
+        for status, count in _read_json(path).get("status_dict", {}).items():
+            if status != "success":
+                reasons[f"download failed: {status}"] += count
+    return dict(reasons)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except ValueError:
+        return {}
+
+
+def list_path(work: Path) -> Path:
+    return work / _LIST
+
+
+def _rows(
+    path: Path, image_key: str, caption_key: str, delimiter: str
+) -> Iterator[tuple[int, tuple[str, ...] | csv_file.BadRow]]:
+    if not path.is_file():
+        raise UserError(f"--input: no file at {path}. Expected a list of urls and captions.")
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        first = file.readline().rstrip("\r\n").split(delimiter)
+    is_url = [cell.strip().lower().startswith(("http://", "https://")) for cell in first]
+    if any(is_url):
+        if len(first) < 2:
+            raise UserError(f"--input: {path}: one column when split at {delimiter!r}; expected urls and captions.")
+        url = is_url.index(True)
+        yield from csv_file.rows_without_names(path, (url, 1 if url == 0 else 0), delimiter)
+    else:
+        yield from csv_file.rows(path, (image_key, caption_key), delimiter, flag="--input")

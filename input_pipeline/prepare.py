@@ -1,0 +1,280 @@
+"""Turns any source into sharded ArrayRecord files that training reads.
+
+python -m input_pipeline.prepare --source csv|tsv|webdataset|folder|tfds|urls --input PATH --split train --output DIR
+
+A second call adds a split. A call that was cut off goes on where it was: give the same command again.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from input_pipeline.errors import UserError
+from input_pipeline.preparation import manifest, runners, shards, urls
+from input_pipeline.preparation.folder import Folder
+from input_pipeline.preparation.pairs import PairSource, Skip
+from input_pipeline.preparation.shards import Job, Options
+from input_pipeline.preparation.table import Table
+from input_pipeline.preparation.tfds_dataset import TfdsDataset
+from input_pipeline.preparation.webdataset import WebDataset
+
+SOURCES = ("csv", "tsv", "webdataset", "folder", "tfds", "urls")
+_DEFAULT_KEYS = {"csv": ("filepath", "title"), "tsv": ("filepath", "title"), "urls": ("url", "caption")}
+# Settings that change who does the work, or where: never the output.
+_ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command; a `UserError` becomes one paragraph and exit status 2."""
+    try:
+        prepare(parse(argv))
+    except UserError as error:
+        print(f"input_pipeline.prepare: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped. What is done is kept: give the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line, checked and with its defaults filled in."""
+    parser = _Parser(prog="python -m input_pipeline.prepare", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--source", required=True, choices=SOURCES, help="what --input is")
+    add("--input", required=True, type=Path, help="file or folder to read")
+    add("--output", required=True, type=Path, help="folder to write")
+    add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
+    add("--image_key", help="column or feature of images, or of urls")
+    add("--caption_key", help="column, feature or JSON field of captions; several columns with commas between")
+    add("--delimiter", help=r"between columns; a comma for csv, a tab (\t) for tsv and urls unless given")
+    options = {field.name: field for field in dataclasses.fields(Options)}
+    add(
+        "--shrink",
+        type=int,
+        default=options["shrink"].default,
+        help="short side in pixels that larger images are resized to; 0 keeps their bytes (default %(default)s)",
+    )
+    add("--quality", type=int, default=options["quality"].default, help="of resized JPEGs (default %(default)s)")
+    add("--drop_duplicates", action="store_true", help="keep the first of images whose bytes are equal")
+    add("--min_side", type=int, default=0, help="skip images with a shorter side, in pixels")
+    add("--max_aspect", type=float, default=0.0, help="skip images longer than so many short sides; 0: none")
+    add("--min_caption", type=int, default=1, help="skip captions with fewer characters")
+    add("--max_caption", type=int, default=0, help="skip captions with more characters; 0: none")
+    add("--validation_share", type=float, default=0.0, help="share of the pairs that goes to a split 'validation'")
+    add("--shard_size", type=int, default=10_000, help="pairs read for a shard; a tar is a shard (default %(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    add("--beam", help="run as an Apache Beam pipeline with these options, such as --beam='--runner=FlinkRunner'")
+    add("--download_threads", type=int, default=64, help="urls: downloads at once in each process")
+    add("--img2dataset", default="", help="urls: more options of img2dataset, such as '--timeout 5'")  # fmt: skip
+    arguments = parser.parse_args(argv)
+    image_key, caption_key = _DEFAULT_KEYS.get(arguments.source, ("image", "caption"))
+    arguments.image_key = arguments.image_key or image_key
+    arguments.caption_key = arguments.caption_key or caption_key
+    arguments.delimiter = arguments.delimiter or ("," if arguments.source == "csv" else "\t")
+    _check(arguments)
+    return arguments
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Prepares a split, or goes on with one that was begun.
+
+    Raises:
+      UserError: the input or the output cannot be what the command says.
+    """
+    output = arguments.output
+    options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+    work = output / f".prepare-{options.split}"
+    command = _command(arguments)
+    present = manifest.read(output)
+    done = present["splits"].get(options.split)
+    if done and done["command"] == command:
+        shutil.rmtree(work, ignore_errors=True)
+        print(f"{output}: the split {options.split!r} is prepared already: {done['pairs']:,} pairs.")
+        return
+    if taken := [split for split in options.splits if split in present["splits"]]:
+        raise UserError(
+            f"--split: {output} has a split {taken[0]!r} already, by: {present['splits'][taken[0]]['command']}. "
+            "Name another --split or --output, or remove that folder first."
+        )
+    source, lost = _open_source(arguments, work)
+    _begin(work, {"command": command, "input": source.describe()})
+
+    _run(shards.write, source, options, work, arguments)
+    summaries = [json.loads(job.summary.read_text()) for job in _jobs(source, options, work)]
+    for skip in lost:
+        summaries[:0] = [{"skipped": {skip.reason: 1}, "named": {skip.reason: [skip.name]}, "shards": {}}]
+    _finish(output, work, summaries, len(lost), options, command, _download_failures(arguments, work))
+
+
+def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, work: Path, arguments: Any) -> None:
+    """Does all jobs that are not done yet; where duplicates are dropped, in two passes."""
+    if options.drop_duplicates and work_on is shards.write:
+        _run(shards.write_digests, source, options, work, arguments)
+        digests = [job.digests for job in _jobs(source, options, work)]
+        shards.mark_first_of_equals(digests)
+
+    def is_done(job: Job) -> bool:
+        return (job.summary if work_on is shards.write else job.digests).exists()
+
+    left = (job for job in _jobs(source, options, work) if not is_done(job))
+    if arguments.beam is not None:
+        runners.run_with_beam(work_on, left, arguments.beam.split())
+        return
+    total = source.job_count()
+    done = sum(
+        1 for job in work.glob("*.json" if work_on is shards.write else "*.digests.npy") if job.stem[:5].isdigit()
+    )
+    label = options.split if work_on is shards.write else "duplicates"
+    runners.run_locally(work_on, left, workers=arguments.workers, label=label, total=total, done=done)
+
+
+def _jobs(source: PairSource, options: Options, work: Path) -> Iterator[Job]:
+    for number, content in enumerate(source.jobs()):
+        yield Job(number, content, source, options, work)
+
+
+def _begin(work: Path, plan: dict[str, Any]) -> None:
+    """Makes the folder of unfinished work, or checks that what is in it is of this command and input."""
+    path = work / "plan.json"
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf8"))
+        if there != json.loads(json.dumps(plan)):
+            what = (
+                "input, which has changed since"
+                if there["command"] == plan["command"]
+                else f"command: {there['command']}"
+            )
+            raise UserError(
+                f"--output: {work} holds an unfinished preparation of another {what}. Finish that one, or remove it: "
+                f"rm -r {work}"
+            )
+    work.mkdir(parents=True, exist_ok=True)
+    for partial in work.glob("*.partial"):
+        partial.unlink(missing_ok=True)
+    path.write_text(json.dumps(plan), encoding="utf8")
+
+
+def _finish(
+    output: Path,
+    work: Path,
+    summaries: list[dict[str, Any]],
+    offset: int,
+    options: Options,
+    command: str,
+    failed: dict[str, int],
+) -> None:
+    """Moves the shards to their places, then writes the manifest; may be cut off and done again at any point.
+
+    Args:
+      offset: how many of the summaries are of no job.
+    """
+    content = manifest.read(output)
+    reasons = manifest.skipped(summaries) | {name: {"count": count, "first": []} for name, count in failed.items()}
+    for split in options.splits:
+        entry, numbers = manifest.total(summaries, split)
+        if not entry["pairs"] and split == options.split:
+            found = "; ".join(f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in reasons.items())
+            raise UserError(
+                f"--input: no pair is left to write. Skipped: {found or 'nothing, since there was nothing'}."
+            )
+        for index, number in enumerate(numbers):
+            shard = work / f"{number - offset:05}.{split}"
+            if shard.exists():
+                shard.replace(output / manifest.shard_name(split, index, len(numbers)))
+        if entry["pairs"]:
+            content["splits"][split] = entry | {"command": command}
+    content["splits"][options.split]["skipped"] = reasons
+    manifest.write(output, content)
+    shutil.rmtree(work)
+    _report(output, content, options)
+
+
+def _report(output: Path, content: dict[str, Any], options: Options) -> None:
+    for split in options.splits:
+        if entry := content["splits"].get(split):
+            size = entry["bytes"] / 1e6
+            print(f"{output}: {entry['pairs']:,} pairs of {split!r} in {len(entry['shards'])} shards, {size:,.1f} MB.")
+    for reason, value in content["splits"][options.split]["skipped"].items():
+        named = f", such as {', '.join(value['first'][:3])}" if value["first"] else ""
+        print(f"  skipped {value['count']:,}: {reason}{named}")
+
+
+def _open_source(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, list[Skip]]:
+    """The source, and what of a list of urls could not even be read."""
+    path, size = arguments.input, arguments.shard_size
+    match arguments.source:
+        case "csv" | "tsv":
+            keys = tuple(arguments.caption_key.split(","))
+            return Table(path.absolute(), arguments.image_key, keys, arguments.delimiter, size), []
+        case "webdataset":
+            return WebDataset(path.absolute(), arguments.caption_key), []
+        case "folder":
+            return Folder(path.absolute(), size), []
+        case "tfds":
+            split = arguments.split
+            return TfdsDataset(path.absolute(), split, arguments.image_key, arguments.caption_key, size), []
+        case _:
+            urls.find_program()
+            work.mkdir(parents=True, exist_ok=True)
+            keys = arguments.image_key, arguments.caption_key
+            skipped = urls.write_list(path, *keys, arguments.delimiter.replace("\\t", "\t"), urls.list_path(work))
+            folder = urls.download(
+                work.absolute(),
+                shard_size=size,
+                threads=arguments.download_threads,
+                processes=arguments.workers,
+                options=arguments.img2dataset.split(),
+            )
+            return WebDataset(folder, "caption"), skipped
+
+
+def _download_failures(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
+    return urls.failures(work / "download") if arguments.source == "urls" else {}
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command as far as the output depends on it."""
+    words = ["python", "-m", "input_pipeline.prepare"]
+    for name, value in vars(arguments).items():
+        if name not in _ELSEWHERE and value is not False:
+            words.append(f"--{name}" if value is True else f"--{name}={value}")
+    return shlex.join(words)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UserError for values that no preparation can have."""
+    if not arguments.input.exists():
+        raise UserError(f"--input: nothing at {arguments.input}.")
+    wants_folder = arguments.source in ("folder", "tfds")
+    if wants_folder and not arguments.input.is_dir():
+        raise UserError(f"--input: {arguments.input} is no folder, which --source {arguments.source} expects.")
+    for name, low, high in (
+        ("shrink", 0, 16_384), ("quality", 1, 95), ("shard_size", 1, 10_000_000), ("workers", 1, 4096),
+        ("validation_share", 0, 0.999), ("min_caption", 1, 1_000_000), ("max_aspect", 0, 1e9), ("min_side", 0, 1e9),
+    ):  # fmt: skip
+        value = getattr(arguments, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name}: expected {low} to {high}; found {value}.")
+    if not arguments.split.isidentifier():
+        raise UserError(f"--split: expected letters, digits and _; found {arguments.split!r}.")
+    if arguments.validation_share and arguments.split == "validation":
+        raise UserError("--validation_share: takes pairs out of another split than 'validation'; name it with --split.")
+    existing = next(path for path in (arguments.output, *arguments.output.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK) or not existing.is_dir():
+        raise UserError(f"--output: cannot write to {existing}. Name another folder.")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. For all flags say: {self.prog} --help")
+
+
+if __name__ == "__main__":
+    main()
