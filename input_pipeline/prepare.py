@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 from input_pipeline.errors import UserError
 from input_pipeline.preparation import manifest, runners, shards, urls
 from input_pipeline.preparation.folder import Folder
-from input_pipeline.preparation.pairs import PairSource, Skip
+from input_pipeline.preparation.pairs import PairSource
 from input_pipeline.preparation.shards import Job, Options
 from input_pipeline.preparation.table import Table
 from input_pipeline.preparation.tfds_dataset import TfdsDataset
@@ -103,14 +104,12 @@ def prepare(arguments: argparse.Namespace) -> None:
             f"--split: {output} has a split {taken[0]!r} already, by: {present['splits'][taken[0]]['command']}. "
             "Name another --split or --output, or remove that folder first."
         )
-    source, lost = _open_source(arguments, work)
+    source, before = _open_source(arguments, work)
     _begin(work, {"command": command, "input": source.describe()})
 
     _run(shards.write, source, options, work, arguments)
     summaries = [json.loads(job.summary.read_text()) for job in _jobs(source, options, work)]
-    for skip in lost:
-        summaries[:0] = [{"skipped": {skip.reason: 1}, "named": {skip.reason: [skip.name]}, "shards": {}}]
-    _finish(output, work, summaries, len(lost), options, command, _download_failures(arguments, work))
+    _finish(output, work, summaries, manifest.skipped([*before, *summaries]), options, command)
 
 
 def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, work: Path, arguments: Any) -> None:
@@ -128,9 +127,7 @@ def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, w
         runners.run_with_beam(work_on, left, arguments.beam.split())
         return
     total = source.job_count()
-    done = sum(
-        1 for job in work.glob("*.json" if work_on is shards.write else "*.digests.npy") if job.stem[:5].isdigit()
-    )
+    done = len(list(work.glob("[0-9]*.json" if work_on is shards.write else "[0-9]*.digests.npy")))
     label = options.split if work_on is shards.write else "duplicates"
     runners.run_locally(work_on, left, workers=arguments.workers, label=label, total=total, done=done)
 
@@ -146,51 +143,41 @@ def _begin(work: Path, plan: dict[str, Any]) -> None:
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf8"))
         if there != json.loads(json.dumps(plan)):
-            what = (
-                "input, which has changed since"
-                if there["command"] == plan["command"]
-                else f"command: {there['command']}"
-            )
+            same = there["command"] == plan["command"]
+            what = "of an input that has changed since" if same else f"by another command: {there['command']}"
             raise UserError(
-                f"--output: {work} holds an unfinished preparation of another {what}. Finish that one, or remove it: "
-                f"rm -r {work}"
+                f"--output: {work} holds an unfinished preparation {what}. Finish that one, or remove it: rm -r {work}"
             )
     work.mkdir(parents=True, exist_ok=True)
     for partial in work.glob("*.partial"):
         partial.unlink(missing_ok=True)
-    path.write_text(json.dumps(plan), encoding="utf8")
+    shards.write_atomically(path, json.dumps(plan).encode())
 
 
 def _finish(
     output: Path,
     work: Path,
     summaries: list[dict[str, Any]],
-    offset: int,
+    skipped: dict[str, dict[str, Any]],
     options: Options,
     command: str,
-    failed: dict[str, int],
 ) -> None:
-    """Moves the shards to their places, then writes the manifest; may be cut off and done again at any point.
-
-    Args:
-      offset: how many of the summaries are of no job.
-    """
+    """Moves the shards to their places, then writes the manifest; may be cut off and done again at any point."""
     content = manifest.read(output)
-    reasons = manifest.skipped(summaries) | {name: {"count": count, "first": []} for name, count in failed.items()}
     for split in options.splits:
         entry, numbers = manifest.total(summaries, split)
         if not entry["pairs"] and split == options.split:
-            found = "; ".join(f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in reasons.items())
+            found = "; ".join(f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in skipped.items())
             raise UserError(
                 f"--input: no pair is left to write. Skipped: {found or 'nothing, since there was nothing'}."
             )
         for index, number in enumerate(numbers):
-            shard = work / f"{number - offset:05}.{split}"
+            shard = work / f"{number:05}.{split}"
             if shard.exists():
                 shard.replace(output / manifest.shard_name(split, index, len(numbers)))
         if entry["pairs"]:
             content["splits"][split] = entry | {"command": command}
-    content["splits"][options.split]["skipped"] = reasons
+    content["splits"][options.split]["skipped"] = skipped
     manifest.write(output, content)
     shutil.rmtree(work)
     _report(output, content, options)
@@ -206,8 +193,8 @@ def _report(output: Path, content: dict[str, Any], options: Options) -> None:
         print(f"  skipped {value['count']:,}: {reason}{named}")
 
 
-def _open_source(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, list[Skip]]:
-    """The source, and what of a list of urls could not even be read."""
+def _open_source(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, list[dict[str, Any]]]:
+    """The source, and summaries of what was lost before there was one: of a list of urls, rows and downloads."""
     path, size = arguments.input, arguments.shard_size
     match arguments.source:
         case "csv" | "tsv":
@@ -224,7 +211,7 @@ def _open_source(arguments: argparse.Namespace, work: Path) -> tuple[PairSource,
             urls.find_program()
             work.mkdir(parents=True, exist_ok=True)
             keys = arguments.image_key, arguments.caption_key
-            skipped = urls.write_list(path, *keys, arguments.delimiter.replace("\\t", "\t"), urls.list_path(work))
+            lost = urls.write_list(path, *keys, arguments.delimiter.replace("\\t", "\t"), work)
             folder = urls.download(
                 work.absolute(),
                 shard_size=size,
@@ -232,11 +219,7 @@ def _open_source(arguments: argparse.Namespace, work: Path) -> tuple[PairSource,
                 processes=arguments.workers,
                 options=arguments.img2dataset.split(),
             )
-            return WebDataset(folder, "caption"), skipped
-
-
-def _download_failures(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
-    return urls.failures(work / "download") if arguments.source == "urls" else {}
+            return WebDataset(folder, "caption"), [lost, urls.failures(folder)]
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -267,8 +250,10 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.validation_share and arguments.split == "validation":
         raise UserError("--validation_share: takes pairs out of another split than 'validation'; name it with --split.")
     existing = next(path for path in (arguments.output, *arguments.output.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK) or not existing.is_dir():
-        raise UserError(f"--output: cannot write to {existing}. Name another folder.")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise UserError(f"--output: cannot write to {existing} ({error}). Name another folder.") from error
 
 
 class _Parser(argparse.ArgumentParser):

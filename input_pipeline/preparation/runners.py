@@ -4,6 +4,7 @@ Jobs leave their results in files, so a runner returns nothing, and a job that w
 """
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -31,7 +32,8 @@ def run_locally(work: Work, jobs: Iterator[Job], *, workers: int, label: str, to
     try:
         waiting: set[concurrent.futures.Future[None]] = set()
         for job in jobs:
-            waiting.add(executor.submit(work, job))
+            with _signals_left_to_the_parent():
+                waiting.add(executor.submit(work, job))
             if len(waiting) >= 2 * workers:  # enough to keep them busy, and no more in memory
                 waiting = _collect(waiting, progress)
         while waiting:
@@ -70,9 +72,18 @@ def _collect(waiting: set[concurrent.futures.Future[None]], progress: tqdm) -> s
     return waiting
 
 
+@contextlib.contextmanager
+def _signals_left_to_the_parent() -> Iterator[None]:
+    """A process started meanwhile never sees the Ctrl-C that a terminal sends to all of them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _start_worker(parent: int) -> None:
-    """Leaves Ctrl-C to the parent, and ends when the parent does, however that was."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends when the parent does, however that was."""
 
     def watch() -> None:
         while os.getppid() == parent:

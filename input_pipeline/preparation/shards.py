@@ -79,6 +79,23 @@ class Job:
         return self.work / f"{self.number:05}.kept.npy"
 
 
+class Lost:
+    """Counts what is skipped, by reason, and names the first of each."""
+
+    def __init__(self) -> None:
+        self._counts = collections.Counter[str]()
+        self._names: dict[str, list[str]] = collections.defaultdict(list)
+
+    def add(self, skip: Skip) -> None:
+        self._counts[skip.reason] += 1
+        if len(self._names[skip.reason]) < _NAMED:
+            self._names[skip.reason].append(skip.name.encode("utf8", "replace").decode("utf8"))
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"skipped": dict(self._counts), "named": dict(self._names)}
+
+
 def write(job: Job) -> None:
     """Writes the job's shards and then its summary; nothing of a job that was cut short counts."""
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -86,18 +103,15 @@ def write(job: Job) -> None:
     partial = {split: job.work / f"{job.number:05}.{split}.{os.getpid()}.partial" for split in job.options.splits}
     writers = {split: ArrayRecordWriter(str(path), "group_size:1,uncompressed") for split, path in partial.items()}
     pairs = collections.Counter[str]()
-    skipped = collections.Counter[str]()
-    named: dict[str, list[str]] = collections.defaultdict(list)
+    lost = Lost()
     for item in _kept(job):
         if isinstance(item, Skip):
-            skipped[item.reason] += 1
-            if len(named[item.reason]) < _NAMED:
-                named[item.reason].append(item.name.encode("utf8", "replace").decode("utf8"))
+            lost.add(item)
         else:
             split = _split_of(item.key, job.options)
             writers[split].write(serialize(item))
             pairs[split] += 1
-    summary: dict[str, Any] = {"skipped": dict(skipped), "named": dict(named), "shards": {}}
+    summary: dict[str, Any] = lost.summary() | {"shards": {}}
     for split, path in partial.items():
         writers[split].close()
         if pairs[split]:
@@ -106,7 +120,7 @@ def write(job: Job) -> None:
             path.replace(job.shard(split))
         else:
             path.unlink()
-    _write_atomically(job.summary, json.dumps(summary).encode())
+    write_atomically(job.summary, json.dumps(summary).encode())
 
 
 def write_digests(job: Job) -> None:
@@ -160,9 +174,9 @@ def features() -> Any:
 def serialize(pair: Pair) -> bytes:
     """A record: the bytes that TensorFlow Datasets reads back."""
     first, *others = (caption.encode() for caption in pair.captions)
-    return _serializer().serialize_example(
-        {"image": pair.image, "caption": first, "other_captions": others, "key": pair.key.encode()}
-    )
+    record = {"image": pair.image, "caption": first, "other_captions": others, "key": pair.key.encode()}
+    # Otherwise the order of the features differs from process to process.
+    return _serializer().get_tf_example(record).SerializeToString(deterministic=True)
 
 
 @functools.cache
@@ -209,7 +223,8 @@ def _split_of(key: str, options: Options) -> str:
     return "validation" if draw < options.validation_share else options.split
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that is there either whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     partial.replace(path)

@@ -20,6 +20,7 @@ from typing import Any
 from input_pipeline import csv_file
 from input_pipeline.errors import UserError
 from input_pipeline.preparation.pairs import Skip
+from input_pipeline.preparation.shards import Lost
 
 _ENVIRONMENT = Path(".venv-img2dataset")
 _LIST = "urls.csv"
@@ -38,32 +39,32 @@ def find_program() -> str:
     return found
 
 
-def write_list(path: Path, image_key: str, caption_key: str, delimiter: str, output: Path) -> list[Skip]:
-    """Writes the list that img2dataset reads, with columns ``url`` and ``caption``; returns what had to be left out.
+def write_list(path: Path, image_key: str, caption_key: str, delimiter: str, work: Path) -> dict[str, Any]:
+    """Writes the list that img2dataset reads, with columns ``url`` and ``caption``; a summary of what is left out.
 
     A list without column names, as CC3M's and CC12M's are, is recognised by its first line, which has a url: the column
     that does is the urls', the other the captions'.
     """
-    skipped = []
-    with output.open("w", encoding="utf8", newline="") as file:
+    lost = Lost()
+    with (work / _LIST).open("w", encoding="utf8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["url", "caption"])
         for line, values in _rows(path, image_key, caption_key, delimiter):
             if isinstance(values, csv_file.BadRow):
-                skipped.append(Skip(values.reason, f"{path.name}, line {line}"))
+                lost.add(Skip(values.reason, f"{path.name}, line {line}"))
                 continue
             url, caption = (value.replace("\0", "").strip() for value in values)
             if not url.lower().startswith(("http://", "https://")):  # img2dataset would read file:// too
-                skipped.append(Skip("not a web address", f"{path.name}, line {line}"))
+                lost.add(Skip("not a web address", f"{path.name}, line {line}"))
                 continue
             try:
                 f"{url}{caption}".encode()
             except UnicodeEncodeError:
-                skipped.append(Skip("row is not UTF-8", f"{path.name}, line {line}"))
+                lost.add(Skip("row is not UTF-8", f"{path.name}, line {line}"))
             else:
                 # One line a pair: a reader elsewhere need not agree on what quotes mean.
                 writer.writerow([url, " ".join(caption.split())])
-    return skipped
+    return lost.summary()
 
 
 def download(work: Path, *, shard_size: int, threads: int, processes: int, options: list[str]) -> Path:
@@ -107,14 +108,14 @@ def download(work: Path, *, shard_size: int, threads: int, processes: int, optio
     return folder
 
 
-def failures(folder: Path) -> dict[str, int]:
-    """How many downloads failed, by reason."""
+def failures(folder: Path) -> dict[str, Any]:
+    """A summary of the downloads that failed."""
     reasons = Counter[str]()
     for path in sorted(folder.glob("*_stats.json")):
         for status, count in _read_json(path).get("status_dict", {}).items():
             if status != "success":
                 reasons[f"download failed: {status}"] += count
-    return dict(reasons)
+    return {"skipped": dict(reasons), "named": {}}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -122,10 +123,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf8"))
     except ValueError:
         return {}
-
-
-def list_path(work: Path) -> Path:
-    return work / _LIST
 
 
 def _rows(

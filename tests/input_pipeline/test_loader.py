@@ -15,8 +15,8 @@ from input_pipeline.unreadable import UnreadableTally
 
 def batches(source, count, **changes):
     settings = {
-        "image_size": 16, "context_length": 24, "augmentation": Augmentation((0.5, 1.0)), "global_batch_size": 8, "seed": 0,
-        "start_step": 0, "threads": 2, "workers": 0,
+        "image_size": 16, "context_length": 24, "augmentation": Augmentation((0.5, 1.0)), "global_batch_size": 8,
+        "seed": 0, "start_step": 0, "threads": 2, "workers": 0,
     }  # fmt: skip
     stream = loader.training_batches(source, **(settings | changes))
     try:

@@ -48,7 +48,8 @@ def test_one_string_is_refused():
 
 _WORDS = (
     "a the dog riding bicycle it's don't we're I'M they'll O'Neil naïve Straße 東京 привет مرحبا 한국어 ไทย "
-    "3.14 $5 50% C++ #tag @user http://a.b/c?d=e&f=g &amp; &lt;b&gt; &#39; &amp;quot; â€œquoted” ‘x’ — … 🎨 👩‍👩‍👧 🇩🇪 ❤️ é ﬁ Ａ ½ ™ "
+    "3.14 $5 50% C++ #tag @user http://a.b/c?d=e&f=g &amp; &lt;b&gt; &#39; &amp;quot; "
+    "â€œquoted” ‘x’ — … 🎨 👩‍👩‍👧 🇩🇪 ❤️ é ﬁ Ａ ½ ™ "
     "<|endoftext|> _under_ --- !!! (x) \n \t \r\n \x00 \x7f \u200b \ufeff \u3000 \xa0 ÃƒÂ©"
 )
 

@@ -1,0 +1,115 @@
+"""Shows a prepared dataset, and whether its files are what was written.
+
+python -m input_pipeline.inspect DIR [--split train] [--pairs 20] [--contact_sheet FILE] [--seed 0]
+
+Exit status 1: a shard is missing, damaged or truncated.
+"""
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from input_pipeline import array_record, images
+from input_pipeline.errors import UnreadableError, UserError
+from input_pipeline.preparation import manifest
+from input_pipeline.preparation.shards import checksum
+
+_TILE, _TEXT_HEIGHT, _COLUMNS, _LETTERS = 200, 64, 5, 32
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command; a `UserError` becomes one paragraph and exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m input_pipeline.inspect", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="directory that input_pipeline.prepare wrote")
+    parser.add_argument("--split", help="draw pairs of this split; the first unless given")
+    parser.add_argument("--pairs", type=int, default=20, help="random pairs to draw; 0: none (default %(default)s)")
+    parser.add_argument("--contact_sheet", type=Path, help="picture to write; DIR/contact_sheet.png unless given")
+    parser.add_argument("--seed", type=int, default=0, help="draws other pairs")
+    arguments = parser.parse_args(argv)
+    try:
+        content = manifest.read(arguments.folder)
+        if not content["splits"]:
+            raise UserError(f"{arguments.folder}: no manifest.json there. Expected what input_pipeline.prepare wrote.")
+        _print_counts(arguments.folder, content)
+        damaged = find_damaged(arguments.folder, content)
+        if arguments.pairs:
+            split = arguments.split or next(iter(content["splits"]))
+            picture = arguments.contact_sheet or arguments.folder / "contact_sheet.png"
+            draw_contact_sheet(arguments.folder, split, arguments.pairs, arguments.seed).save(picture)
+            print(f"{arguments.pairs} random pairs of {split!r}: {picture}")
+    except UserError as error:
+        print(f"input_pipeline.inspect: {error}", file=sys.stderr)
+        sys.exit(2)
+    for line in damaged:
+        print(f"damaged: {line}")
+    if damaged:
+        print(
+            f"{len(damaged)} damaged shards. Prepare the split again into another folder, or restore them from a copy."
+        )
+        sys.exit(1)
+    print("All shards are there, and their checksums are right.")
+
+
+def find_damaged(folder: Path, content: dict[str, Any]) -> list[str]:
+    """A line for each shard that is not what the manifest says: missing, truncated or changed."""
+    lines = []
+    for split, entry in content["splits"].items():
+        start = 0
+        for shard in entry["shards"]:
+            path = folder / shard["file"]
+            numbers = f"records {start:,} to {start + shard['pairs'] - 1:,} of {split!r}"
+            start += shard["pairs"]
+            if not path.is_file():
+                lines.append(f"{path}: missing ({numbers})")
+            elif (size := path.stat().st_size) != shard["bytes"]:
+                lines.append(f"{path}: {size:,} bytes, expected {shard['bytes']:,} ({numbers})")
+            elif checksum(path) != shard["sha256"]:
+                lines.append(f"{path}: its checksum is another than when it was written ({numbers})")
+    return lines
+
+
+def draw_contact_sheet(folder: Path, split: str, pairs: int, seed: int) -> Image.Image:
+    """Random pairs of a split, each image above its caption; an unreadable record says so.
+
+    Raises:
+      UserError: there is no such split.
+    """
+    source = array_record.open_split(folder, split, flag="--split")
+    chosen = np.random.default_rng(seed).choice(len(source), min(pairs, len(source)), replace=False)
+    rows = -(-len(chosen) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * (_TILE + _TEXT_HEIGHT)), "white")
+    drawing = ImageDraw.Draw(sheet)
+    for place, index in enumerate(chosen):
+        left, top = place % _COLUMNS * _TILE, place // _COLUMNS * (_TILE + _TEXT_HEIGHT)
+        try:
+            record = source[int(index)]
+            tile, caption = images.decode(record["image"]), record["text"][0]
+            tile.thumbnail((_TILE - 8, _TILE - 8))
+            sheet.paste(tile, (left + (_TILE - tile.width) // 2, top + (_TILE - tile.height) // 2))
+        except UnreadableError as error:
+            caption = f"unreadable: {error}"
+        text = "\n".join(textwrap.wrap(caption, _LETTERS, max_lines=4)).encode("latin1", "replace").decode("latin1")
+        drawing.text((left + 4, top + _TILE), text, fill="black")
+    return sheet
+
+
+def _print_counts(folder: Path, content: dict[str, Any]) -> None:
+    for split, entry in content["splits"].items():
+        mean = entry["bytes"] / max(entry["pairs"], 1) / 1e3
+        print(
+            f"{folder}, {split}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
+            f"({mean:.1f} kB a pair), {len(entry['shards'])} shards"
+        )
+        print(f"  made by: {entry['command']}")
+        for reason, value in entry.get("skipped", {}).items():
+            named = f", such as {', '.join(value['first'][:3])}" if value["first"] else ""
+            print(f"  skipped {value['count']:,}: {reason}{named}")
+
+
+if __name__ == "__main__":
+    main()
