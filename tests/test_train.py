@@ -168,7 +168,7 @@ def test_a_person_trains_on_their_own_images(own_images, tmp_path):
     done = run("train", *own_images, "--config.train.epochs=2", "--config.data.max_unreadable_share=0.1")
     assert "40 training pairs, 4 validation pairs" in done.stdout
     assert "10 (2.00 epochs)" in done.stdout
-    assert f"unreadable image replaced by another: {tmp_path / '5.jpg'}" in done.stderr
+    assert f"unreadable record replaced by another: {tmp_path / '5.jpg'}" in done.stderr
     assert read_metrics(tmp_path / "run")[9]["unreadable"] >= 2
     results = json.loads((tmp_path / "run/evaluation/10.json").read_text())
     assert {"validation/loss", "retrieval/text_to_image/recall_10"} <= results.keys()

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from tensorboardX import SummaryWriter
 
 from input_pipeline.unreadable import UnreadableTally
@@ -47,10 +49,12 @@ class Logs:
             return
         values = {"loss": 0.0} | {name: float(value) for name, value in metrics.items()}  # waits for the step
         now = time.perf_counter()
+        unreadable, tried = _sum_over_processes(self._unreadable.count, self._unreadable.tried)
         rate = (step - self._last_step) * self._global_batch_size / (now - self._last_time)
         if self._writes:
-            self.write({"step": step, **values, "pairs_per_second": rate, "unreadable": self._unreadable.count})
+            self.write({"step": step, **values, "pairs_per_second": rate, "unreadable": unreadable})
             print_progress(self._line(step, values, rate), last=step == self._total_steps)
+        self._unreadable.judge(unreadable, tried)
         self.restart_clock(step)
 
     def restart_clock(self, step: int) -> None:
@@ -75,6 +79,12 @@ class Logs:
         left = format_duration((self._total_steps - step) * self._global_batch_size / rate)
         speed = f"{rate:,.0f} pairs/s  {left} left" if self._timed else "(the first step, compilation included)"
         return f"step {step}/{self._total_steps} {step / self._total_steps:4.0%}  {terms}  {speed}"
+
+
+def _sum_over_processes(*counts: int) -> list[int]:
+    if jax.process_count() == 1:
+        return list(counts)
+    return multihost_utils.process_allgather(np.asarray(counts)).sum(axis=0).tolist()
 
 
 def print_progress(line: str, last: bool) -> None:

@@ -1,5 +1,6 @@
 """Batches: pure functions of (dataset, seed, step), and nothing lost to a bad image."""
 
+import dataclasses
 import itertools
 import logging
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import csv_file, images, loader, scenes
+from input_pipeline import array_record, csv_file, images, loader, prepare, scenes
 from input_pipeline.augmentation import Augmentation
 from input_pipeline.errors import UnreadableError, UserError
+from input_pipeline.source import Mixture
 from input_pipeline.unreadable import UnreadableTally
 
 
@@ -93,8 +95,10 @@ def test_an_unreadable_image_is_replaced_and_named(folder):
 def test_too_large_a_share_of_unreadable_images_stops_with_their_names(folder, caplog):
     tally = UnreadableTally(max_share=0.05, dataset_size=len(folder))
     unreadable = [line for batch in batches(folder, 10) for line in batch["unreadable"]]
-    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"more than 5\.00%: .*3\.jpg.*7\.jpg"):
+    with caplog.at_level(logging.WARNING):
         tally.add(unreadable, 80)
+    with pytest.raises(UserError, match=r"more than 5\.00%: .*3\.jpg.*7\.jpg"):
+        tally.judge(tally.count, tally.tried)
     assert sum("3.jpg" in record.message for record in caplog.records) <= 1
 
 
@@ -102,7 +106,103 @@ def test_a_small_share_only_counts(folder):
     tally = UnreadableTally(max_share=0.5, dataset_size=len(folder))
     for batch in batches(folder, 5):
         tally.add(batch["unreadable"], 8)
+    tally.judge(tally.count, tally.tried)
     assert tally.count == sum(len(batch["unreadable"]) for batch in batches(folder, 5)) > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorFlow Datasets' own
+def test_a_damaged_record_is_replaced_and_counted_on_every_host_alike(tmp_path):
+    """One in a hundred records has its stored bytes changed, so that reading or decoding it fails."""
+    source = prepared_source(tmp_path, 400)
+    (shard,) = (tmp_path / "data").glob("*array_record*")
+    content = bytearray(shard.read_bytes())
+    for number in range(0, 400, 100):
+        place = content.index(f"picture {number} of many".encode())
+        content[place - 40 : place + 3] = b"\xff" * 43
+    shard.write_bytes(content)
+    source = array_record.open_split(tmp_path / "data", "train", flag="config.data.train")
+    whole = batches(source, 100)
+    split = [batches(source, 100, process_index=host, process_count=2) for host in range(2)]
+    assert sum(len(batch["unreadable"]) for batch in whole) >= 8  # four in each of two epochs, and by chance more
+    assert sum(len(batch["unreadable"]) for part in split for batch in part) == sum(
+        len(batch["unreadable"]) for batch in whole
+    )
+    named = {line.split(":")[0] for batch in whole for line in batch["unreadable"]}
+    assert named == {f"record {number}" for number in range(0, 400, 100)}
+    for batch in whole:
+        assert batch["image"].shape == (8, 16, 16, 3)
+
+
+def prepared_source(folder, count):
+    rows = ["filepath,title"]
+    for number in range(count):
+        Image.new("RGB", (20, 20), (number % 256, 0, 0)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,picture {number} of many")
+    (folder / "list.csv").write_text("\n".join(rows))
+    words = ["--source", "csv", "--input", folder / "list.csv", "--output", folder / "data", "--workers", "1"]
+    prepare.main([str(word) for word in words])
+    return array_record.open_split(folder / "data", "train", flag="config.data.train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """Records that hold their own number, and several captions."""
+
+    size: int
+    first: int = 0
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        number = self.first + index
+        pixels = np.full((16, 16, 3), [number % 256, number // 256, 0], np.uint8)
+        return {"image": pixels, "text": [f"first {number}", f"second {number}"]}
+
+
+def numbers_in(batch):
+    return batch["image"][:, 0, 0, 0].astype(int) + 256 * batch["image"][:, 0, 0, 1].astype(int)
+
+
+def test_a_mixture_is_drawn_by_its_weights_and_each_part_goes_round_in_turn():
+    mixture = Mixture((Numbers(100), Numbers(300, first=1000)), (3.0, 1.0))
+    drawn = np.concatenate([numbers_in(batch) for batch in batches(mixture, 100)])
+    of_first = drawn[drawn < 1000]
+    assert len(of_first) == pytest.approx(600, abs=2)
+    assert sorted(of_first[:100]) == list(range(100))
+    assert len(set(drawn[drawn >= 1000])) == 200
+    assert_same(batches(mixture, 5)[3:], batches(mixture, 2, start_step=3))
+    assert len(mixture) == 400
+    assert mixture[99]["text"][0] == "first 99"
+    assert mixture[100]["text"][0] == "first 1000"
+
+
+def test_one_of_several_captions_is_drawn_anew_every_epoch():
+    seen = {}
+    for batch in batches(Numbers(8), 12):
+        for number, ids in zip(numbers_in(batch), batch["text"], strict=True):
+            seen.setdefault(int(number), set()).add(tuple(ids))
+    assert all(len(captions) == 2 for captions in seen.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("hosts", "workers"), [(1, 4), (2, 0), (2, 2), (4, 0), (4, 1)])
+def test_three_epochs_are_the_same_for_any_number_of_hosts_and_workers(hosts, workers):
+    """40 records and batches of 8: three epochs are 15 steps."""
+    expected = np.stack([numbers_in(batch) for batch in batches(Numbers(40), 15)])
+    settings = {"process_count": hosts, "workers": workers}
+    parts = [batches(Numbers(40), 15, process_index=host, **settings) for host in range(hosts)]
+    found = np.stack([np.concatenate([numbers_in(part) for part in step]) for step in zip(*parts, strict=True)])
+    np.testing.assert_array_equal(found, expected)
+    for epoch in expected.reshape(3, 40):
+        assert sorted(epoch) == list(range(40))
+
+
+def test_workers_are_chosen_from_the_cores(monkeypatch):
+    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda _: set(range(16)))
+    assert [loader.worker_count(asked) for asked in (0, 3, -1)] == [0, 3, 14]
+    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda _: {0})
+    assert loader.worker_count(-1) == 0
 
 
 def test_evaluation_batches_go_once_through_in_order(folder):
