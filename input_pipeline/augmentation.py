@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageEnhance, ImageOps
 
 from input_pipeline.auto_augment import auto_augment, rand_augment
@@ -30,6 +31,11 @@ class Augmentation:
     flip: float = 0.0
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     policy: str = ""
+
+    @classmethod
+    def from_settings(cls, config: ConfigDict) -> "Augmentation":
+        """What the settings under ``config.data`` describe."""
+        return cls(tuple(config.crop_scale), config.flip, tuple(config.color_jitter), config.auto_augment)
 
     def __call__(self, picture: Picture, image_size: int, rng: np.random.Generator) -> np.ndarray:
         """uint8 ``[image_size, image_size, 3]``; what is not asked for draws nothing from ``rng``."""

@@ -1,8 +1,8 @@
 """From image files, or their bytes, to pixels: opening, the training crop and the evaluation view.
 
-The training crop decodes a JPEG no larger than it needs to: at a half, a quarter or an eighth where that leaves one
-and a half times the pixels asked for, per side. That takes a fraction of the time for large photographs, and moves
-pixels by less than one grey level on average. The evaluation view decodes whole and resizes as open_clip does.
+The training crop is quick: a JPEG is decoded at a half, a quarter or an eighth where that leaves enough pixels, and
+resized by OpenCV. Preparation, which is done once, keeps one and a half times the pixels and resizes with Pillow. The
+evaluation view decodes whole and resizes as open_clip does.
 """
 
 import io
@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,8 +19,11 @@ from input_pipeline.errors import UnreadableError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, made an error at once
 _MOST_RESIZED = 1 << 26  # pixels, of an image that is resized whole before its centre is cut out
-_SPARE = 1.5  # a scaled JPEG keeps so many times the pixels of the view, per side
+_SPARE = 1.5  # a JPEG that is decoded to be shrunk for good keeps so many times the pixels, per side
+_MOST_SMOOTHED = 2.5  # reductions up to which three weights are smoothing enough
 _ORIENTATION = 0x0112
+
+cv2.setNumThreads(1)  # rows of a batch are resized side by side already
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
 
@@ -54,17 +58,42 @@ class _Jpeg:
         self.width, self.height = width, height
 
     def view(self, box: Box, size: tuple[int, int]) -> Image.Image:
+        """The box is rounded to whole pixels of what is decoded."""
         left, top, right, bottom = box
-        reduction = min((right - left) / size[0], (bottom - top) / size[1]) / _SPARE
+        reduction = min((right - left) / size[0], (bottom - top) / size[1])
+        pixels, scale = self.decode(reduction)
+        if pixels is None:
+            return _Decoded(decode(self._content)).view(box, size)
+        # A scaled image is rounded up to whole pixels, the box is not.
+        left, top, right, bottom = (round(edge * scale) for edge in box)
+        right, bottom = min(max(right, left + 1), pixels.shape[1]), min(max(bottom, top + 1), pixels.shape[0])
+        left, top = min(left, right - 1), min(top, bottom - 1)
+        ratios = (right - left) / size[0], (bottom - top) / size[1]
+        if max(ratios) > _MOST_SMOOTHED:
+            return _Decoded(Image.fromarray(pixels)).view((left, top, right, bottom), size)
+        return Image.fromarray(_resize(pixels[top:bottom, left:right], size, ratios))
+
+    def decode(self, reduction: float) -> tuple[np.ndarray | None, float]:
+        """uint8 ``[h, w, 3]`` at the smallest scale of at least ``1 / reduction``; None where the file is damaged."""
         scale = next((1 / part for part in (8, 4, 2) if part <= reduction), 1.0)
         height, width = math.ceil(self.height * scale), math.ceil(self.width * scale)
         try:
-            pixels = simplejpeg.decode_jpeg(self._content, min_height=height, min_width=width)
-        except ValueError:  # damaged: Pillow forgives other things, and says what is wrong
-            return _Decoded(decode(self._content)).view(box, size)
-        # A scaled image is rounded up to whole pixels, the box is not.
-        scaled = (left * scale, top * scale, min(right * scale, pixels.shape[1]), min(bottom * scale, pixels.shape[0]))
-        return _Decoded(Image.fromarray(pixels)).view(scaled, size)
+            return simplejpeg.decode_jpeg(self._content, min_height=height, min_width=width), scale
+        except ValueError:  # Pillow forgives other things, and says what is wrong
+            return None, scale
+
+
+def _resize(pixels: np.ndarray, size: tuple[int, int], ratios: tuple[float, float]) -> np.ndarray:
+    """Bicubic with anti-aliasing, for reductions of up to `_MOST_SMOOTHED`, in a fifth of Pillow's time.
+
+    OpenCV's bicubic has no anti-aliasing, so each axis is smoothed with three weights first. How much was found by
+    comparing with Pillow's on noise: pixels differ by less than one grey level on average.
+    """
+    across, down = (np.float32(np.clip(0.28 * (ratio - 1), 0, 1 / 3)) for ratio in ratios)
+    if across > 0 or down > 0:
+        row, column = (np.array([weight, 1 - 2 * weight, weight]) for weight in (across, down))
+        pixels = cv2.sepFilter2D(pixels, -1, row, column, borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
 
 
 def read(image: Path | bytes) -> bytes:
@@ -153,13 +182,14 @@ def shrink(content: bytes, short_side: int, quality: int) -> bytes:
     """
     picture = open_picture(content)
     short = min(picture.width, picture.height)
-    whole = (0.0, 0.0, float(picture.width), float(picture.height))
-    if short <= short_side:
-        picture.view(whole, (1, 1))  # that it can be decoded at all is worth the time
+    reduction = short / short_side
+    size = (round(picture.width / reduction), round(picture.height / reduction))
+    pixels = picture.decode(reduction / _SPARE)[0] if isinstance(picture, _Jpeg) else None
+    image = decode(content) if pixels is None else Image.fromarray(pixels)
+    if reduction <= 1:
         return content
-    size = (round(picture.width * short_side / short), round(picture.height * short_side / short))
     file = io.BytesIO()
-    picture.view(whole, size).save(file, "JPEG", quality=quality)
+    image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 

@@ -22,7 +22,7 @@ def check(config: ConfigDict, device_count: int) -> None:
     _check_choice("config.model.dtype", config.model.dtype, ("float32", "bfloat16"))
     _check_choice("config.model.activation", config.model.activation, ACTIVATIONS)
     _check_model(config.model)
-    _check_choice("config.data.auto_augment", config.data.auto_augment, POLICIES)
+    check_data(config.data)
     _check_choice("config.objective.name", config.objective.name, OBJECTIVES)
     _check_choice("config.objective.variant", config.objective.variant, ("exact", "released"))
     for name in ("logging.every_steps", "checkpoint.every_steps", "checkpoint.keep", "data.threads"):
@@ -43,6 +43,24 @@ def check(config: ConfigDict, device_count: int) -> None:
             f"config.train: expected either steps or epochs; found steps={train.steps} and epochs={train.epochs}. "
             "Set the one that is not meant to 0, such as --config.train.epochs=0."
         )
+
+
+def check_data(data: ConfigDict) -> None:
+    """Raises UserError for settings under ``config.data`` that no data can have."""
+    _check_choice("config.data.auto_augment", data.auto_augment, POLICIES)
+    low, high = data.crop_scale if len(data.crop_scale) == 2 else (0, 0)
+    if not 0 < low <= high <= 1:
+        raise UserError(f"config.data.crop_scale: expected two shares, 0 < low <= high <= 1; found {data.crop_scale}.")
+    if not 0 <= data.flip <= 1:
+        raise UserError(f"config.data.flip: expected a probability; found {data.flip}.")
+    jitter = tuple(data.color_jitter)
+    if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
+        raise UserError(
+            "config.data.color_jitter: expected shares of brightness, contrast, saturation and hue, the last at most "
+            f"0.5; found {jitter}."
+        )
+    if data.workers < -1:
+        raise UserError(f"config.data.workers: expected -1 (from the cores) or more; found {data.workers}.")
 
 
 def _check_model(model: ConfigDict) -> None:

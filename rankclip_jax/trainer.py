@@ -108,9 +108,7 @@ def _device_batches(
         source,
         image_size=model.preset.vision.image_size,
         context_length=model.preset.text.context_length,
-        augmentation=Augmentation(
-            tuple(config.data.crop_scale), config.data.flip, tuple(config.data.color_jitter), config.data.auto_augment
-        ),
+        augmentation=Augmentation.from_settings(config.data),
         global_batch_size=config.train.global_batch_size,
         seed=config.seed,
         start_step=start_step,

@@ -1,0 +1,159 @@
+"""How fast one core makes batches from files: by stage, as a whole, and beside PyTorch with the release's transforms.
+
+Speed is pairs per second of CPU time, summed over threads: what one core does, however many there are.
+"""
+
+import importlib.util
+import io
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import images, tokenizer
+from input_pipeline.augmentation import Augmentation
+from input_pipeline.loader import training_batches
+from input_pipeline.source import Source
+from rankclip_jax.interop.files import import_torch
+from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
+from rankclip_jax.models.presets import Preset
+from rankclip_jax.parallel.mesh import make_mesh, to_devices
+
+_ROUNDS = 3
+
+
+def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_size: int, pairs: int) -> list[dict]:
+    """A row for each stage of ``pairs`` pairs, done one after the other by one thread.
+
+    Pixels that a source holds in memory are not decoded: those stages are left out.
+    """
+    rng = np.random.default_rng(0)
+    size = preset.vision.image_size
+    mesh = make_mesh()
+    order = np.random.default_rng(0).integers(len(source), size=pairs)
+    rows = []
+
+    def timed(stage: str, work: Callable[[], list]) -> list:
+        start = time.process_time()
+        result = work()
+        rows.append({"stage": stage, "pairs_per_second_per_core": pairs / max(time.process_time() - start, 1e-9)})
+        return result
+
+    records = timed("read", lambda: [_in_memory(source[int(index)]) for index in order])
+    pixels = [record["image"] for record in records]
+    if not isinstance(pixels[0], np.ndarray):
+        crop = Augmentation(augmentation.crop_scale)
+        pictures = [images.open_picture(content) for content in pixels]
+        pixels = timed("decode and crop", lambda: [crop(picture, size, rng) for picture in pictures])
+        if augmentation != crop:
+            whole = Augmentation((1.0, 1.0), augmentation.flip, augmentation.color_jitter, augmentation.policy)
+            views = [images.in_memory(view) for view in pixels]
+            pixels = timed("augment", lambda: [whole(view, size, rng) for view in views])
+    texts = [record["text"] if isinstance(record["text"], str) else record["text"][0] for record in records]
+    length = preset.text.context_length
+    tokens = timed("tokenise", lambda: [tokenizer.tokenize([text], length)[0] for text in texts])
+
+    def batches() -> list[dict[str, np.ndarray]]:
+        starts = range(0, pairs - batch_size + 1, batch_size)
+        return [
+            {
+                "image": np.stack(pixels[start : start + batch_size]),
+                "text": np.stack(tokens[start : start + batch_size]),
+            }
+            for start in starts
+        ]
+
+    made = timed("batch", batches)
+    timed("transfer", lambda: [jax.block_until_ready(to_devices(batch, mesh)) for batch in made])
+    return rows
+
+
+def beside_pytorch(
+    config: ConfigDict, preset: Preset, augmentation: Augmentation, source: Source, original: Source, pairs: int
+) -> list[dict]:
+    """A row for our loader and, where PyTorch and torchvision are installed, for its DataLoader; they run in turn.
+
+    Args:
+      original: what PyTorch reads.
+    """
+    runs: dict[str, Callable[[], Iterator[int]]] = {
+        "rankclip_jax": lambda: _our_batches(config, preset, augmentation, source)
+    }
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
+        runs["pytorch"] = lambda: _torch_batches(config, preset, original)
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _, (name, run) in itertools.product(range(_ROUNDS), runs.items()):
+        batches = run()
+        next(batches)  # what is made once: buffers, the tokenizer's tables
+        start, done = time.process_time(), 0
+        while done < pairs:
+            done += next(batches)
+        rates[name].append(done / (time.process_time() - start))
+        batches.close()  # type: ignore[attr-defined]
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return [
+        {"loader": name, "pairs_per_second_per_core": rate, "ratio": medians["rankclip_jax"] / rate}
+        for name, rate in medians.items()
+    ]
+
+
+def _our_batches(config: ConfigDict, preset: Preset, augmentation: Augmentation, source: Source) -> Iterator[int]:
+    batches = training_batches(
+        source,
+        image_size=preset.vision.image_size,
+        context_length=preset.text.context_length,
+        augmentation=augmentation,
+        global_batch_size=config.train.global_batch_size,
+        seed=config.seed,
+        start_step=0,
+        threads=1,
+        workers=0,
+        second_view=config.objective.second_view,
+    )
+    try:
+        for batch in batches:
+            yield len(batch["text"])
+    finally:
+        batches.close()
+
+
+def _torch_batches(config: ConfigDict, preset: Preset, source: Source) -> Iterator[int]:
+    """CLIP's transform, with which the release trains; its captions are tokenised before training, so not here."""
+    torch = import_torch("the benchmark")
+    from PIL import Image
+    from torchvision import transforms
+
+    torch.set_num_threads(1)
+    size = preset.vision.image_size
+    transform = transforms.Compose(
+        [
+            transforms.Resize(size, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(size),
+            lambda image: image.convert("RGB"),
+            transforms.ToTensor(),
+            transforms.Normalize(PIXEL_MEAN, PIXEL_DEVIATION),
+        ]
+    )
+
+    class Pictures(torch.utils.data.Dataset):  # type: ignore[name-defined]
+        def __len__(self) -> int:
+            return len(source)
+
+        def __getitem__(self, index: int) -> object:
+            image = _in_memory(source[index])["image"]
+            opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
+            return transform(opened)
+
+    while True:
+        loader = torch.utils.data.DataLoader(Pictures(), config.train.global_batch_size, shuffle=True, drop_last=False)
+        for batch in loader:
+            yield len(batch)
+
+
+def _in_memory(record: dict) -> dict:
+    image = record["image"]
+    return record if isinstance(image, np.ndarray) else record | {"image": images.read(image)}
