@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance
 
 from input_pipeline.auto_augment import auto_augment, rand_augment
 from input_pipeline.images import Picture, training_view
@@ -41,12 +41,15 @@ class Augmentation:
         """uint8 ``[image_size, image_size, 3]``; what is not asked for draws nothing from ``rng``."""
         view = training_view(picture, image_size, self.crop_scale, rng)
         if self.flip and rng.random() < self.flip:
-            view = ImageOps.mirror(view)
+            view = view[:, ::-1]
+        if not any(self.color_jitter) and not self.policy:
+            return view
+        image = Image.fromarray(view)
         if any(self.color_jitter):
-            view = _shift_colours(view, self.color_jitter, rng)
+            image = _shift_colours(image, self.color_jitter, rng)
         if self.policy:
-            view = (rand_augment if self.policy == "rand_augment" else auto_augment)(view, rng)
-        return np.asarray(view)
+            image = (rand_augment if self.policy == "rand_augment" else auto_augment)(image, rng)
+        return np.asarray(image)
 
 
 # The second view of a pair: a tighter crop with other colours (Chen et al., 2020, at half its strength).

@@ -1,10 +1,13 @@
 """The benchmark commands, and what the compiler says of the loss on devices that are not here."""
 
 import importlib.metadata
+import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rankclip_jax.benchmarks import loss
 from tests.test_train import run
@@ -53,7 +56,7 @@ def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
 
 @pytest.mark.slow
 def test_benchmark_says_what_it_cannot_measure():
-    assert "expected one of loss; found nothing" in run("benchmark", status=2).stderr
+    assert "expected one of loss, input; found nothing" in run("benchmark", status=2).stderr
     assert "no 'clap'; there are clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
     assert "expected multiples of 8" in run("benchmark", "loss", "--batch_sizes=9", devices=8, status=2).stderr
     assert "found 'h200'" in run("benchmark", "loss", "--topology=h200", status=2).stderr
@@ -80,3 +83,25 @@ def test_the_loss_fits_its_memory_on_devices_that_are_not_here(topology, batch_s
     embeddings = 2 * batch_size * 512 * 4
     for traffic in row["collectives"].values():
         assert traffic["bytes"] <= 1.01 * embeddings + 64
+
+
+@pytest.mark.slow
+def test_the_input_benchmark_measures_every_stage_and_pytorch(tmp_path):
+    rows = ["filepath,title"]
+    for number in range(40):
+        Image.new("RGB", (60, 50), (number, 9, 9)).save(tmp_path / f"{number}.jpg")
+        rows.append(f"{number}.jpg,picture {number}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    said = run("benchmark", "input", "--config", "configs/csv.py", f"--config.data.train={tmp_path / 'list.csv'}",
+               "--config.data.delimiter=,", "--config.train.global_batch_size=16", "--config.data.flip=0.5",
+               "--config.model.name=ViT-demo", "--pairs=64", "--rate=5000", "--json", tmp_path / "x.json")  # fmt: skip
+    assert re.search(r"5,000 pairs/s need \d+ such cores", said.stdout)
+    found = {row.get("stage") or row["loader"]: row for row in json.loads((tmp_path / "x.json").read_text())}
+    stages = {"read", "decode and crop", "augment", "tokenise", "batch", "transfer"}
+    assert stages | {"rankclip_jax"} <= found.keys()
+    if importlib.util.find_spec("torchvision"):
+        ours, theirs = (found[name]["pairs_per_second_per_core"] for name in ("rankclip_jax", "pytorch"))
+        assert found["pytorch"]["ratio"] == pytest.approx(ours / theirs)
+    assert "--pairs: expected at least a batch, 256" in run(
+        "benchmark", "input", "--config", "configs/csv.py", f"--config.data.train={tmp_path / 'list.csv'}",
+        "--config.data.delimiter=,", "--pairs=64", status=2).stderr  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import images
+from input_pipeline.errors import UnreadableError
 from rankclip_jax.interop.files import import_torch
 
 RNG = np.random.default_rng(0)
@@ -73,3 +74,41 @@ def test_an_image_lies_as_its_camera_was_held():
 def test_every_kind_of_file_becomes_rgb(mode, form, options):
     decoded = images.decode(encoded(picture(9, 9, mode), form, **options))
     assert (decoded.mode, decoded.size) == ("RGB", (9, 9))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30_000, 2), (2, 5000), (7, 7), (64, 48), (500, 375), (1600, 1200)], ids=str)
+@pytest.mark.parametrize(("mode", "form"), [("RGB", "JPEG"), ("L", "JPEG"), ("RGBA", "PNG")])
+def test_training_views_are_cut_from_images_of_any_size(size, mode, form):
+    content = encoded(picture(*size, mode), form)
+    for seed in range(5):
+        view = images.training_view(images.open_picture(content), 32, (0.05, 1.0), np.random.default_rng(seed))
+        assert (view.dtype, view.shape) == (np.uint8, (32, 32, 3))
+
+
+@pytest.mark.parametrize(("side", "crop"), [(500, 490), (500, 320), (500, 224), (500, 150), (1600, 1500), (3000, 2000)])
+def test_training_views_are_as_close_to_pillows_bicubic_as_its_own_filters_are_to_each_other(side, crop):
+    """Shades as strong as they are wide, as in photographs; a box of whole eighths, so that both cut out the same."""
+    rng = np.random.default_rng(0)
+    shades = sum(
+        np.kron(rng.normal(0, 0.6 * cell, (-(-side // cell),) * 2 + (3,)), np.ones((cell, cell, 1)))[:side, :side]
+        for cell in (2, 4, 8, 16, 32, 64)
+    )
+    content = encoded(Image.fromarray(np.clip(128 + shades, 0, 255).astype(np.uint8)), "JPEG", quality=92)
+    box = (8, 0, 8 + crop // 8 * 8, crop // 8 * 8)
+    ours = np.asarray(images.open_picture(content).view(box, (224, 224)), float)
+    whole, filters = images.decode(content), Image.Resampling
+    expected, other = (
+        np.asarray(whole.resize((224, 224), resampling, box=box), float)
+        for resampling in (filters.BICUBIC, filters.HAMMING)
+    )
+    assert np.abs(ours - expected).mean() < 1.3 * np.abs(other - expected).mean() + 0.1
+    for shift in ((0, 1), (1, 0)):  # a view that is off by one pixel would differ by much more
+        moved = np.roll(ours, shift, axis=(0, 1))
+        assert np.abs(moved - expected)[4:-4, 4:-4].mean() > 3 * np.abs(ours - expected)[4:-4, 4:-4].mean()
+
+
+def test_a_damaged_jpeg_is_unreadable_however_much_of_it_is_there():
+    content = encoded(picture(300, 200), "JPEG")
+    for part in (0.1, 0.5, 0.95):
+        with pytest.raises(UnreadableError):
+            images.open_picture(content[: int(part * len(content))]).view((0, 0, 300, 200), (32, 32))
