@@ -8,7 +8,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.source = "array_record"
-    config.data.train = "data/cc3m"  # prepared by: python -m input_pipeline.prepare --source urls ...
+    config.data.train = "data/cc3m"  # made by: python -m input_pipeline.prepare --source urls (docs/data.md)
 
     config.model.name = "ViT-B-32"  # the paper's smaller-scale encoder: 224 px, 32 px patches, 12 layers
     config.model.dtype = "bfloat16"  # ours: matrix units; the release ran mixed float16

@@ -19,7 +19,7 @@ from PIL import Image
 from input_pipeline import augmentation, images, tokenizer
 from input_pipeline.augmentation import Augmentation
 from input_pipeline.errors import UnreadableError
-from input_pipeline.source import Mixture, Source
+from input_pipeline.source import Mixture, Source, captions
 
 _LOGGER = logging.getLogger(__name__)
 _ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
@@ -48,10 +48,10 @@ class Preparation(grain.transforms.RandomMap):
 
     def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         record = self.source[index]
-        image, texts = record["image"], record["text"]
+        image, texts = record["image"], captions(record)
         try:
             picture = image if isinstance(image, np.ndarray) else images.open_picture(image)
-            text = texts if isinstance(texts, str) else texts[rng.integers(len(texts))]
+            text = texts[rng.integers(len(texts))] if len(texts) > 1 else texts[0]
             return self._views(picture, text, rng)
         except UnreadableError as error:
             raise UnreadableError(f"{_describe(image, index)}: {error}") from error
@@ -155,7 +155,7 @@ def evaluation_batches(
             try:
                 record = source[index]
                 pixels[row] = evaluation_pixels(record["image"], image_size)
-                texts[row] = record["text"] if isinstance(record["text"], str) else record["text"][0]
+                texts[row] = captions(record)[0]
                 valid[row] = True
             except UnreadableError as error:
                 _LOGGER.warning("unreadable record %d left out: %s", index, error)

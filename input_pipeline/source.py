@@ -17,6 +17,11 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict: ...
 
 
+def captions(record: dict) -> list[str]:
+    """All captions of a record, at least one."""
+    return [record["text"]] if isinstance(record["text"], str) else list(record["text"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """Datasets one after the other; training draws from each in proportion to its weight.

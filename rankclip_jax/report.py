@@ -10,6 +10,7 @@ import numpy as np
 from input_pipeline.loader import evaluation_pixels
 from input_pipeline.scenes import CLASS_NAMES, Scenes
 from input_pipeline.source import Source
+from input_pipeline.source import captions as captions_of
 from rankclip_jax.evaluation.encoding import Encoded
 
 matplotlib.use("Agg")
@@ -65,10 +66,10 @@ def _draw_example(axes: Axes, source: Source, encoded: Encoded, row: int) -> Non
     """An image above the captions of the validation set that the model finds most like it; its own is marked."""
     record = source[int(encoded.index[row])]
     axes.imshow(evaluation_pixels(record["image"], getattr(source, "image_size", _EXAMPLE_PIXELS)))
-    own = record["text"]
+    own = captions_of(record)[0]
     captions: list[str] = []
     for column in np.argsort(-(encoded.text @ encoded.image[row])):
-        caption = source[int(encoded.index[column])]["text"]
+        caption = captions_of(source[int(encoded.index[column])])[0]
         if caption not in captions:
             captions.append(caption)
         if len(captions) == _CAPTIONS:

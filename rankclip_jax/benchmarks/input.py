@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from input_pipeline import images, tokenizer
 from input_pipeline.augmentation import Augmentation
 from input_pipeline.loader import training_batches
-from input_pipeline.source import Source
+from input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
 from rankclip_jax.models.presets import Preset
@@ -53,7 +53,7 @@ def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_siz
             whole = Augmentation((1.0, 1.0), augmentation.flip, augmentation.color_jitter, augmentation.policy)
             views = [images.in_memory(view) for view in pixels]
             pixels = timed("augment", lambda: [whole(view, size, rng) for view in views])
-    texts = [record["text"] if isinstance(record["text"], str) else record["text"][0] for record in records]
+    texts = [captions(record)[0] for record in records]
     length = preset.text.context_length
     tokens = timed("tokenise", lambda: [tokenizer.tokenize([text], length)[0] for text in texts])
 
