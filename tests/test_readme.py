@@ -47,6 +47,8 @@ def test_the_trainings_and_evaluations_of_the_readme_run(tmp_path):
             assert "Report: " in run(f"{command} {SMALL}{own}", tmp_path)
         elif command.startswith("python -m rankclip_jax.export"):
             assert "Wrote demo" in run(command, tmp_path)
+        elif command.startswith("python -m rankclip_jax.benchmark input"):
+            assert "pairs/s per core" in run(f"{command} --pairs=256", tmp_path)
         elif command.startswith("python "):
             assert run(command, tmp_path)
         else:

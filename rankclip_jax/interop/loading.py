@@ -4,8 +4,8 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -30,13 +30,13 @@ class Weights:
 
     Args:
       name: of the preset, which ``model.preset`` is but for the image size.
-      activation_known: whether the source says which activation it was trained with.
+      stated_activation: the one that the source says it was trained with; None: it does not say.
     """
 
     name: str
     model: Clip
     variables: Variables
-    activation_known: bool = True
+    stated_activation: str | None
 
 
 def read(path: Path, *, step: int | None = None, activation: str | None = None) -> Weights:
@@ -78,9 +78,9 @@ def initial_variables(config: ConfigDict, model: Clip) -> Variables | None:
     """
     if not config.init_from:
         return None
-    given = None if (path := Path(config.init_from)).is_dir() else config.model.activation
+    path = Path(config.init_from)
     try:
-        weights = read(path, activation=given)
+        weights = read(path, activation=config.model.activation)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     theirs, size = weights.model, model.preset.vision.image_size
@@ -89,7 +89,7 @@ def initial_variables(config: ConfigDict, model: Clip) -> Variables | None:
             f"config.init_from: {path} holds a {weights.name}; the settings describe a {config.model.name}. "
             f"Train that model with --config.model.name={weights.name}, or start from other weights."
         )
-    activation = theirs.execution.activation
+    activation = weights.stated_activation or config.model.activation
     if activation != config.model.activation:
         raise UserError(
             f"config.init_from: {path} was trained with {activation}, the settings say {config.model.activation}. "
@@ -111,7 +111,7 @@ def _read_workdir(path: Path, step: int | None) -> Weights:
         variables = checkpoints.restore_variables(model, step)
     finally:
         checkpoints.close()
-    return Weights(config.model.name, model, variables)
+    return Weights(config.model.name, model, variables, model.execution.activation)
 
 
 def _read_file(path: Path, activation: str | None) -> Weights:
@@ -119,17 +119,17 @@ def _read_file(path: Path, activation: str | None) -> Weights:
     if any(name.startswith("text_model.") for name in tensors):
         raise UserError(f"{path}: has Hugging Face's names. Give its folder, which says more: {path.parent}")
     logit_bias = "logit_bias" in tensors
-    known = metadata.get("activation") in ACTIVATIONS
-    if not known and activation is None:
+    stated = metadata["activation"] if metadata.get("activation") in ACTIVATIONS else None
+    if stated is None and activation is None:
         _LOGGER.warning(
             "%s does not say which activation it was trained with; quick_gelu is taken, as in OpenAI's CLIP and names "
             "with -quickgelu. For open_clip's plain names say activation='gelu' (config.model.activation).",
             path,
         )
-    name, preset = _identify(path, tensors, lambda preset: open_clip_places(preset, logit_bias), PRESETS)
-    model = Clip(preset, Execution(activation=activation or metadata.get("activation", "quick_gelu")),
-                 learn_logit_bias=logit_bias)  # fmt: skip
-    return Weights(name, model, _fill(path, tensors, open_clip_places(preset, logit_bias), model, name), known)
+    name, preset = _identify(tensors, lambda preset: open_clip_places(preset, logit_bias), PRESETS)
+    execution = Execution(activation=activation or stated or "quick_gelu")
+    model = Clip(preset, execution, learn_logit_bias=logit_bias)
+    return Weights(name, model, _fill(path, tensors, open_clip_places(preset, logit_bias), model, name), stated)
 
 
 def _read_hugging_face(path: Path) -> Weights:
@@ -145,13 +145,15 @@ def _read_hugging_face(path: Path) -> Weights:
         tensors |= files.read(part)[0]
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
     transformers = {name: preset for name, preset in PRESETS.items() if not isinstance(preset.vision, ResNetPreset)}
-    name, preset = _identify(path, tensors, hugging_face_places, transformers)
+    name, preset = _identify(tensors, hugging_face_places, transformers)
     activation = hugging_face.check_config(path, config, preset)
     model = Clip(preset, Execution(activation=activation))
-    return Weights(name, model, _fill(path, tensors, hugging_face_places(preset), model, name))
+    return Weights(name, model, _fill(path, tensors, hugging_face_places(preset), model, name), activation)
 
 
-def _identify(path: Path, tensors: files.Tensors, places_of: Any, presets: dict[str, Preset]) -> tuple[str, Preset]:
+def _identify(
+    tensors: files.Tensors, places_of: Callable[[Preset], list[Place]], presets: dict[str, Preset]
+) -> tuple[str, Preset]:
     """The preset that most tensors agree with, made for the file's image size."""
     resnet = any(name.startswith("visual.attnpool.") for name in tensors)
 

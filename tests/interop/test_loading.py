@@ -14,12 +14,14 @@ import pytest
 from PIL import Image
 
 import rankclip_jax
+from configs import demo
 from input_pipeline.errors import UserError
 from input_pipeline.scenes import CLASS_NAMES, CLASS_TEMPLATES, Scenes
 from input_pipeline.tokenizer import tokenize
 from rankclip_jax.evaluation.zero_shot import class_embeddings
 from rankclip_jax.interop import files, hugging_face, loading, positions
 from rankclip_jax.interop import open_clip as open_clip_files
+from rankclip_jax.models import clip
 from rankclip_jax.models.clip import Clip, initial_variables, normalise
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.transformer import Execution
@@ -284,6 +286,27 @@ def test_position_embeddings_resize_as_open_clips_do(name, size, open_clip, torc
     theirs = {"visual.positional_embedding": torch.tensor(old)}
     resize_pos_embed(theirs, Model())
     np.testing.assert_allclose(ours, theirs["visual.positional_embedding"].numpy(), atol=1e-5)
+
+
+def test_training_starts_from_files_and_folders_only_where_they_agree_with_the_settings(run_folder, tmp_path):
+    weights = loading.read(run_folder)
+    files.write(
+        tmp_path / "silent.safetensors", open_clip_files.state_dict(weights.model, weights.variables), {"format": "pt"}
+    )
+    open_clip_files.write(tmp_path / "x.safetensors", "ViT-demo", weights.model, weights.variables)
+    hugging_face.write(tmp_path / "folder", weights.model, weights.variables)
+    config = demo.get_config()
+    for name in ("silent.safetensors", "x.safetensors", "folder"):
+        config.init_from = str(tmp_path / name)
+        assert same_variables(loading.initial_variables(config, clip.build(config.model)), weights.variables)
+    config.model.activation = "gelu"
+    model = clip.build(config.model)
+    for name in ("x.safetensors", "folder"):
+        config.init_from = str(tmp_path / name)
+        with pytest.raises(UserError, match=r"trained with quick_gelu, the settings say gelu\. Add --config"):
+            loading.initial_variables(config, model)
+    config.init_from = str(tmp_path / "silent.safetensors")  # does not say, so the settings are believed
+    assert same_variables(loading.initial_variables(config, model), weights.variables)
 
 
 def test_a_file_for_another_image_size_is_loaded_as_such(tmp_path):
