@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from input_pipeline.errors import UserError
 from input_pipeline.preparation import manifest, runners, shards, urls
 from input_pipeline.preparation.folder import Folder
-from input_pipeline.preparation.pairs import PairSource
+from input_pipeline.preparation.pairs import PairSource, describe_file
 from input_pipeline.preparation.shards import Job, Options
 from input_pipeline.preparation.table import Table
 from input_pipeline.preparation.tfds_dataset import TfdsDataset
@@ -104,9 +104,14 @@ def prepare(arguments: argparse.Namespace) -> None:
             f"--split: {output} has a split {taken[0]!r} already, by: {present['splits'][taken[0]]['command']}. "
             "Name another --split or --output, or remove that folder first."
         )
-    source, before = _open_source(arguments, work)
-    _begin(work, {"command": command, "input": source.describe()})
-
+    before: list[dict[str, Any]] = []  # summaries of what is lost before there are pairs: lines of a list, downloads
+    if arguments.source == "urls":
+        urls.find_program()
+        _begin(work, {"command": command, "input": describe_file(arguments.input)})
+        source, before = _download(arguments, work)
+    else:
+        source = _open_source(arguments)
+        _begin(work, {"command": command, "input": source.describe()})
     _run(shards.write, source, options, work, arguments)
     summaries = [json.loads(job.summary.read_text()) for job in _jobs(source, options, work)]
     _finish(output, work, summaries, manifest.skipped([*before, *summaries]), options, command)
@@ -193,33 +198,31 @@ def _report(output: Path, content: dict[str, Any], options: Options) -> None:
         print(f"  skipped {value['count']:,}: {reason}{named}")
 
 
-def _open_source(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, list[dict[str, Any]]]:
-    """The source, and summaries of what was lost before there was one: of a list of urls, rows and downloads."""
-    path, size = arguments.input, arguments.shard_size
+def _open_source(arguments: argparse.Namespace) -> PairSource:
+    path, size = arguments.input.absolute(), arguments.shard_size
     match arguments.source:
         case "csv" | "tsv":
             keys = tuple(arguments.caption_key.split(","))
-            return Table(path.absolute(), arguments.image_key, keys, arguments.delimiter, size), []
+            return Table(path, arguments.image_key, keys, arguments.delimiter, size)
         case "webdataset":
-            return WebDataset(path.absolute(), arguments.caption_key), []
+            return WebDataset(path, arguments.caption_key)
         case "folder":
-            return Folder(path.absolute(), size), []
-        case "tfds":
-            split = arguments.split
-            return TfdsDataset(path.absolute(), split, arguments.image_key, arguments.caption_key, size), []
+            return Folder(path, size)
         case _:
-            urls.find_program()
-            work.mkdir(parents=True, exist_ok=True)
-            keys = arguments.image_key, arguments.caption_key
-            lost = urls.write_list(path, *keys, arguments.delimiter.replace("\\t", "\t"), work)
-            folder = urls.download(
-                work.absolute(),
-                shard_size=size,
-                threads=arguments.download_threads,
-                processes=arguments.workers,
-                options=arguments.img2dataset.split(),
-            )
-            return WebDataset(folder, "caption"), [lost, urls.failures(folder)]
+            return TfdsDataset(path, arguments.split, arguments.image_key, arguments.caption_key, size)
+
+
+def _download(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, list[dict[str, Any]]]:
+    keys = arguments.image_key, arguments.caption_key
+    lost = urls.write_list(arguments.input, *keys, arguments.delimiter.replace("\\t", "\t"), work)
+    folder = urls.download(
+        work.absolute(),
+        shard_size=arguments.shard_size,
+        threads=arguments.download_threads,
+        processes=arguments.workers,
+        options=arguments.img2dataset.split(),
+    )
+    return WebDataset(folder, "caption"), [lost, urls.failures(folder)]
 
 
 def _command(arguments: argparse.Namespace) -> str:

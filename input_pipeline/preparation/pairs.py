@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -40,6 +41,12 @@ class PairSource(Protocol):
     def read(self, job: Any) -> Iterator[Pair | Skip]:
         """The pairs of a part, in order."""
         ...
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """What tells a file from another of its name, as JSON."""
+    stat = path.stat()
+    return {"file": path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
 
 
 def decode_caption(content: bytes, name: str) -> str | Skip:

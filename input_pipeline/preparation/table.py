@@ -7,7 +7,7 @@ from typing import Any
 
 from input_pipeline import csv_file, images
 from input_pipeline.errors import UnreadableError
-from input_pipeline.preparation.pairs import Pair, Skip, decode_caption
+from input_pipeline.preparation.pairs import Pair, Skip, decode_caption, describe_file
 
 Row = tuple[str, ...]  # the image's path, then captions
 
@@ -28,8 +28,7 @@ class Table:
     shard_size: int
 
     def describe(self) -> dict[str, Any]:
-        stat = self.path.stat()
-        return {"file": self.path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+        return describe_file(self.path)
 
     def job_count(self) -> int:
         with self.path.open("rb") as file:

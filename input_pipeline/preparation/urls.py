@@ -63,7 +63,7 @@ def write_list(path: Path, image_key: str, caption_key: str, delimiter: str, wor
                 lost.add(Skip("row is not UTF-8", f"{path.name}, line {line}"))
             else:
                 # One line a pair: a reader elsewhere need not agree on what quotes mean.
-                writer.writerow([url, " ".join(caption.split())])
+                writer.writerow([" ".join(url.split()), " ".join(caption.split())])
     return lost.summary()
 
 
@@ -77,9 +77,10 @@ def download(work: Path, *, shard_size: int, threads: int, processes: int, optio
       UserError: img2dataset ended with an error.
     """
     folder = work / "download"
-    for path in folder.glob("*_stats.json"):  # written last of a shard, but not at once: a kill may leave half of one
-        if not _read_json(path):
-            path.unlink()
+    with (work / _LIST).open(encoding="utf8") as file:
+        expected = -(-(sum(1 for _ in file) - 1) // shard_size)
+    if not expected:
+        raise UserError("--input: no line of the list has a web address.")
     command = [
         find_program(), "--url_list", str(work / _LIST), "--input_format", "csv", "--url_col", "url",
         "--caption_col", "caption", "--output_folder", str(folder), "--output_format", "webdataset",
@@ -91,14 +92,15 @@ def download(work: Path, *, shard_size: int, threads: int, processes: int, optio
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}  # that library asks the web for its newest version
     with (work / "downloading").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a download whose parent was killed goes on, and holds this until it ends
+        for path in folder.glob("*_stats.json"):  # written last of a shard, but a kill may leave half of it
+            if not _read_json(path):
+                path.unlink()
         process = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(lock.fileno(),))
         try:
             status = process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # some of its helpers outlive it
-    with (work / _LIST).open(encoding="utf8") as file:
-        expected = -(-(sum(1 for _ in file) - 1) // shard_size)
     finished = len(list(folder.glob("*_stats.json")))
     if status or finished < expected:
         raise UserError(

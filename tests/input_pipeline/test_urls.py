@@ -122,6 +122,21 @@ def test_a_killed_download_goes_on_and_fetches_no_finished_shard_again(server, t
     assert all(server.asked.count(f"/good/{number}") == 1 for number in range(6))
 
 
+def test_another_list_is_not_mixed_with_an_unfinished_download(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "list").write_text("file:///etc/hostname\ta\nhttps\tb\n")
+    with pytest.raises(SystemExit):
+        prepare.main(arguments(tmp_path / "list", tmp_path / "x"))
+    assert "has no column 'url'" in capsys.readouterr().err
+    (tmp_path / "list").write_text("url\tcaption\nfile:///etc/hostname\ta\n")
+    with pytest.raises(SystemExit):
+        prepare.main(arguments(tmp_path / "list", tmp_path / "x"))
+    assert "of an input that has changed since" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        prepare.main(arguments(tmp_path / "list", tmp_path / "y"))
+    assert "no line of the list has a web address" in capsys.readouterr().err
+
+
 def test_lists_with_and_without_column_names_are_understood(tmp_path):
     for text, delimiter in (
         ('a cat\thttp://a/1.jpg\na "dog\thttp://a/2.jpg\n', "\t"),  # CC3M's
