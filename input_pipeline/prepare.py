@@ -145,7 +145,8 @@ def _jobs(source: PairSource, options: Options, work: Path) -> Iterator[Job]:
 def _begin(work: Path, plan: dict[str, Any]) -> None:
     """Makes the folder of unfinished work, or checks that what is in it is of this command and input."""
     path = work / "plan.json"
-    if path.is_file():
+    something_is_done = any(work.glob("[0-9]*")) or (work / "download").exists()
+    if path.is_file() and something_is_done:
         there = json.loads(path.read_text(encoding="utf8"))
         if there != json.loads(json.dumps(plan)):
             same = there["command"] == plan["command"]
@@ -238,9 +239,13 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raises UserError for values that no preparation can have."""
     if not arguments.input.exists():
         raise UserError(f"--input: nothing at {arguments.input}.")
-    wants_folder = arguments.source in ("folder", "tfds")
-    if wants_folder and not arguments.input.is_dir():
-        raise UserError(f"--input: {arguments.input} is no folder, which --source {arguments.source} expects.")
+    expected = {"folder": "folder", "tfds": "folder", "csv": "file", "tsv": "file", "urls": "file"}
+    found = "folder" if arguments.input.is_dir() else "file"
+    if expected.get(arguments.source, found) != found:
+        raise UserError(
+            f"--input: {arguments.input} is a {found}; --source {arguments.source} expects a "
+            f"{expected[arguments.source]}."
+        )
     for name, low, high in (
         ("shrink", 0, 16_384), ("quality", 1, 95), ("shard_size", 1, 10_000_000), ("workers", 1, 4096),
         ("validation_share", 0, 0.999), ("min_caption", 1, 1_000_000), ("max_aspect", 0, 1e9), ("min_side", 0, 1e9),

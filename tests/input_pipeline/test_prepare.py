@@ -142,9 +142,15 @@ def test_an_unfinished_preparation_of_something_else_is_not_mixed_in(forty, tmp_
     (tmp_path / "x" / ".prepare-train").mkdir(parents=True)
     plan = tmp_path / "x" / ".prepare-train" / "plan.json"
     plan.write_text(json.dumps({"command": "another", "input": {}}))
+    (plan.parent / "00000.json").write_text("{}")
     said = refused(capsys, path, tmp_path / "x")
     assert "holds an unfinished preparation by another command: another" in said
     assert f"rm -r {tmp_path / 'x' / '.prepare-train'}" in said
+
+
+def test_a_mistaken_flag_is_mended_by_giving_the_right_one(forty, tmp_path, capsys):
+    assert "no column 'caption'" in refused(capsys, forty, tmp_path / "x", "--caption_key", "caption")
+    assert len(run("csv", forty, tmp_path / "x")) == 40
 
 
 def test_a_share_goes_to_validation_by_name_alone(forty, tmp_path):
@@ -318,10 +324,14 @@ def test_bad_flags_are_one_paragraph(tmp_path, capsys):
         (["--source", "zip", "--input", "x", "--output", "y"], "invalid choice: 'zip'"),
         (["--source", "csv", "--input", tmp_path / "none", "--output", tmp_path / "x"], "nothing at"),
         (
-            ["--source", "csv", "--input", tmp_path, "--output", tmp_path / "x", "--shrink", "-1"],
+            ["--source", "folder", "--input", tmp_path, "--output", tmp_path / "x", "--shrink", "-1"],
             "--shrink: expected 0",
         ),
-        (["--source", "csv", "--input", tmp_path, "--output", "/proc/x"], "--output: cannot write to /proc"),
+        (
+            ["--source", "csv", "--input", tmp_path, "--output", tmp_path / "x"],
+            "is a folder; --source csv expects a file",
+        ),
+        (["--source", "folder", "--input", tmp_path, "--output", "/proc/x"], "--output: cannot write to /proc"),
     ):
         with pytest.raises(SystemExit):
             prepare.main([str(word) for word in words])

@@ -128,6 +128,7 @@ def test_another_list_is_not_mixed_with_an_unfinished_download(tmp_path, monkeyp
     with pytest.raises(SystemExit):
         prepare.main(arguments(tmp_path / "list", tmp_path / "x"))
     assert "has no column 'url'" in capsys.readouterr().err
+    (tmp_path / "x" / ".prepare-train" / "download").mkdir()
     (tmp_path / "list").write_text("url\tcaption\nfile:///etc/hostname\ta\n")
     with pytest.raises(SystemExit):
         prepare.main(arguments(tmp_path / "list", tmp_path / "x"))
