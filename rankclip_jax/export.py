@@ -31,7 +31,10 @@ def main() -> None:
     workdir, form, output = _check_flags()
     from rankclip_jax.interop import hugging_face, loading, open_clip  # after the flags are read: it imports JAX
 
-    weights = loading.read(workdir, step=_STEP.value)
+    try:
+        weights = loading.read(workdir, step=_STEP.value)
+    except UserError as error:
+        raise UserError(f"--workdir: {error}") from error
     model, variables = weights.model, weights.variables
     recipe = open_clip.recipe(weights.name, model)
     output.parent.mkdir(parents=True, exist_ok=True)
