@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
+    """All settings, to be changed by a recipe."""
     config = ConfigDict()
     config.seed = 0  # initialisation, data order and tie breaking all follow from it
 
@@ -14,12 +15,13 @@ def get_config() -> ConfigDict:
     config.data.train = ""  # a CSV file or a prepared directory, or several with commas between
     config.data.weights = ()  # how often to draw from each of several; empty: in proportion to their sizes
     config.data.validation = ""  # the same for validation; empty: none (prepared directory: its validation split)
-    config.data.image_key = "filepath"  # csv: the column of image paths (the RankCLIP release's names)
-    config.data.caption_key = "title"  # csv: the column of captions
-    config.data.delimiter = "\t"  # csv: "," or a tab
+    config.data.image_key = "filepath"  # csv: the column of image paths (open_clip's name; the release's is image)
+    config.data.caption_key = "title"  # csv: the column of captions (open_clip's name; the release's is caption)
+    config.data.delimiter = "\t"  # csv: a tab, or a comma as in the release's files
     config.data.train_examples = 65_536  # scenes: how many to draw before an epoch repeats
-    config.data.validation_examples = 1024  # scenes: how many held-out ones
-    config.data.crop_scale = (0.9, 1.0)  # training crop, as a share of the image's area (open_clip's default)
+    config.data.validation_examples = 1024  # scenes: how many held-out ones; 0: none
+    config.data.crop = "random"  # open_clip's training view; "center": CLIP's and the release's, resized and cut
+    config.data.crop_scale = (0.9, 1.0)  # random crop, as a share of the image's area (open_clip's default)
     config.data.flip = 0.0  # probability of mirroring an image left and right
     config.data.color_jitter = (0.0, 0.0, 0.0, 0.0)  # largest change of brightness, contrast, saturation, hue
     config.data.auto_augment = ""  # or "rand_augment" or "auto_augment"
@@ -30,6 +32,9 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "ViT-B-32"  # a row of rankclip_jax/models/presets.py
     config.model.image_size = 0  # side of the images in pixels; 0: the preset's own
+    config.model.pixel_mean = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]; CLIP's (SigLIP: 0.5 each)
+    config.model.pixel_deviation = (0.26862954, 0.26130258, 0.27577711)  # the same
+    config.model.pooling = "class_token"  # of the image transformer; or "mean", of its patches, without such a token
     config.model.activation = "quick_gelu"  # CLIP's; or "gelu", as open_clip's newer models
     config.model.rematerialise = False  # compute blocks again in the backward pass: less memory, more time
     config.model.attention = "xla"  # or "cudnn": flash attention on NVIDIA GPUs, with dtype bfloat16
@@ -37,7 +42,6 @@ def get_config() -> ConfigDict:
     config.model.frozen = ""  # a tower that does not learn: "vision" (LiT) or "text"
     config.model.scan_layers = True  # compile one layer and loop; False: unroll, faster for small models
     config.model.initial_logit_scale = 1 / 0.07  # the multiplier that the similarities start with (siglip: 10)
-    config.model.learn_logit_bias = False  # a bias beside the scale, from -10: siglip needs it
     config.model.dtype = "float32"  # compute type; parameters are always float32
 
     config.objective = ConfigDict()
@@ -54,16 +58,25 @@ def get_config() -> ConfigDict:
     config.objective.soft_share = 0.5  # softclip: share of the soft targets
     config.objective.relation_weight = 0.5  # softclip: weight of the term between negatives
     config.objective.distillation_ramp = (0.0, 0.5, 1.0)  # self_distillation: share of soft targets, as in ramp
+    config.objective.target_scale = "14.3"  # softclip, self_distillation: sharpness of soft targets, as ranking_scale
     config.objective.ramp = (0.0, 2.0, 2 / 3)  # ranking weight: from, to, reached at this share of training
 
     config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 5e-4  # peak; reached after the warmup, then cosine to zero
-    config.optimizer.warmup_steps = 10_000
+    config.optimizer.name = "adamw"  # or "lion", "adafactor", "muon"
+    config.optimizer.learning_rate = 5e-4  # the peak, reached at the end of the warmup
+    config.optimizer.schedule = "cosine"  # after the warmup; or "constant", "warmup_stable_decay"
+    config.optimizer.warmup_share = 0.02  # of the run: give either a share
+    config.optimizer.warmup_steps = 0  # or steps, and leave the other 0
+    config.optimizer.final_share = 0.0  # of the peak, at the end of a cosine or a decay
+    config.optimizer.decay_share = 0.2  # warmup_stable_decay: the part of the run over which the rate falls
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
     config.optimizer.eps = 1e-6
     config.optimizer.weight_decay = 0.2  # decoupled; not on biases, norms, the class embedding, the logit scale
     config.optimizer.gradient_clip = 0.0  # largest global norm; 0: no clipping
+    config.optimizer.rate_overrides = ()  # (pattern, factor) pairs, such as (("vision/.*blocks/[0-5]/", 0.1),)
+    config.optimizer.decay_overrides = ()  # (pattern, weight decay) pairs, of parameters' names as above
+    config.optimizer.average = 0.0  # keep a moving average of the weights with this factor, such as 0.999; 0: none
 
     config.train = ConfigDict()
     config.train.global_batch_size = 1024  # pairs a step, over all devices of all hosts
@@ -80,4 +93,5 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.every_steps = 0  # during training; 0: only at the end
     config.evaluation.max_examples = 10_000  # of the validation set; retrieval is reported over these
+    config.evaluation.weights = "latest"  # or "average": the moving average that config.optimizer.average keeps
     return config

@@ -2,12 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from rankclip_jax.recipes import base
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
+    """The base with what differs."""
+    config = base()
     config.data.source = "scenes"
+    config.data.crop = "center"  # scenes are drawn in the model's size, and stay as they are
     config.model.name = "ViT-demo"
     config.model.scan_layers = False
 
@@ -15,7 +17,7 @@ def get_config() -> ConfigDict:
 
     # Found by trying: what a model this small learns fastest with.
     config.optimizer.learning_rate = 7e-4
-    config.optimizer.warmup_steps = 50
+    config.optimizer.warmup_share = 1 / 12  # 50 of 600 steps
     config.optimizer.weight_decay = 0.1
     config.optimizer.gradient_clip = 1.0
 

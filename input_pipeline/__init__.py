@@ -13,6 +13,8 @@ SOURCES = ("scenes", "csv", "array_record")
 
 def has_validation(config: ConfigDict) -> bool:
     """Whether ``config.data`` describes a validation split."""
+    if config.source == "scenes":
+        return config.validation_examples > 0
     return config.source != "csv" or bool(config.validation)
 
 

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageEnhance
 
 from input_pipeline.auto_augment import auto_augment, rand_augment
-from input_pipeline.images import Picture, training_view
+from input_pipeline.images import Picture, centre_view, random_view
 
 POLICIES = ("", "rand_augment", "auto_augment")
+CROPS = ("random", "center")
 _WORD_SHARE = 0.1  # of a text's words are touched by one edit of each kind, at least one word
 
 
@@ -25,21 +26,27 @@ class Augmentation:
       color_jitter: brightness, contrast and saturation change by up to these shares, the hue by up to the last, as
         a share of the colour circle (at most 0.5).
       policy: one of `POLICIES`.
+      crop: one of `CROPS`: open_clip's random crop, or the largest square in the centre, as in CLIP's and the RankCLIP
+        release's training, which leaves an image of the right size as it is; ``crop_scale`` is then not used.
     """
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
     flip: float = 0.0
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     policy: str = ""
+    crop: str = "random"
 
     @classmethod
     def from_settings(cls, config: ConfigDict) -> "Augmentation":
         """What the settings under ``config.data`` describe."""
-        return cls(tuple(config.crop_scale), config.flip, tuple(config.color_jitter), config.auto_augment)
+        return cls(tuple(config.crop_scale), config.flip, tuple(config.color_jitter), config.auto_augment, config.crop)
 
     def __call__(self, picture: Picture, image_size: int, rng: np.random.Generator) -> np.ndarray:
         """uint8 ``[image_size, image_size, 3]``; what is not asked for draws nothing from ``rng``."""
-        view = training_view(picture, image_size, self.crop_scale, rng)
+        if self.crop == "center":
+            view = centre_view(picture, image_size)
+        else:
+            view = random_view(picture, image_size, self.crop_scale, rng)
         if self.flip and rng.random() < self.flip:
             view = view[:, ::-1]
         if not any(self.color_jitter) and not self.policy:

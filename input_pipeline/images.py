@@ -22,6 +22,8 @@ _MOST_RESIZED = 1 << 26  # pixels, of an image that is resized whole before its 
 _SPARE = 1.5  # a JPEG is decoded with at least so many times the pixels asked for, per side, where it has them
 _MOST_SMOOTHED = 3.1  # reductions up to which three weights are smoothing enough
 _ORIENTATION = 0x0112
+_CROP_TRIES = 10
+_NARROWEST, _WIDEST = 3 / 4, 4 / 3  # width to height of a random crop
 
 cv2.setNumThreads(1)  # rows of a batch are resized side by side already
 
@@ -163,15 +165,27 @@ def decode(image: Path | bytes) -> Image.Image:
     return open_image(image).convert("RGB")
 
 
-def training_view(
+def random_view(
     picture: Picture, image_size: int, crop_scale: tuple[float, float], rng: np.random.Generator
 ) -> np.ndarray:
     """A random crop of between 3:4 and 4:3, resized: uint8 ``[image_size, image_size, 3]``.
 
+    The box is drawn as by torchvision's ``RandomResizedCrop``, with which open_clip trains.
+
     Args:
+      picture: what to cut from.
+      image_size: side of the view in pixels.
       crop_scale: bounds of the crop's share of the image's area.
+      rng: draws the box.
     """
     return picture.view(_random_box(picture.width, picture.height, crop_scale, rng), (image_size, image_size))
+
+
+def centre_view(picture: Picture, image_size: int) -> np.ndarray:
+    """The largest square in the centre, resized: uint8 ``[image_size, image_size, 3]``, as CLIP's view."""
+    side = min(picture.width, picture.height)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.view((left, top, left + side, top + side), (image_size, image_size))
 
 
 def shrink(content: bytes, short_side: int, quality: int) -> bytes:
@@ -239,9 +253,15 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _random_box(width: int, height: int, crop_scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-    area = width * height * rng.uniform(*crop_scale)
-    # Where a crop of this shape does not fit, the largest that does.
-    crop_width, crop_height = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
-    left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
-    return left, top, min(left + crop_width, width), min(top + crop_height, height)
+    """Ten tries to fit a box of a random share and aspect; then the centre, no narrower or wider than the bounds."""
+    for _ in range(_CROP_TRIES):
+        area = width * height * rng.uniform(*crop_scale)
+        aspect = math.exp(rng.uniform(math.log(_NARROWEST), math.log(_WIDEST)))
+        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left, top = int(rng.integers(width - box_width + 1)), int(rng.integers(height - box_height + 1))
+            return left, top, left + box_width, top + box_height
+    box_width = min(width, max(round(height * _WIDEST), 1))
+    box_height = min(height, max(round(width / _NARROWEST), 1))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height

@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,11 +19,12 @@ from PIL import Image
 
 from input_pipeline import augmentation, images, tokenizer
 from input_pipeline.augmentation import Augmentation
-from input_pipeline.errors import UnreadableError
+from input_pipeline.errors import UnreadableError, UserError
 from input_pipeline.source import Mixture, Source, captions
 
 _LOGGER = logging.getLogger(__name__)
 _ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
+_PROBES = 16  # records looked at before anything else
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,32 +41,26 @@ class Preparation(grain.transforms.RandomMap):
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             try:
-                return self._row(index, rng) | {"unreadable": "\n".join(unreadable)}
+                return self._row(index, rng) | {"unreadable": unreadable}
             except UnreadableError as error:
-                unreadable.append(str(error).replace("\n", " "))
+                unreadable.append(str(error))
                 index = int(rng.integers(len(self.source)))
-        pixels = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        return self._views(pixels, "", rng) | {"unreadable": "\n".join(unreadable)}
+        blank = images.in_memory(np.zeros((self.image_size, self.image_size, 3), np.uint8))
+        return self._views(blank, "", rng) | {"unreadable": unreadable}
 
     def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         record = self.source[index]
         image, texts = record["image"], captions(record)
         try:
-            picture = image if isinstance(image, np.ndarray) else images.open_picture(image)
+            picture = images.in_memory(image) if isinstance(image, np.ndarray) else images.open_picture(image)
             text = texts[rng.integers(len(texts))] if len(texts) > 1 else texts[0]
             return self._views(picture, text, rng)
         except UnreadableError as error:
             raise UnreadableError(f"{_describe(image, index)}: {error}") from error
 
-    def _views(
-        self, picture: images.Picture | np.ndarray, text: str, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """The first view, and where asked for the second; pixels from memory are taken as they are."""
-        if isinstance(picture, np.ndarray):
-            first, picture = picture, images.in_memory(picture)
-        else:
-            first = self.augmentation(picture, self.image_size, rng)
-        views = {"image": first, "text": self._tokenize(text)}
+    def _views(self, picture: images.Picture, text: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The first view, and where asked for the second."""
+        views = {"image": self.augmentation(picture, self.image_size, rng), "text": self._tokenize(text)}
         if self.second_view:
             views["image_augmented"] = augmentation.SECOND_VIEW(picture, self.image_size, rng)
             views["text_augmented"] = self._tokenize(augmentation.augment_text(text, rng))
@@ -113,17 +109,22 @@ def training_batches(
     mixed = grain.MapDataset.mix(shuffled, source.weights) if isinstance(source, Mixture) else shuffled[0]
     rows = global_batch_size // process_count
     dataset = mixed.batch(rows, batch_fn=_stack)[process_index::process_count][start_step:]
+    batches = _in_parallel(dataset, threads, workers)
+    try:
+        yield from batches
+    finally:
+        batches.close()
+
+
+def _in_parallel(dataset: grain.MapDataset, threads: int, workers: int) -> Any:
+    """An iterator over the dataset's batches, made ahead by threads and where asked for by processes."""
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
     if workers := worker_count(workers):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own when it starts workers
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_leave_signals_to_the_parent)
-    iterator = iter(batches)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+    return iter(batches)
 
 
 def worker_count(asked: int) -> int:
@@ -131,35 +132,66 @@ def worker_count(asked: int) -> int:
     return asked if asked >= 0 else min(max(len(os.sched_getaffinity(0)) - 2, 0), 32)
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationRow(grain.transforms.Map):
+    """A record's number to one row of an evaluation batch; blank for an unreadable record and past the end."""
+
+    source: Source
+    image_size: int
+    size: int
+
+    def map(self, index: int) -> dict:
+        """``{"image": uint8 [H, W, 3], "captions": list of str, "index": int32, "unreadable": str or None}``."""
+        unreadable = None
+        if index < self.size:
+            try:
+                record = self.source[index]
+                pixels = evaluation_pixels(record["image"], self.image_size)
+                return {"image": pixels, "captions": captions(record), "index": np.int32(index), "unreadable": None}
+            except UnreadableError as error:
+                unreadable = f"record {index}: {error}"
+        pixels = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        return {"image": pixels, "captions": [""], "index": np.int32(-1), "unreadable": unreadable}
+
+
 def evaluation_batches(
     source: Source,
     *,
     image_size: int,
-    context_length: int,
     batch_size: int,
     size: int,
+    threads: int = 4,
+    workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
     """This process's rows of the first ``size`` records in order; the last batch is filled up with blank rows.
 
+    Args:
+      source: the dataset.
+      image_size: side of the images in pixels.
+      batch_size: rows of all processes together.
+      size: how many records.
+      threads: that decode in each worker.
+      workers: processes that decode; 0: threads of this process only; -1: as many as its cores allow.
+      process_index: which of the processes this is.
+      process_count: how many processes share the rows.
+
     Yields:
-      ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "valid": bool [b]}`` with
-      ``b = batch_size / process_count``; ``valid`` is false for blank rows and unreadable images, which are logged.
+      ``{"image": uint8 [b, H, W, 3], "captions": b lists of str, "index": int32 [b]}`` with
+      ``b = batch_size / process_count``; the index is -1 for blank rows and unreadable images, which are logged.
     """
     rows = batch_size // process_count
-    for start in range(process_index * rows, -(-size // batch_size) * batch_size, batch_size):
-        pixels = np.zeros((rows, image_size, image_size, 3), np.uint8)
-        texts, valid = [""] * rows, np.zeros(rows, bool)
-        for row, index in enumerate(range(start, min(start + rows, size))):
-            try:
-                record = source[index]
-                pixels[row] = evaluation_pixels(record["image"], image_size)
-                texts[row] = captions(record)[0]
-                valid[row] = True
-            except UnreadableError as error:
-                _LOGGER.warning("unreadable record %d left out: %s", index, error)
-        yield {"image": pixels, "text": tokenizer.tokenize(texts, context_length), "valid": valid}
+    padded = -(-size // batch_size) * batch_size
+    dataset = grain.MapDataset.range(padded).map(EvaluationRow(source, image_size, size))
+    batches = _in_parallel(dataset.batch(rows, batch_fn=_stack)[process_index::process_count], threads, workers)
+    try:
+        for batch in batches:
+            for line in batch.pop("unreadable"):
+                _LOGGER.warning("left out: %s", line)
+            yield batch
+    finally:
+        batches.close()
 
 
 def evaluation_pixels(image: Path | bytes | np.ndarray, image_size: int) -> np.ndarray:
@@ -183,5 +215,32 @@ def _leave_signals_to_the_parent(worker: int, workers: int) -> None:
 
 
 def _stack(rows: list[dict]) -> dict:
-    unreadable = [line for row in rows for line in row.pop("unreadable").split("\n") if line]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]} | {"unreadable": unreadable}
+    """Arrays are stacked, lists of captions kept apart, and what was unreadable named in one list."""
+    named = [row.pop("unreadable") for row in rows]
+    lines = [line for row in named for line in ([row] if isinstance(row, str) else row or [])]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    stacked = {name: column if name == "captions" else np.stack(column) for name, column in columns.items()}
+    return stacked | {"unreadable": lines}
+
+
+def check_readable(source: Source, flag: str) -> None:
+    """Reads a few records, spread over the dataset, before anything is made of it.
+
+    Raises:
+      UserError: none of them can be read.
+    """
+    reasons = []
+    for index in np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int)):
+        try:
+            image = source[int(index)]["image"]
+            if not isinstance(image, np.ndarray):
+                images.decode(image)
+            return
+        except UnreadableError as error:
+            image = getattr(source, "paths", {index: f"record {index}"})[index]
+            reasons.append(f"{image}: {error}" if str(image) not in str(error) else str(error))
+    raise UserError(
+        f"{flag}: of {len(reasons)} images that were looked at, none can be read: {'; '.join(reasons[:3])}. Image "
+        "paths "
+        "are looked up beside the file that lists them."
+    )

@@ -6,8 +6,11 @@ a random subset of the attributes, so what matches what is a matter of degree, a
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
+
+from input_pipeline.source import Classes, Truth
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross", "ring", "crescent", "bar", "pillar"),
@@ -64,22 +67,30 @@ class Scenes:
         attributes, mentioned, rng = self._draw(index)
         return {"image": _draw_image(attributes, self.image_size, rng), "text": _write_caption(mentioned, rng)}
 
-    def image_attributes(self) -> np.ndarray:
-        """What each image shows: int ``[size, 6]``, indices into the values of `ATTRIBUTES`."""
-        return np.stack([self._draw(index)[0] for index in range(self.size)])
+    @property
+    def truth(self) -> Truth:
+        """What fits which: a class for each image, and the relevance of every image to every caption."""
+        return Truth(classes=Classes(CLASS_NAMES, CLASS_TEMPLATES, self.class_labels), relevance=self.relevance)
 
-    def caption_attributes(self) -> np.ndarray:
-        """What each caption mentions: int ``[size, 6]``, `UNMENTIONED` where it is silent."""
-        return np.stack([self._draw(index)[1] for index in range(self.size)])
+    def image_attributes(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """What each image shows, of those named or of all: int ``[n, 6]``, indices into the values of `ATTRIBUTES`."""
+        return np.stack([self._draw(index)[0] for index in self._numbers(indices)])
 
-    def class_labels(self) -> np.ndarray:
-        """Index into `CLASS_NAMES` of each image: int ``[size]``."""
-        attributes = self.image_attributes()
+    def caption_attributes(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """What each caption mentions, of those named or of all: int ``[n, 6]``, `UNMENTIONED` where it is silent."""
+        return np.stack([self._draw(index)[1] for index in self._numbers(indices)])
+
+    def class_labels(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Index into `CLASS_NAMES` of each image, of the scenes named or of all: int ``[n]``."""
+        attributes = self.image_attributes(indices)
         return attributes[:, COLOUR] * len(ATTRIBUTES["shape"]) + attributes[:, SHAPE]
 
-    def relevance(self) -> np.ndarray:
-        """True relevance of each image (row) to each caption (column): float ``[size, size]``, see `relevance`."""
-        return relevance(self.image_attributes(), self.caption_attributes())
+    def relevance(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """True relevance of each image (row) to each caption (column), of those named or of all: float ``[n, n]``."""
+        return relevance(self.image_attributes(indices), self.caption_attributes(indices))
+
+    def _numbers(self, indices: Sequence[int] | None) -> Sequence[int]:
+        return range(self.size) if indices is None else indices
 
     def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
         if not 0 <= index < self.size:

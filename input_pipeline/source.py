@@ -3,7 +3,10 @@
 import bisect
 import dataclasses
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+import numpy as np
 
 
 class Source(Protocol):
@@ -15,6 +18,40 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What an image of a dataset can be.
+
+    Args:
+      names: of the classes.
+      templates: sentences with a place ``{}`` for a name.
+      labels: from the numbers of records to their classes, int ``[n]``.
+    """
+
+    names: Sequence[str]
+    templates: Sequence[str]
+    labels: Callable[[Sequence[int]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What is known of a dataset beside its pairs.
+
+    Args:
+      classes: what its images can be; None: not known.
+      relevance: from the numbers of n records to that of each's image (row) to each's first caption (column), float
+        ``[n, n]`` at least zero; None: not known.
+    """
+
+    classes: Classes | None = None
+    relevance: Callable[[Sequence[int]], np.ndarray] | None = None
+
+
+def truth_of(source: Source) -> Truth:
+    """What a source says of itself in its attribute ``truth``; most have none."""
+    return getattr(source, "truth", Truth())
 
 
 def captions(record: dict) -> list[str]:

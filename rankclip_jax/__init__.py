@@ -4,13 +4,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rankclip_jax.encoder import Encoder
+    from rankclip_jax.embedding.encoder import Encoder
 
 __version__ = "0.1.0"
 
 
 def load(
-    path: str | Path, *, step: int | None = None, activation: str | None = None, dtype: str = "float32"
+    path: str | Path,
+    *,
+    step: int | None = None,
+    activation: str | None = None,
+    dtype: str = "float32",
+    weights: str = "latest",
 ) -> "Encoder":
     """A trained or imported model, ready to encode images and texts.
 
@@ -20,12 +25,16 @@ def load(
       step: the checkpoint of a workdir; None: the newest.
       activation: ``"quick_gelu"`` or ``"gelu"``, for files that do not say; None: quick_gelu for those.
       dtype: type of the computation, ``"float32"`` or ``"bfloat16"``.
+      weights: of a workdir, ``"latest"`` or their moving ``"average"``.
 
     Raises:
       UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
+      ValueError: another dtype, or other weights.
     """
-    from rankclip_jax.encoder import Encoder  # here, since importing JAX takes a second
+    from rankclip_jax.embedding.encoder import Encoder  # here, since importing JAX takes a second
     from rankclip_jax.interop import loading
 
-    weights = loading.read(Path(path), step=step, activation=activation)
-    return Encoder(weights.model, weights.variables, dtype)
+    if weights not in ("latest", "average") or dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"expected weights latest or average, dtype float32 or bfloat16; found {weights!r}, {dtype!r}")
+    found = loading.read(Path(path), step=step, activation=activation, weights=weights)
+    return Encoder(found.model, found.variables, dtype)

@@ -3,36 +3,45 @@
 python -m rankclip_jax.train --config configs/demo.py [--workdir DIR] [--config.a.b=value ...]
 """
 
+import shlex
+import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from input_pipeline.errors import UserError
-from rankclip_jax import command_line
+from rankclip_jax.command_line import entry
 
-_CONFIG = command_line.define_config()
+_CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<recipe's name> unless given")
+
+# Pairs of settings for one thing in two units: the one on the command line replaces the recipe's in the other.
+_UNITS = (("train.steps", "train.epochs"), ("optimizer.warmup_steps", "optimizer.warmup_share"))
 
 
 def main() -> None:
-    if _CONFIG.value is None:
-        raise UserError("--config: not given. Name a recipe, such as --config configs/demo.py.")
-    from rankclip_jax import trainer  # after the flags are read, since importing JAX takes a second
+    """Trains, and exits as the run ended: 0 finished, 128 + the signal's number stopped and saved."""
+    config = entry.config_of(_CONFIG)
+    flag = flags.FLAGS["config"]
+    _last_word(config, config_flags.get_override_values(flag))
+    default = f"runs/{Path(config_flags.get_config_filename(flag)).stem}"
+    workdir = Path(default) if _WORKDIR.value is None else entry.folder_of(_WORKDIR, f"Leave it out for {default}.")
+    from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
-    _last_word_on_length(_CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
-    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    trainer.train(_CONFIG.value, Path(_WORKDIR.value or f"runs/{Path(recipe).stem}"))
+    outcome = train(config, workdir)
+    if outcome.signal_number is not None:
+        command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
+        print(f"\nStopped and saved at step {outcome.step}. Go on with the same command: {command}", flush=True)
+        sys.exit(128 + outcome.signal_number)
 
 
-def _last_word_on_length(config: ConfigDict, overrides: dict[str, object]) -> None:
-    """A length given on the command line, in steps or epochs, replaces the recipe's whatever its unit."""
-    given = {"train.steps", "train.epochs"} & overrides.keys()
-    if given == {"train.steps"}:
-        config.train.epochs = 0
-    elif given == {"train.epochs"}:
-        config.train.steps = 0
+def _last_word(config: ConfigDict, overrides: dict[str, object]) -> None:
+    for pair in _UNITS:
+        given = [name for name in pair if name in overrides]
+        if len(given) == 1:
+            section, other = next(name for name in pair if name not in given).split(".")
+            config[section][other] = type(config[section][other])(0)
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    entry.run(main)

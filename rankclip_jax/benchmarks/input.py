@@ -3,37 +3,83 @@
 Speed is pairs per second of CPU time, summed over threads: what one core does, however many there are.
 """
 
+import dataclasses
 import importlib.util
 import io
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import input_pipeline
 from input_pipeline import images, tokenizer
 from input_pipeline.augmentation import Augmentation
-from input_pipeline.loader import training_batches
+from input_pipeline.errors import UserError
+from input_pipeline.loader import check_readable, training_batches
 from input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
+from rankclip_jax.models import clip
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
 from rankclip_jax.models.presets import Preset
-from rankclip_jax.parallel.mesh import make_mesh, to_devices
+from rankclip_jax.parallel.layout import Layout, make_mesh
+from rankclip_jax.training import settings
 
 _ROUNDS = 3
+
+
+def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> list[dict]:
+    """Measures the input of a recipe and prints a line for each stage and loader; the rows.
+
+    Args:
+      config: the settings.
+      original: a CSV list that PyTorch reads; None: the recipe's data.
+      pairs: how many to read for each measurement.
+      rate: pairs per second that are to be fed.
+
+    Raises:
+      UserError: the settings or the data are not usable, or the pairs are fewer than a batch.
+    """
+    settings.check_parts(config)
+    preset = clip.build(config.model).preset
+    size, batch = preset.vision.image_size, config.train.global_batch_size
+    source = input_pipeline.open_source(config.data, "train", image_size=size, seed=config.seed)
+    check_readable(source, "config.data.train")
+    theirs = source
+    if original:
+        with config.copy_and_resolve_references().unlocked() as given:
+            given.data.update({"source": "csv", "train": str(original)})
+        theirs = input_pipeline.open_source(given.data, "train", image_size=size, seed=config.seed)
+        check_readable(theirs, "--original")
+    augmentation = Augmentation.from_settings(config.data)
+    if pairs < batch:
+        raise UserError(f"--pairs: expected at least a batch, {batch}; found {pairs}. Say --pairs={batch}")
+    rows = stages(source, preset, augmentation, batch, pairs)
+    rows += beside_pytorch(config, preset, augmentation, source, theirs, pairs)
+    for row in rows:
+        name = row.get("stage") or f"{row['loader']} as a whole"
+        ratio = f"   (ours is {row['ratio']:.2f} x this)" if row.get("ratio", 1) != 1 else ""
+        print(f"{name:<24}{row['pairs_per_second_per_core']:12,.0f} pairs/s per core{ratio}")
+        if row.get("loader") == "rankclip_jax":
+            cores = math.ceil(rate / row["pairs_per_second_per_core"])
+            devices = jax.local_device_count()
+            print(f"{rate:,.0f} pairs/s need {cores} such cores, {cores / devices:.1f} for each device here.")
+    return rows
 
 
 def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_size: int, pairs: int) -> list[dict]:
     """A row for each stage of ``pairs`` pairs, done one after the other by one thread.
 
-    Pixels that a source holds in memory are not decoded: those stages are left out.
+    Pixels that a source holds in memory are not decoded, only cropped.
     """
     rng = np.random.default_rng(0)
     size = preset.vision.image_size
-    mesh = make_mesh()
+    layout = Layout(make_mesh())
     order = np.random.default_rng(0).integers(len(source), size=pairs)
     rows = []
 
@@ -45,14 +91,14 @@ def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_siz
 
     records = timed("read", lambda: [_in_memory(source[int(index)]) for index in order])
     pixels = [record["image"] for record in records]
-    if not isinstance(pixels[0], np.ndarray):
-        crop = Augmentation(augmentation.crop_scale)
-        pictures = [images.open_picture(content) for content in pixels]
-        pixels = timed("decode and crop", lambda: [crop(picture, size, rng) for picture in pictures])
-        if augmentation != crop:
-            whole = Augmentation((1.0, 1.0), augmentation.flip, augmentation.color_jitter, augmentation.policy)
-            views = [images.in_memory(view) for view in pixels]
-            pixels = timed("augment", lambda: [whole(view, size, rng) for view in views])
+    crop = Augmentation(augmentation.crop_scale, crop=augmentation.crop)
+    in_memory = isinstance(pixels[0], np.ndarray)
+    pictures = [images.in_memory(image) if in_memory else images.open_picture(image) for image in pixels]
+    pixels = timed("crop" if in_memory else "decode and crop", lambda: [crop(it, size, rng) for it in pictures])
+    if augmentation != crop:
+        rest = dataclasses.replace(augmentation, crop="center")
+        views = [images.in_memory(view) for view in pixels]
+        pixels = timed("augment", lambda: [rest(view, size, rng) for view in views])
     texts = [captions(record)[0] for record in records]
     length = preset.text.context_length
     tokens = timed("tokenise", lambda: [tokenizer.tokenize([text], length)[0] for text in texts])
@@ -68,7 +114,7 @@ def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_siz
         ]
 
     made = timed("batch", batches)
-    timed("transfer", lambda: [jax.block_until_ready(to_devices(batch, mesh)) for batch in made])
+    timed("transfer", lambda: [jax.block_until_ready(layout.put_rows(batch)) for batch in made])
     return rows
 
 

@@ -12,16 +12,68 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from configs import base
-from rankclip_jax.objectives import OBJECTIVES, ranking
+from input_pipeline.errors import UserError
+from rankclip_jax import recipes
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
 from rankclip_jax.parallel import topology
-from rankclip_jax.parallel.mesh import replicated, split_rows
+from rankclip_jax.parallel.layout import Layout, make_mesh
+from rankclip_jax.training.ranges import LARGEST_BATCH
 
 _REPEATS = 5
 _COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 _BYTES = {"f32": 4, "f64": 8, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
 
 LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple]
+
+
+def run(sizes: list[str], *, objective: str, topology_name: str | None, list_size: int, **how: Any) -> list[dict]:
+    """Measures each batch size and prints a line for each version of the loss; the rows.
+
+    Args:
+      sizes: global batch sizes, as written on the command line.
+      objective: its name.
+      topology_name: devices to compile for; None: those that are here, on which the programs run too.
+      list_size: columns that a row is ranked against; 0: all.
+      **how: what else `measure` takes.
+
+    Raises:
+      UserError: no such objective, or sizes that the devices do not divide or the lists exceed.
+    """
+    if objective not in OBJECTIVES:
+        raise UserError(f"--objective: no {objective!r}; there are {', '.join(OBJECTIVES)}.")
+    mesh = topology.mesh_of(topology_name) if topology_name else make_mesh()
+    rows = []
+    for size in _check_sizes(sizes, mesh.size, list_size):
+        for row in measure(
+            objective, batch_size=size, mesh=mesh, topology_name=topology_name, list_size=list_size, **how
+        ):
+            rows.append(row)
+            print(_format(row), flush=True)
+    return rows
+
+
+def _check_sizes(words: list[str], devices: int, list_size: int) -> list[int]:
+    sizes = [int(word) if word.isdecimal() and len(word) < 10 else 0 for word in words]
+    for size in sizes or [0]:
+        if not 2 <= size <= LARGEST_BATCH or size % devices:
+            raise UserError(
+                f"--batch_sizes: expected multiples of {devices}, the devices, from 2 to {LARGEST_BATCH}; found "
+                f"{','.join(words)!r}."
+            )
+        if list_size > size:
+            raise UserError(f"--list_size: expected at most the batch size, {size}; found {list_size}.")
+    return sizes
+
+
+def _format(row: dict) -> str:
+    text = f"{row['objective']} {row['version']:<15}  B {row['batch_size']:>7,}  D {row['embedding_size']}"
+    text += f"  {row['devices']} device(s)  {row['temporary_gib']:8.3f} GiB temporary"
+    if "milliseconds" in row:
+        text += f"  {row['milliseconds']:10.1f} ms  ({row['time_against_ours']:.2f} x ours)"
+    for kind, traffic in row.get("collectives", {}).items():
+        text += f"\n    {kind}: {traffic['count']}, {traffic['bytes']:,} bytes"
+    return text
 
 
 def measure(
@@ -41,18 +93,19 @@ def measure(
     On real devices both are run in turn and timed; for a topology both are only compiled. Memory is what the compiler
     sets aside on one device beyond arguments and results.
     """
-    config = base.get_config().objective
+    config = recipes.base().objective
     config.variant, config.chunk_size, config.list_size = variant, chunk_size, list_size
     programs = {"rankclip_jax": _ours(objective, config, mesh)}
     if objective == "rankclip" and not list_size and not ours_only:
         programs["straightforward"] = _straightforward(variant)
     shapes = [(batch_size, embedding_size), (batch_size, embedding_size), ()]
-    layouts = [split_rows(mesh), split_rows(mesh), replicated(mesh)]
+    layout = Layout(mesh)
+    layouts = [layout.rows, layout.rows, layout.replicated]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=x) for shape, x in zip(shapes, layouts, strict=True)]
     compiled = {}
     rows = {}
     for name, program in programs.items():
-        outputs = (replicated(mesh), tuple(layouts))
+        outputs = (layout.replicated, tuple(layouts))
         lowered = jax.jit(program, in_shardings=tuple(layouts), out_shardings=outputs).lower(*arguments)
         options = topology.compiler_options(topology_name) if topology_name else {}
         compiled[name] = lowered.compile(compiler_options=options)
@@ -97,12 +150,13 @@ def collectives(program: str) -> dict[str, dict[str, int]]:
 
 
 def _ours(objective: str, config: ConfigDict, mesh: Mesh) -> LossAndGradients:
+    method = OBJECTIVES[objective]
+    options = options_of(method, config)
+
     def loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array) -> jax.Array:
-        outputs = {"image_embedding": image, "text_embedding": text, "logit_scale": jnp.exp(logit_scale)}
-        if objective == "siglip":
-            outputs["logit_bias"] = jnp.float32(-10)
-        key = jax.random.key(0)
-        return OBJECTIVES[objective](outputs, progress=jnp.float32(1), key=key, config=config, mesh=mesh)[0]
+        scalars = {"scale": jnp.exp(logit_scale), **jax.tree.map(jnp.float32, dict(parameters_of(method)))}
+        step = Step(jnp.float32(1), jax.random.key(0), mesh)
+        return method.loss(Outputs({"image": image, "text": text}, scalars), options, step)[0]
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))
 

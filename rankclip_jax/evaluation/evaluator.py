@@ -1,117 +1,90 @@
 """All evaluations of a model on a validation set, by task."""
 
-import json
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
-from input_pipeline.scenes import CLASS_NAMES, CLASS_TEMPLATES, Scenes
-from input_pipeline.source import Source
-from rankclip_jax.evaluation.encoding import DatasetEncoder, Encoded
+from input_pipeline.source import Source, Truth, truth_of
+from rankclip_jax.embedding.embedder import Embedded, Embedder
+from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
 from rankclip_jax.evaluation.retrieval import retrieval
+from rankclip_jax.evaluation.validation_loss import ValidationLoss
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
-from rankclip_jax.models.clip import Clip, Variables
-from rankclip_jax.objectives import OBJECTIVES
+from rankclip_jax.models.clip import Variables
+from rankclip_jax.training.assembly import Assembly
 
 RANKING_EXAMPLES = 512  # Kendall's tau is taken over lists of this many
+_BATCH_SIZE = 1024
+
+
+class Evaluated(NamedTuple):
+    """What was measured, and the embeddings it comes from."""
+
+    metrics: list[Metric]
+    embedded: Embedded
 
 
 class Evaluator:
-    """Evaluates parameters on the validation set; compiled at the first call, kept for the next.
+    """Evaluates weights on a validation set; compiled at the first call, kept for the next.
 
     Args:
+      assembly: the run's parts.
       source: the validation set.
-      tasks: which of `available_tasks` to run; None: all.
+      tasks: which of the tasks to run that the data hold the truth for; None: all.
 
     Raises:
       UserError: a task that does not exist, or that these data have no truth for.
     """
 
-    def __init__(
-        self, model: Clip, config: ConfigDict, source: Source, mesh: Mesh, tasks: list[str] | None = None
-    ) -> None:
-        available = available_tasks(source)
+    def __init__(self, assembly: Assembly, source: Source, tasks: Sequence[str] | None = None) -> None:
+        self.source = source
+        self.size = min(len(source), assembly.config.evaluation.max_examples)
+        self.weights = assembly.config.evaluation.weights
+        self._assembly = assembly
+        self._embedder = Embedder(assembly.model, assembly.layout)
+        self._truth: Truth = truth_of(source)
+        self._validation_loss = ValidationLoss(assembly)
+        available: dict[str, Callable[[Embedded, Variables], list[Metric]]] = {
+            "validation": self._validation_loss,
+            "retrieval": lambda embedded, _: retrieval(embedded.image, embedded.text, embedded.image_of_text),
+            **({"zero_shot": self._zero_shot} if self._truth.classes else {}),
+            **({"ranking": self._ranking} if self._truth.relevance else {}),
+        }
         for task in tasks or []:
             if task not in available:
                 raise UserError(f"--tasks: no task {task!r} for these data; there are {', '.join(available)}.")
-        self.source = source
-        self.encoder = DatasetEncoder(model, mesh, min(config.train.global_batch_size, 1024))
-        self._tasks = tasks or available
-        self._config = config
-        self._mesh = mesh
-        self._size = min(len(source), config.evaluation.max_examples)
-        self._objective = jax.jit(
-            lambda outputs, key: OBJECTIVES[config.objective.name](
-                outputs, progress=jnp.float32(1), key=key, config=config.objective, mesh=mesh
-            )
-        )
+        self._tasks = {name: measure for name, measure in available.items() if tasks is None or name in tasks}
 
-    def __call__(self, variables: Variables) -> tuple[dict[str, float], Encoded]:
-        """Results by name, fractions in [0, 1], and the embeddings they come from.
+    def __call__(self, variables: Variables) -> Evaluated:
+        """Everything that is measured of these weights.
 
-        Losses are those of the end of training, whatever the step, so that they can be compared.
+        Raises:
+          UserError: no image can be read, or an embedding is not finite.
         """
-        encoded = self.encoder.pairs(variables, self.source, self._size)
-        if not len(encoded.index):
-            raise UserError("config.data.validation: none of its images can be read.")
-        results: dict[str, float] = {}
-        if "validation" in self._tasks:
-            parameters = variables["params"]
-            scalars = {"logit_scale": jnp.exp(parameters["logit_scale"])}
-            if "logit_bias" in parameters:
-                scalars["logit_bias"] = parameters["logit_bias"]
-            results |= self._losses(encoded, scalars)
-        if "zero_shot" in self._tasks and isinstance(self.source, Scenes):
-            classes = class_embeddings(lambda texts: self.encoder.texts(variables, texts), CLASS_NAMES, CLASS_TEMPLATES)
-            results |= accuracy(encoded.image, classes, self.source.class_labels()[encoded.index])
-        if "retrieval" in self._tasks:
-            results |= retrieval(encoded.image, encoded.text)
-        if "ranking" in self._tasks and isinstance(self.source, Scenes):
-            few = encoded.index[:RANKING_EXAMPLES]
-            scores = encoded.image[: len(few)] @ encoded.text[: len(few)].T
-            results |= ranking_quality(scores, self.source.relevance()[np.ix_(few, few)])
-        return results, encoded
+        config = self._assembly.config
+        embedded = self._embedder.dataset(
+            variables,
+            self.source,
+            self.size,
+            batch_size=min(config.train.global_batch_size, _BATCH_SIZE),
+            threads=config.data.threads,
+            workers=config.data.workers,
+        )
+        metrics = [metric for measure in self._tasks.values() for metric in measure(embedded, variables)]
+        return Evaluated(metrics, embedded)
 
-    def _losses(self, encoded: Encoded, scalars: dict[str, jax.Array]) -> dict[str, float]:
-        """Means over batches of the training batch's size, or of all pairs where they are fewer."""
-        size = min(self._config.train.global_batch_size, len(encoded.index) // self._mesh.size * self._mesh.size)
-        batches = []
-        for start in range(0, len(encoded.index) - size + 1, size or 1):
-            rows = slice(start, start + size)
-            outputs = {
-                "image_embedding": jnp.asarray(encoded.image[rows]),
-                "text_embedding": jnp.asarray(encoded.text[rows]),
-                **scalars,
-            }
-            loss, metrics = self._objective(outputs, jax.random.key(self._config.seed))
-            batches.append({"loss": loss} | metrics)
-        return {f"validation/{name}": float(np.mean([batch[name] for batch in batches])) for name in batches[0]}
+    def _zero_shot(self, embedded: Embedded, variables: Variables) -> list[Metric]:
+        assert self._truth.classes
+        names, templates = self._truth.classes.names, self._truth.classes.templates
+        classes = class_embeddings(lambda texts: self._embedder.texts(variables, texts), names, templates)
+        return accuracy(embedded.image, classes, self._truth.classes.labels(embedded.index.tolist()))
 
-
-def available_tasks(source: Source) -> list[str]:
-    """The tasks that a dataset holds the truth for."""
-    return ["validation", "retrieval", *(["zero_shot", "ranking"] if isinstance(source, Scenes) else [])]
-
-
-def write_results(workdir: Path, step: int, results: dict[str, float]) -> Path:
-    """Writes ``evaluation/<step>.json``."""
-    path = workdir / "evaluation" / f"{step}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf8")
-    return path
-
-
-def format_table(results: dict[str, float]) -> str:
-    """A table to read: percentages for fractions, plain numbers for losses."""
-    width = max(map(len, results))
-    lines = []
-    for name, value in results.items():
-        as_share = not name.startswith("validation/") and name != "ranking/kendall_tau"
-        lines.append(f"  {name:<{width}}  {f'{value:8.2%}' if as_share else f'{value:8.4f}'}")
-    return "\n".join(lines)
+    def _ranking(self, embedded: Embedded, variables: Variables) -> list[Metric]:
+        del variables
+        assert self._truth.relevance
+        few = embedded.index[:RANKING_EXAMPLES]
+        scores = embedded.image[: len(few)] @ embedded.first_text[: len(few)].T
+        return ranking_quality(scores, np.asarray(self._truth.relevance(few.tolist())))

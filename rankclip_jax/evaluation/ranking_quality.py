@@ -3,34 +3,57 @@
 import numpy as np
 import scipy.stats
 
+from rankclip_jax.evaluation.metric import Metric
 
-def ranking_quality(scores: np.ndarray, relevance: np.ndarray) -> dict[str, float]:
+
+def ranking_quality(scores: np.ndarray, relevance: np.ndarray) -> list[Metric]:
     """Kendall's tau and NDCG of each row's order, averaged over rows and over both directions.
+
+    A row whose truth is all alike has no order to follow, and is left out; where there is no other, the measure is
+    undefined.
 
     Args:
       scores: the model's, ``[n, n]``: images by captions.
       relevance: the truth, ``[n, n]``, at least zero.
+
+    Raises:
+      ValueError: a score is not finite.
     """
+    if not np.isfinite(scores).all():
+        raise ValueError("ranking quality: scores are not finite")
     both = ((scores, relevance), (scores.T, relevance.T))
-    return {
-        "ranking/kendall_tau": float(np.mean([kendall_tau(*pair) for pair in both])),
-        "ranking/ndcg": float(np.mean([ndcg(*pair) for pair in both])),
-    }
+    return [
+        Metric("ranking/kendall_tau", _mean([kendall_tau(*pair) for pair in both]), "correlation"),
+        Metric("ranking/ndcg", _mean([ndcg(*pair) for pair in both])),
+    ]
 
 
-def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> float:
-    """Mean over rows of Kendall's tau-b (Kendall, 1945), which allows for ties; in [-1, 1]."""
-    taus = [scipy.stats.kendalltau(*rows).statistic for rows in zip(scores, relevance, strict=True)]
-    return float(np.mean(np.nan_to_num(taus)))  # a row that is all ties agrees with no order
+def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> float | None:
+    """Mean over rows of Kendall's tau-b (Kendall, 1945), which allows for ties; in [-1, 1].
+
+    A row of scores that are all alike follows no order: 0.
+    """
+    taus = [
+        float(np.nan_to_num(scipy.stats.kendalltau(*rows).statistic))
+        for rows in zip(scores, relevance, strict=True)
+        if np.ptp(rows[1]) > 0
+    ]
+    return _mean(taus)
 
 
-def ndcg(scores: np.ndarray, relevance: np.ndarray) -> float:
+def ndcg(scores: np.ndarray, relevance: np.ndarray) -> float | None:
     """Mean over rows of the normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002); in [0, 1].
 
     The gain is the relevance itself, the discount ``1 / log2(rank + 1)``.
     """
+    told = np.ptp(relevance, axis=1) > 0
+    scores, relevance = scores[told], relevance[told]
     discount = 1 / np.log2(np.arange(2, scores.shape[1] + 2))
     order = np.argsort(-scores, axis=1, kind="stable")
     gained = np.take_along_axis(relevance, order, axis=1) @ discount
     best = -np.sort(-relevance, axis=1) @ discount
-    return float(np.mean(np.divide(gained, best, out=np.ones_like(best), where=best > 0)))
+    return _mean(list(gained / best))
+
+
+def _mean(values: list) -> float | None:
+    return None if not values or None in values else float(np.mean(values))

@@ -1,4 +1,4 @@
-"""How often the right column is among the best ``k`` of a row."""
+"""How often a right column is among the best ``k`` of a row."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,53 @@ import numpy as np
 _ROWS = 1024
 
 
-def recall_at(queries: np.ndarray, candidates: np.ndarray, targets: np.ndarray, ks: Sequence[int]) -> list[float]:
-    """Share of queries whose target candidate is among the ``k`` most similar, in memory linear in the candidates.
+def recall_at(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    targets: np.ndarray,
+    ks: Sequence[int],
+    groups: np.ndarray | None = None,
+) -> list[float]:
+    """Share of queries of which a right candidate is among the ``k`` most similar, in memory linear in the candidates.
 
-    Candidates as similar as the target (the same caption, say) come in random order: the share is the expected one.
+    Candidates as similar as the best right one (the same caption, say) come in random order: the share is the expected
+    one.
 
     Args:
       queries: ``[n, D]``.
       candidates: ``[m, D]``.
-      targets: int ``[n]``, the column that is right for each row.
+      targets: int ``[n]``, the group of candidates that are right for each query.
+      ks: how many are looked at.
+      groups: int ``[m]``, the group of each candidate; None: each is its own, so that targets are columns.
 
     Returns:
       One share in [0, 1] for each of ``ks``.
+
+    Raises:
+      ValueError: an embedding is not finite, of which nothing can be said.
     """
+    for kind, rows in (("queries", queries), ("candidates", candidates)):
+        if not np.isfinite(rows).all():
+            raise ValueError(
+                f"recall: {int((~np.isfinite(rows).all(axis=1)).sum())} of {len(rows)} {kind} are not finite"
+            )
+    groups = np.arange(len(candidates)) if groups is None else groups
     hits = np.zeros(len(ks))
     for start in range(0, len(queries), _ROWS):
         scores = queries[start : start + _ROWS] @ candidates.T
-        own = np.take_along_axis(scores, targets[start : start + _ROWS, None], axis=1)
-        better = (scores > own).sum(axis=1)
-        equal = (scores == own).sum(axis=1)  # the target itself included
-        hits += [np.clip((k - better) / equal, 0, 1).sum() for k in ks]
+        right = groups == targets[start : start + _ROWS, None]
+        best = np.max(scores, axis=1, where=right, initial=-np.inf, keepdims=True)
+        better = (scores > best).sum(axis=1)
+        tied = scores == best
+        hits += [_chance_of_one(tied.sum(axis=1), (tied & right).sum(axis=1), k - better).sum() for k in ks]
     return (hits / len(queries)).tolist()
+
+
+def _chance_of_one(tied: np.ndarray, right: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The chance that one of the ``right`` among the ``tied``, in random order, is within the first ``places``."""
+    places = np.clip(places, 0, tied)
+    none = np.ones(len(tied))
+    for number in range(int(right.max(initial=0))):
+        left = np.maximum(tied - number, 1)
+        none = np.where(number < right, none * np.clip(tied - places - number, 0, None) / left, none)
+    return np.where(right > 0, 1 - none, 0)

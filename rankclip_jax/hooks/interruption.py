@@ -1,56 +1,70 @@
 """Ctrl-C, and the notice that a scheduler gives before it kills: save, then stop."""
 
-import shlex
+import contextlib
+import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from rankclip_jax.hooks.saving import Saving
-from rankclip_jax.train_state import Metrics, TrainState
+from rankclip_jax.hooks import StepInfo
+from rankclip_jax.parallel.processes import largest_of_all
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved; ``status`` is the process's exit status."""
+    """The run was asked to stop by a signal, and has saved."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number} after step {step}")
+        self.step, self.signal_number = step, signal_number
 
 
-class Interruption:
+class Interruption(contextlib.ExitStack):
     """After the step in which a signal came, saves and raises `Interrupted`; a second signal ends at once.
 
     Processes agree every ``every_steps`` steps on whether one of them was told to stop, since all must save together.
+
+    Args:
+      save: saves the state after a step.
+      every_steps: how often processes agree; one that is alone looks after each step.
     """
 
-    def __init__(self, saving: Saving, *, every_steps: int) -> None:
-        self._saving = saving
+    def __init__(self, save: Callable[[StepInfo], None], *, every_steps: int) -> None:
+        super().__init__()
+        self._save = save
         self._every_steps = every_steps if jax.process_count() > 1 else 1
         self._signal = 0
-        self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        self._previous: dict[int, Any] = {}
 
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        if step % self._every_steps:
+    def __enter__(self) -> "Interruption":
+        """Listens from here on, in the main thread, which alone hears signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                previous: Any = signal.signal(number, self._receive)
+                self._previous[number] = previous
+                self.callback(signal.signal, number, previous)
+        return self
+
+    def __call__(self, info: StepInfo) -> None:
+        """Saves and raises `Interrupted` if a signal has come."""
+        if info.step % self._every_steps:
             return
-        number = self._signal
-        if jax.process_count() > 1:
-            number = int(multihost_utils.process_allgather(np.int32(number)).max())
+        number = largest_of_all(self._signal)
         if number:
-            self._saving.save(step, state, metrics)
-            command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
-            raise Interrupted(
-                f"\nStopped and saved at step {step}. Go on with the same command: {command}", 128 + number
-            )
-
-    def close(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            self._save(info)
+            raise Interrupted(info.step, number)
 
     def _receive(self, number: int, frame: object) -> None:
+        del frame
         self._signal = number
-        signal.signal(number, self._previous[signal.Signals(number)])
+        signal.signal(number, self._previous[number])
+        # A handler may come in the middle of a print, so this writes past Python's buffers.
+        os.write(
+            sys.__stderr__.fileno() if sys.__stderr__ else 2,
+            b"\nStopping: the step under way is finished and saved first. The same signal again stops at once.\n",
+        )

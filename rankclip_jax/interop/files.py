@@ -1,5 +1,6 @@
 """Tensors in files: safetensors, and PyTorch's archives without anything in them that could run."""
 
+import os
 import pickle
 import sys
 import types
@@ -7,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+from safetensors.numpy import save_file
 
 from input_pipeline.errors import UserError
 
 Tensors = dict[str, np.ndarray]
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -22,7 +26,9 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
       UserError: the file is no such file, is damaged, or holds code.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Expected weights: .safetensors, .pt, .pth or .bin.")
+        raise UserError(f"{path}: no such file. Expected weights: {', '.join(SUFFIXES)}.")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: not a file of weights by its name. Expected one that ends in {', '.join(SUFFIXES)}.")
     tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_torch_archive(path), {})
     if not tensors:
         raise UserError(f"{path}: holds no tensors. Expected the weights of a CLIP model.")
@@ -32,15 +38,19 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
-    """Writes safetensors."""
-    from safetensors.numpy import save_file  # here, since training needs no such package
-
+    """Writes safetensors, readable by whom the user's other files are."""
     save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, path, metadata)
+    give_usual_mode(path)
+
+
+def give_usual_mode(path: Path) -> None:
+    """Gives a file that was made for its owner alone the permissions that new files of this user have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    import safetensors
-
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {name: _as_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118

@@ -9,9 +9,9 @@ import numpy as np
 
 from input_pipeline import tokenizer
 from input_pipeline.errors import UserError
-from rankclip_jax.interop import files
+from rankclip_jax.interop import files, open_clip
 from rankclip_jax.interop.places import hugging_face_places
-from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN, Clip, Variables
+from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.models.presets import Preset, ResNetPreset, TextPreset, VisionPreset
 from rankclip_jax.models.transformer import LAYER_NORM_EPSILON
 
@@ -26,6 +26,7 @@ def write(folder: Path, model: Clip, variables: Variables) -> None:
       UserError: the model has no place in this layout.
     """
     preset = model.preset
+    open_clip.check_pooling(model)
     if isinstance(preset.vision, ResNetPreset):
         raise UserError(
             "--format: Hugging Face's CLIPModel has no ResNets. Take --format open_clip, or train a ViT preset."
@@ -34,7 +35,7 @@ def write(folder: Path, model: Clip, variables: Variables) -> None:
     tensors = {place.name: place.view(variables) for place in hugging_face_places(preset)}
     files.write(folder / "model.safetensors", tensors, {"format": "pt"})
     _write_json(folder / "config.json", _model_config(model))
-    _write_json(folder / "preprocessor_config.json", _processor_config(preset.vision.image_size))
+    _write_json(folder / "preprocessor_config.json", _processor_config(model))
     _write_tokenizer(folder, preset.text.context_length)
 
 
@@ -119,7 +120,8 @@ def _model_config(model: Clip) -> dict[str, Any]:
     }
 
 
-def _processor_config(image_size: int) -> dict[str, Any]:
+def _processor_config(model: Clip) -> dict[str, Any]:
+    image_size = model.preset.vision.image_size
     return {
         "image_processor_type": "CLIPImageProcessor",
         "processor_class": "CLIPProcessor",
@@ -132,8 +134,8 @@ def _processor_config(image_size: int) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": PIXEL_MEAN,
-        "image_std": PIXEL_DEVIATION,
+        "image_mean": model.pixel_mean,
+        "image_std": model.pixel_deviation,
     }
 
 

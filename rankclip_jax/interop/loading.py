@@ -10,14 +10,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
-from rankclip_jax import workdir
-from rankclip_jax.checkpoints import Checkpoints
 from rankclip_jax.interop import files, hugging_face, positions
-from rankclip_jax.interop.places import Place, batch_counters, empty, hugging_face_places, open_clip_places
-from rankclip_jax.models import clip
+from rankclip_jax.interop.places import LOGIT_BIAS, Place, batch_counters, empty, hugging_face_places, open_clip_places
 from rankclip_jax.models.clip import Clip, Variables, describe_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
+from rankclip_jax.parallel.layout import make_local_mesh
+from rankclip_jax.training import workdir
+from rankclip_jax.training.assembly import assemble
+from rankclip_jax.training.checkpoints import read_variables
 
 _LOGGER = logging.getLogger(__name__)
 _NAMED = 8  # tensors named in an error, of each kind
@@ -39,12 +40,13 @@ class Weights:
     stated_activation: str | None
 
 
-def read(path: Path, *, step: int | None = None, activation: str | None = None) -> Weights:
+def read(path: Path, *, step: int | None = None, activation: str | None = None, weights: str = "latest") -> Weights:
     """Reads a workdir, a Hugging Face folder, or a file in the layout of OpenAI, open_clip or the RankCLIP release.
 
     Args:
       step: the checkpoint of a workdir; None: the newest.
       activation: a key of `ACTIVATIONS`; None: what the source says, or CLIP's own where it is silent.
+      weights: of a workdir, ``"latest"`` or their moving ``"average"``.
 
     Raises:
       UserError: there is nothing of the kind, or its tensors are not a known model's; it names them.
@@ -54,23 +56,23 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None) 
     if not path.exists():
         raise UserError(f"{path}: nothing there. Expected a workdir, a Hugging Face folder or a file of weights.")
     if path.is_file():
-        weights = _read_file(path, activation)
+        found = _read_file(path, activation)
     elif (path / "checkpoints").is_dir():
-        weights = _read_workdir(path, step)
+        found = _read_workdir(path, step, weights)
     elif (path / "config.json").is_file():
-        weights = _read_hugging_face(path)
+        found = _read_hugging_face(path)
     else:
         raise UserError(
             f"{path}: neither a workdir (no checkpoints/) nor a Hugging Face folder (no config.json). "
             "For a single file, name the file."
         )
-    if activation in (None, weights.model.execution.activation):
-        return weights
-    execution = dataclasses.replace(weights.model.execution, activation=activation)
-    return dataclasses.replace(weights, model=weights.model.clone(execution=execution))
+    if activation in (None, found.model.execution.activation):
+        return found
+    execution = dataclasses.replace(found.model.execution, activation=activation)
+    return dataclasses.replace(found, model=found.model.clone(execution=execution))
 
 
-def initial_variables(config: ConfigDict, model: Clip) -> Variables | None:
+def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
     """The weights of ``config.init_from`` for the model that is to be trained; None: it starts from nothing.
 
     Raises:
@@ -95,23 +97,18 @@ def initial_variables(config: ConfigDict, model: Clip) -> Variables | None:
             f"config.init_from: {path} was trained with {activation}, the settings say {config.model.activation}. "
             f"Add --config.model.activation={activation}"
         )
-    if theirs.learn_logit_bias != model.learn_logit_bias:
+    if theirs.pooling != model.pooling:
         raise UserError(
-            f"config.init_from: {path} {'has a' if theirs.learn_logit_bias else 'has no'} learned bias. "
-            f"Add --config.model.learn_logit_bias={theirs.learn_logit_bias}"
+            f"config.init_from: {path} pools by its {theirs.pooling}. Add --config.model.pooling={theirs.pooling}"
         )
     return positions.resize(weights.variables, theirs.preset, size)
 
 
-def _read_workdir(path: Path, step: int | None) -> Weights:
+def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     config = ConfigDict(workdir.read_config(path))
-    model = clip.build(config.model)
-    checkpoints = Checkpoints(path)
-    try:
-        variables = checkpoints.restore_variables(model, step)
-    finally:
-        checkpoints.close()
-    return Weights(config.model.name, model, variables, model.execution.activation)
+    assembly = assemble(config, make_local_mesh())
+    variables = read_variables(path, assembly.describe_variables(), step, weights)
+    return Weights(config.model.name, assembly.model, variables, assembly.model.execution.activation)
 
 
 def _read_file(path: Path, activation: str | None) -> Weights:
@@ -128,7 +125,7 @@ def _read_file(path: Path, activation: str | None) -> Weights:
         )
     name, preset = _identify(tensors, lambda preset: open_clip_places(preset, logit_bias), PRESETS)
     execution = Execution(activation=activation or stated or "quick_gelu")
-    model = Clip(preset, execution, learn_logit_bias=logit_bias)
+    model = Clip(preset, execution)
     return Weights(name, model, _fill(path, tensors, open_clip_places(preset, logit_bias), model, name), stated)
 
 
@@ -163,7 +160,7 @@ def _identify(
         agreeing = sum(
             place.name in tensors and tensors[place.name].shape == place.view(shapes).shape
             for place in places
-            if place.path != ("params", "logit_bias")
+            if place.path != LOGIT_BIAS
         )
         return len(places) - agreeing + len(tensors.keys() - {place.name for place in places})
 
@@ -186,7 +183,10 @@ def _fill(path: Path, tensors: files.Tensors, places: list[Place], model: Clip, 
     Raises:
       UserError: some are missing, too many or of another shape; it names them.
     """
-    variables = empty(describe_variables(model))
+    shapes = describe_variables(model)
+    if any(place.path == LOGIT_BIAS for place in places):
+        shapes["params"]["logit_bias"] = shapes["params"]["logit_scale"]
+    variables = empty(shapes)
     missing, misshapen = [], []
     for place in places:
         view, tensor = place.view(variables), tensors.get(place.name)

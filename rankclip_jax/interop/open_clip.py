@@ -10,7 +10,7 @@ import numpy as np
 from input_pipeline.errors import UserError
 from rankclip_jax.interop import files
 from rankclip_jax.interop.places import batch_counters, open_clip_places
-from rankclip_jax.models.clip import Clip, Variables
+from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN, Clip, Variables
 from rankclip_jax.models.presets import PRESETS, ResNetPreset
 
 # open_clip has these under the name that ends in -quickgelu too; ViT-S-16 only without.
@@ -19,7 +19,7 @@ _WITH_QUICK_GELU = {"ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-1
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Call:
     """How open_clip builds a model: a name, arguments beside it, and settings where the name is not its own."""
 
     name: str
@@ -27,19 +27,24 @@ class Recipe:
     config: dict[str, Any] | None = None
 
 
-def recipe(name: str, model: Clip) -> Recipe:
-    """open_clip's name for a preset, or settings that make it one."""
+def call_for(name: str, model: Clip, variables: Variables) -> Call:
+    """open_clip's name for a preset, or settings that make it one.
+
+    Raises:
+      UserError: open_clip has no such model.
+    """
+    check_pooling(model)
     quick = model.execution.activation == "quick_gelu"
-    if name not in _WITH_QUICK_GELU | {"ViT-S-16"} or model.learn_logit_bias:
-        return Recipe(f"rankclip-{name}", {}, _config(model))
-    arguments: dict[str, Any] = {}
+    if name not in _WITH_QUICK_GELU | {"ViT-S-16"} or has_bias(variables):
+        return Call(f"rankclip-{name}", _pixels(model), _config(model, has_bias(variables)))
+    arguments = _pixels(model)
     if quick and name not in _WITH_QUICK_GELU:
         arguments["force_quick_gelu"] = True
     elif quick:
         name += "-quickgelu"
     if model.preset.vision.image_size != PRESETS[name.removesuffix("-quickgelu")].vision.image_size:
         arguments["force_image_size"] = model.preset.vision.image_size
-    return Recipe(name, arguments)
+    return Call(name, arguments)
 
 
 def write(path: Path, name: str, model: Clip, variables: Variables) -> None:
@@ -48,7 +53,7 @@ def write(path: Path, name: str, model: Clip, variables: Variables) -> None:
     files.write(path, state_dict(model, variables), metadata)
 
 
-def write_config(folder: Path, how: Recipe) -> None:
+def write_config(folder: Path, how: Call) -> None:
     """Writes the settings of a model that open_clip does not know."""
     if how.config is not None:
         (folder / f"{how.name}.json").write_text(json.dumps(how.config, indent=2) + "\n", encoding="utf8")
@@ -61,10 +66,10 @@ def write_release(path: Path, name: str, model: Clip, variables: Variables) -> N
       UserError: PyTorch is not installed, or the release cannot compute the model.
     """
     torch = files.import_torch("--format rankclip: writing it")
-    if model.execution.activation != "quick_gelu" or model.learn_logit_bias:
+    if model.execution.activation != "quick_gelu" or has_bias(variables):
         raise UserError(
             "--format: the RankCLIP release computes only QuickGELU without a learned bias; found "
-            f"{model.execution.activation}{' with a learned bias' if model.learn_logit_bias else ''}. "
+            f"{model.execution.activation}{' with a learned bias' if has_bias(variables) else ''}. "
             "Take --format open_clip."
         )
     tensors = {f"module.{key}": torch.tensor(value) for key, value in state_dict(model, variables).items()}
@@ -73,12 +78,12 @@ def write_release(path: Path, name: str, model: Clip, variables: Variables) -> N
 
 def state_dict(model: Clip, variables: Variables) -> files.Tensors:
     """Tensors by OpenAI's names."""
-    places = open_clip_places(model.preset, model.learn_logit_bias)
+    places = open_clip_places(model.preset, has_bias(variables))
     tensors = {place.name: place.view(variables) for place in places}
     return tensors | {name: np.zeros((), np.int64) for name in batch_counters(places)}
 
 
-def command(path: Path, how: Recipe) -> str:
+def command(path: Path, how: Call) -> str:
     """The Python that loads a file, to paste."""
     arguments = "".join(f", {key}={value!r}" for key, value in how.arguments.items())
     call = f"open_clip.create_model_and_transforms({how.name!r}, pretrained={str(path)!r}{arguments})"
@@ -88,21 +93,43 @@ def command(path: Path, how: Recipe) -> str:
     return f"open_clip.add_model_config({str(path.parent / f'{how.name}.json')!r}); {create}"
 
 
-def embeddings(path: Path, how: Recipe, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def embeddings(path: Path, how: Call, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit embeddings by open_clip of normalised pixels ``[n, 3, H, W]`` and token ids ``[n, L]``."""
     torch = files.import_torch("comparing with open_clip")
     import open_clip
 
     if how.config is not None:
         open_clip.add_model_config(path.parent / f"{how.name}.json")
-    model = open_clip.create_model(how.name, pretrained=str(path), **how.arguments).eval()
+    forced = {name: value for name, value in how.arguments.items() if name.startswith("force_")}
+    model = open_clip.create_model(how.name, pretrained=str(path), **forced).eval()
     with torch.no_grad():
         images = model.encode_image(torch.tensor(pixels), normalize=True)
         texts = model.encode_text(torch.tensor(tokens).long(), normalize=True)
     return images.numpy(), texts.numpy()
 
 
-def _config(model: Clip) -> dict[str, Any]:
+def has_bias(variables: Variables) -> bool:
+    """Whether a bias is among the weights, as SigLIP's is."""
+    return "logit_bias" in variables["params"]
+
+
+def check_pooling(model: Clip) -> None:
+    """Raises UserError for a model whose image tower the layouts of other libraries do not describe."""
+    if model.pooling != "class_token":
+        raise UserError(
+            f"--format: no other library's CLIP pools its patches by their {model.pooling}; found "
+            f"config.model.pooling={model.pooling}. Use the run from Python: rankclip_jax.load(DIR)"
+        )
+
+
+def _pixels(model: Clip) -> dict[str, Any]:
+    """The arguments for pixels that are not normalised as CLIP's are."""
+    if (model.pixel_mean, model.pixel_deviation) == (PIXEL_MEAN, PIXEL_DEVIATION):
+        return {}
+    return {"image_mean": model.pixel_mean, "image_std": model.pixel_deviation}
+
+
+def _config(model: Clip, logit_bias: bool) -> dict[str, Any]:
     preset = model.preset
     vision: dict[str, Any] = {"image_size": preset.vision.image_size, "width": preset.vision.width}
     if isinstance(preset.vision, ResNetPreset):
@@ -117,7 +144,7 @@ def _config(model: Clip) -> dict[str, Any]:
     return {
         "embed_dim": preset.embedding_size,
         "quick_gelu": model.execution.activation == "quick_gelu",
-        **({"init_logit_bias": 0.0} if model.learn_logit_bias else {}),
+        **({"init_logit_bias": 0.0} if logit_bias else {}),
         "vision_cfg": vision,
         "text_cfg": {
             "context_length": text.context_length,

@@ -14,6 +14,7 @@ import numpy as np
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.models.presets import Preset, ResNetPreset
 
+LOGIT_BIAS = ("params", "logit_bias")  # a parameter of SigLIP's objective, for which these layouts have a name
 _LINEAR = (1, 0)
 _CONVOLUTION = (3, 2, 0, 1)
 
@@ -83,7 +84,7 @@ def open_clip_places(preset: Preset, logit_bias: bool) -> list[Place]:
         *_norm("ln_final", (*text, "final_norm", "norm")),
         Place("text_projection", (*text, "projection", "kernel")),
         Place("logit_scale", ("params", "logit_scale")),
-        *([Place("logit_bias", ("params", "logit_bias"))] if logit_bias else []),
+        *([Place("logit_bias", LOGIT_BIAS)] if logit_bias else []),
     ]
 
 

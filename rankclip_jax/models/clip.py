@@ -1,7 +1,8 @@
 """The two-tower model: images and texts to unit embeddings, and the learned scale."""
 
 import math
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,6 @@ from rankclip_jax.models.transformer import Execution
 from rankclip_jax.models.vision_transformer import VisionTransformer
 
 MAX_LOGIT_SCALE = math.log(100)
-INITIAL_LOGIT_BIAS = -10.0  # SigLIP's
 
 # Mean and standard deviation of CLIP's training images, for pixels in [0, 1].
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -26,36 +26,51 @@ PIXEL_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 Variables = dict[str, Any]  # Flax's collections: "params", and of ResNets "batch_stats"
 
 
-class Outputs(TypedDict):
-    """What a model gives to an objective: unit embeddings ``[B, D]``, the similarities' multiplier and bias ``[]``."""
+class Outputs(NamedTuple):
+    """What a model gives to an objective.
 
-    image_embedding: jax.Array
-    text_embedding: jax.Array
-    logit_scale: jax.Array
-    logit_bias: NotRequired[jax.Array]
-    image_augmented_embedding: NotRequired[jax.Array]
-    text_augmented_embedding: NotRequired[jax.Array]
+    Args:
+      embeddings: unit rows by view, float32 ``[B, D]``: ``image``, ``text``, and for second views ``image_augmented``
+        and ``text_augmented``.
+      scalars: by name, the same on every device: ``scale``, what similarities are multiplied by, and a method's own
+        parameters.
+    """
+
+    embeddings: dict[str, jax.Array]
+    scalars: dict[str, jax.Array]
 
 
-def normalise(image: jax.Array | np.ndarray) -> jax.Array:
-    """uint8 pixels ``[B, H, W, 3]`` to float32 with the mean and deviation that CLIP trains with."""
-    return (jnp.asarray(image) / 255.0 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_DEVIATION)
+Channels = tuple[float, float, float]
+
+
+def normalise(
+    image: jax.Array | np.ndarray, mean: Channels = PIXEL_MEAN, deviation: Channels = PIXEL_DEVIATION
+) -> jax.Array:
+    """uint8 pixels ``[B, H, W, 3]`` to float32 with this mean and deviation, which are of pixels in [0, 1]."""
+    return (jnp.asarray(image) / 255.0 - jnp.asarray(mean)) / jnp.asarray(deviation)
 
 
 class Clip(nn.Module):
-    """CLIP (Radford et al., 2021): ``apply(variables, image, text) -> Outputs``.
+    """CLIP (Radford et al., 2021): ``apply(variables, batch) -> Outputs``.
 
     Args:
+      preset: the sizes of both towers.
+      execution: how they are computed.
+      initial_logit_scale: the multiplier of similarities at the start.
       patch_dropout: share of an image's patches that training leaves out; transformers only.
       frozen: the tower that does not learn, ``"vision"`` or ``"text"``, or ``""`` for none (LiT, Zhai et al., 2022).
+      pooling: of an image transformer's last layer, see `VisionTransformer`.
+      pixel_mean, pixel_deviation: of the red, green and blue of training images, in [0, 1].
     """
 
     preset: Preset
     execution: Execution = Execution()
     initial_logit_scale: float = 1 / 0.07
-    learn_logit_bias: bool = False
     patch_dropout: float = 0.0
     frozen: str = ""
+    pooling: str = "class_token"
+    pixel_mean: Channels = PIXEL_MEAN
+    pixel_deviation: Channels = PIXEL_DEVIATION
 
     def setup(self) -> None:
         preset = self.preset
@@ -63,31 +78,37 @@ class Clip(nn.Module):
             self.vision: nn.Module = ResNet(preset.vision, preset.embedding_size, self.execution)
         else:
             self.vision = VisionTransformer(
-                preset.vision, preset.embedding_size, self.execution, patch_dropout=self.patch_dropout
+                preset.vision,
+                preset.embedding_size,
+                self.execution,
+                patch_dropout=self.patch_dropout,
+                pooling=self.pooling,
             )
         self.text = TextTransformer(preset.text, preset.embedding_size, self.execution)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(self.initial_logit_scale)), ())
-        if self.learn_logit_bias:
-            self.logit_bias = self.param("logit_bias", nn.initializers.constant(INITIAL_LOGIT_BIAS), ())
 
-    def __call__(self, image: jax.Array, text: jax.Array, train: bool = False) -> Outputs:
-        """uint8 pixels ``[B, H, W, 3]`` and token ids ``[B, context_length]`` to `Outputs`, all float32.
+    def __call__(self, batch: Mapping[str, jax.Array], train: bool = False) -> Outputs:
+        """Every view of a batch to its embeddings, float32, and the scale.
 
-        Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"`` (ResNets only).
+        Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"`` (ResNets only);
+        patch dropout takes its randomness from the stream ``"patch_dropout"``.
+
+        Args:
+          batch: uint8 pixels ``[B, H, W, 3]`` under names that begin with ``image``, token ids ``[B, context_length]``
+            under names that begin with ``text``.
+          train: whether this is a step of training.
         """
-        outputs: Outputs = {
-            "image_embedding": self.encode_image(image, train),
-            "text_embedding": self.encode_text(text),
-            "logit_scale": jnp.exp(self.logit_scale),
+        embeddings = {
+            view: self.encode_text(rows) if view.startswith("text") else self.encode_image(rows, train)
+            for view, rows in sorted(batch.items())
         }
-        if self.learn_logit_bias:
-            outputs["logit_bias"] = self.logit_bias
-        return outputs
+        return Outputs(embeddings, {"scale": jnp.exp(self.logit_scale)})
 
     def encode_image(self, image: jax.Array, train: bool = False) -> jax.Array:
         """uint8 pixels ``[B, H, W, 3]`` to float32 unit rows ``[B, D]``."""
         frozen = self.frozen == "vision"
-        embedding = unit(self.vision(normalise(image), train and not frozen))
+        pixels = normalise(image, self.pixel_mean, self.pixel_deviation)
+        embedding = unit(self.vision(pixels, train and not frozen))
         return jax.lax.stop_gradient(embedding) if frozen else embedding
 
     def encode_text(self, text: jax.Array) -> jax.Array:
@@ -116,19 +137,21 @@ def build(config: ConfigDict) -> Clip:
         preset.with_image_size(config.image_size or preset.vision.image_size),
         execution,
         initial_logit_scale=config.initial_logit_scale,
-        learn_logit_bias=config.learn_logit_bias,
         patch_dropout=config.patch_dropout,
         frozen=config.frozen,
+        pooling=config.pooling,
+        pixel_mean=tuple(config.pixel_mean),
+        pixel_deviation=tuple(config.pixel_deviation),
     )
 
 
-def initial_variables(model: Clip, key: jax.Array) -> Variables:
+def draw_variables(model: Clip, key: jax.Array) -> Variables:
     """Freshly drawn weights."""
     vision, text = model.preset.vision, model.preset.text
     image = jnp.zeros((1, vision.image_size, vision.image_size, 3), jnp.uint8)
-    return dict(model.init(key, image, jnp.zeros((1, text.context_length), jnp.int32)))
+    return dict(model.init(key, {"image": image, "text": jnp.zeros((1, text.context_length), jnp.int32)}))
 
 
 def describe_variables(model: Clip) -> Variables:
     """The shapes and types of the weights, without computing them."""
-    return jax.eval_shape(lambda: initial_variables(model, jax.random.key(0)))
+    return jax.eval_shape(lambda: draw_variables(model, jax.random.key(0)))

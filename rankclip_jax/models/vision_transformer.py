@@ -7,18 +7,25 @@ import jax.numpy as jnp
 from rankclip_jax.models.presets import VisionPreset
 from rankclip_jax.models.transformer import Execution, LayerNorm, Transformer
 
+POOLINGS = ("class_token", "mean")
+
 
 class VisionTransformer(nn.Module):
-    """Patches and a class token, normalised before and after the blocks; the class token is projected.
+    """Patches and a class token, normalised before and after the blocks; what is pooled is projected.
 
     Args:
+      preset: the sizes.
+      embedding_size: width of the result.
+      execution: how it is computed.
       patch_dropout: share of an image's patches that a training step leaves out, in [0, 1) (FLIP, Li et al., 2023).
+      pooling: ``"class_token"``, CLIP's, or ``"mean"`` of the patches, without such a token.
     """
 
     preset: VisionPreset
     embedding_size: int
     execution: Execution
     patch_dropout: float = 0.0
+    pooling: str = "class_token"
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -40,20 +47,22 @@ class VisionTransformer(nn.Module):
             name="patch_embedding",
         )(image.astype(dtype))
         x = x.reshape(x.shape[0], -1, preset.width)
-        class_embedding = self.param("class_embedding", scaled, (preset.width,))
-        positional_embedding = self.param("positional_embedding", scaled, (1 + x.shape[1], preset.width))
-        x = x + positional_embedding[1:].astype(dtype)
+        tokens = int(self.pooling == "class_token")
+        positional_embedding = self.param("positional_embedding", scaled, (tokens + x.shape[1], preset.width))
+        x = x + positional_embedding[tokens:].astype(dtype)
         if train and self.patch_dropout:
             x = self._drop_patches(x)
-        first = jnp.broadcast_to((class_embedding + positional_embedding[0]).astype(dtype), x[:, :1].shape)
-        x = jnp.concatenate([first, x], axis=1)
+        if tokens:
+            class_embedding = self.param("class_embedding", scaled, (preset.width,))
+            first = jnp.broadcast_to((class_embedding + positional_embedding[0]).astype(dtype), x[:, :1].shape)
+            x = jnp.concatenate([first, x], axis=1)
 
         x = LayerNorm(dtype, name="pre_norm")(x)
         blocks = Transformer(
             preset.width, preset.heads, preset.layers, causal=False, execution=self.execution, name="transformer"
         )
         x = blocks(x)
-        x = LayerNorm(dtype, name="post_norm")(x[:, 0])
+        x = LayerNorm(dtype, name="post_norm")(x[:, 0] if tokens else x.mean(axis=1))
         return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")(x)
 
     def _drop_patches(self, x: jax.Array) -> jax.Array:

@@ -1,30 +1,46 @@
 """CLIP's contrastive loss (Radford et al., 2021): each image tells its text from all others, and the reverse.
 
 L = (CE(s x t', diagonal) + CE(s t x', diagonal)) / 2
+
+Where a batch holds augmented views ``x_a`` and ``t_a`` too (``config.objective.second_view``), each image is also told
+from the others by its own view, and each text by its own:
+
+L = (L_clip + L_second) / 2,  L_second = (CE(s x x_a', diagonal) + CE(s t t_a', diagonal)) / 2
+
+as CyCLIP and RankCLIP's release do with ``--inmodal``. Every method with a contrastive term shares this one: what it
+adds to the term is not averaged.
 """
 
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import batch
-from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
+from rankclip_jax.objectives.objective import Metrics, Options, Step
+from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
 
 
-def loss(
-    outputs: Outputs, *, progress: jax.Array, key: jax.Array, config: ConfigDict, mesh: Mesh | None
-) -> tuple[jax.Array, Metrics]:
-    """The contrastive loss over the global batch; see `rankclip_jax.objectives` for the arguments."""
-    del progress
+def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+    """The contrastive loss over the global batch."""
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        contrastive = contrastive_rows(similarity, scalars["scale"])
-        return contrastive, {"contrastive": contrastive}
+        return contrastive_rows(similarity, scalars["scale"])
 
-    return batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh)
+    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)
 
 
-def contrastive_rows(similarity: Similarities, scale: jax.Array) -> jax.Array:
-    """Each pair's share: ``[chunk]``."""
-    return (similarity.cross_entropy("image", "text", scale) + similarity.cross_entropy("text", "image", scale)) / 2
+def contrastive_rows(similarity: Similarities, scale: jax.Array) -> tuple[jax.Array, Metrics]:
+    """Each pair's share of the contrastive term, second views included, and what it consists of: ``[chunk]``."""
+    texts = similarity.cross_entropy("image", "text", scale)
+    contrastive = (texts + similarity.cross_entropy("text", "image", scale)) / 2
+    return with_second_view(contrastive, similarity, scale, "contrastive")
+
+
+def with_second_view(
+    term: jax.Array, similarity: Similarities, scale: jax.Array, name: str
+) -> tuple[jax.Array, Metrics]:
+    """The mean of a contrastive term and ``L_second`` where there are second views; the metrics have both."""
+    if "image_augmented" not in similarity.kinds:
+        return term, {name: term}
+    images = similarity.cross_entropy("image", "image_augmented", scale)
+    texts = similarity.cross_entropy("text", "text_augmented", scale)
+    second_view = (images + texts) / 2
+    return (term + second_view) / 2, {name: term, "second_view": second_view}

@@ -3,28 +3,33 @@
 L = L_clip + c_cross / B sum_ij (x_i t_j - t_i x_j)^2 + c_in / B sum_ij (x_i x_j - t_i t_j)^2
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import batch, clip
-from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
+from rankclip_jax.objectives import clip, objective
+from rankclip_jax.objectives.objective import Metrics, Step
+from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
 
 
-def loss(
-    outputs: Outputs, *, progress: jax.Array, key: jax.Array, config: ConfigDict, mesh: Mesh | None
-) -> tuple[jax.Array, Metrics]:
-    """CLIP's loss plus the two cyclic terms, weighted by ``config.cyclic``."""
-    del progress
-    cross_weight, in_weight = config.cyclic
+@dataclasses.dataclass(frozen=True)
+class Options(objective.Options):
+    """Weights of the two cyclic terms, across and within modalities; 0.25 each in the paper."""
+
+    cyclic: tuple[float, float] = (0.25, 0.25)
+
+
+def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+    """CLIP's loss, second views included (see `clip`), plus the two cyclic terms."""
+    cross_weight, in_weight = options.cyclic
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        contrastive = clip.contrastive_rows(similarity, scalars["scale"])
+        contrastive, metrics = clip.contrastive_rows(similarity, scalars["scale"])
         cross = jnp.sum((similarity("image", "text") - similarity("text", "image")) ** 2, axis=-1)
         within = jnp.sum((similarity("image", "image") - similarity("text", "text")) ** 2, axis=-1)
         total = contrastive + cross_weight * cross + in_weight * within
-        return total, {"contrastive": contrastive, "cyclic_cross": cross, "cyclic_in": within}
+        return total, metrics | {"cyclic_cross": cross, "cyclic_in": within}
 
-    return batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh)
+    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)

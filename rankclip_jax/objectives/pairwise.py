@@ -20,7 +20,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
+
+from rankclip_jax.objectives.objective import Metrics, Step
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
 CHUNK_BYTES = 64 * 2**20
@@ -28,13 +30,13 @@ CHUNK_ARRAYS = 24
 
 Embeddings = Mapping[str, jax.Array]
 Scalars = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
 
 
 class Similarities:
     """Dot products of a chunk of rows with all columns, each computed once, when first asked for."""
 
     def __init__(self, rows: Embeddings, columns: Embeddings, own: jax.Array) -> None:
+        self.kinds = frozenset(rows)  # image, text, and the augmented views where there are any
         self._rows = rows
         self._columns = columns
         self.size = own.shape[1]  # B
@@ -70,20 +72,17 @@ def mean_over_rows(
     row_loss: RowLoss,
     embeddings: Embeddings,
     scalars: Scalars,
-    *,
-    key: jax.Array | None = None,
-    mesh: Mesh | None = None,
-    chunk_size: int | None = None,
+    step: Step,
+    chunk_size: int = 0,
 ) -> tuple[jax.Array, Metrics]:
     """The mean over all rows of ``row_loss``, with exact gradients, in memory linear in the batch.
 
     Args:
       row_loss: from a chunk's `Similarities` and the scalars to a loss ``[chunk]`` and metrics, each ``[chunk]``.
       embeddings: name to ``[B, D]``, sharded over the mesh; gradients reach them and the scalars.
-      scalars: name to ``[]``, whatever else the loss depends on.
-      key: orders the columns at random, and so breaks ties.
-      mesh: the devices that share the rows; None: no sharding.
-      chunk_size: rows handled at once by a device; None: as many as `CHUNK_BYTES` has room for.
+      scalars: whatever else the loss depends on, by name, the same on every device: the scale, a method's parameters.
+      step: its key orders the columns at random, and so breaks ties; its mesh shares the rows.
+      chunk_size: rows handled at once by a device; 0: as many as `CHUNK_BYTES` has room for.
 
     Returns:
       The mean loss and the means of the metrics, scalars; no gradient flows through the metrics.
@@ -95,8 +94,9 @@ def mean_over_rows(
     dtype = jnp.promote_types(next(iter(embeddings.values())).dtype, jnp.float32)
     embeddings = {name: value.astype(dtype) for name, value in embeddings.items()}
     scalars = {name: jnp.asarray(value, dtype) for name, value in scalars.items()}
-    order = jnp.arange(size) if key is None else jax.random.permutation(key, size)
+    order = jnp.arange(size) if step.key is None else jax.random.permutation(step.key, size)
 
+    mesh = step.mesh
     axes = () if mesh is None else mesh.axis_names
     devices = 1 if mesh is None else mesh.size
     if size % devices:

@@ -3,27 +3,32 @@
 L = L_clip + w(progress) (lambda_cross L_cross + lambda_in L_in)
 """
 
+import dataclasses
+
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import batch, clip, ranking, schedules
-from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
+from rankclip_jax.objectives import clip, ranking, schedules
+from rankclip_jax.objectives.objective import Metrics, Step
+from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
 
 
-def loss(
-    outputs: Outputs, *, progress: jax.Array, key: jax.Array, config: ConfigDict, mesh: Mesh | None
-) -> tuple[jax.Array, Metrics]:
-    """CLIP's loss plus the ramped ranking terms; see `ranking.consistency` for these."""
-    weight = schedules.ramp(progress, *config.ramp)
+@dataclasses.dataclass(frozen=True)
+class Options(ranking.Options):
+    """The ranking terms' options, and the ramp ``w``: from, to, reached at this share of training."""
+
+    ramp: tuple[float, float, float] = (0.0, 2.0, 2 / 3)
+
+
+def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+    """CLIP's loss, second views included (see `clip`), plus the ramped terms of `ranking.consistency`."""
+    weight = schedules.ramp(step.progress, *options.ramp)
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        contrastive = clip.contrastive_rows(similarity, scalars["scale"])
-        cross_modal, in_modal = ranking.configured_rows(similarity, scalars["scale"], config)
-        total = contrastive + scalars["weight"] * (config.lambda_cross * cross_modal + config.lambda_in * in_modal)
-        return total, {"contrastive": contrastive, "cross_modal": cross_modal, "in_modal": in_modal}
+        contrastive, metrics = clip.contrastive_rows(similarity, scalars["scale"])
+        ranked, more = ranking.weighted_rows(similarity, scalars["scale"], options)
+        return contrastive + scalars["weight"] * ranked, metrics | more
 
-    scalars = {"weight": weight}
-    total, metrics = batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh, scalars=scalars)
+    scalars = {**outputs.scalars, "weight": weight}
+    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options.chunk_size)
     return total, metrics | {"ranking_weight": weight}

@@ -18,17 +18,20 @@ the column's number is packed below that key into one 64-bit integer, which sort
 a payload; elsewhere key and number are two operands, which XLA turns into a radix sort on CUDA.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities, mean_over_rows
+from input_pipeline.errors import UserError
+from rankclip_jax.objectives import objective
+from rankclip_jax.objectives.objective import Metrics, Step, check_scale, chosen_scale
+from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
 
 Variant = Literal["exact", "released"]
 
@@ -47,6 +50,31 @@ RELEASED_EPSILON = 1e-10
 RELEASED_DIVISOR = 32  # the release divides each sum of two ListMLEs by this, and then by the batch size
 _WINDOW = 64.0
 _BLOCK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(objective.Options):
+    """How the ranking terms are computed and weighed.
+
+    Args:
+      variant: see `listmle`.
+      lambda_cross, lambda_in: weights of the cross-modal and of the in-modal term.
+      ranking_scale: what their similarities are multiplied by, see `objective.chosen_scale`.
+      position_decay: see `listmle`.
+      list_size: see `consistency`; 0: whole lists.
+    """
+
+    variant: Variant = "exact"
+    lambda_cross: float = 1.0
+    lambda_in: float = 1.0
+    ranking_scale: str = "learned"
+    position_decay: bool = False
+    list_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.variant not in get_args(Variant):
+            raise UserError(f"config.objective.variant: no {self.variant!r}; there are {', '.join(get_args(Variant))}.")
+        check_scale("config.objective.ranking_scale", self.ranking_scale)
 
 
 def listmle(
@@ -124,26 +152,20 @@ def consistency(
             losses = list_rows(similarity, scalars["scale"], lists, variant, position_decay, list_size)
             return jnp.sum(losses, axis=0), {}
 
-        return mean_over_rows(loss, embeddings, {"scale": scale}, key=key, mesh=mesh, chunk_size=chunk_size)[0]
+        step = Step(progress=0, key=key, mesh=mesh)
+        return mean_over_rows(loss, embeddings, {"scale": scale}, step, chunk_size or 0)[0]
 
     return term(CROSS_MODAL), term(IN_MODAL)
 
 
-def configured_rows(similarity: Similarities, scale: jax.Array, config: ConfigDict) -> tuple[jax.Array, jax.Array]:
-    """Each row's share of both terms, by the settings under ``config.objective``: ``[chunk]`` each.
-
-    ``ranking_scale`` is ``"learned"`` (the logit scale), ``"learned_without_gradient"`` or a number.
-    """
-    match config.ranking_scale:
-        case "learned":
-            pass
-        case "learned_without_gradient":
-            scale = jax.lax.stop_gradient(scale)
-        case number:
-            scale = jnp.full_like(scale, float(number))
-    options = (config.variant, config.position_decay, config.list_size or None)
-    losses = list_rows(similarity, scale, (*CROSS_MODAL, *IN_MODAL), *options)
-    return losses[0] + losses[1], losses[2] + losses[3]
+def weighted_rows(similarity: Similarities, scale: jax.Array, options: Options) -> tuple[jax.Array, Metrics]:
+    """Each row's share of both terms, weighted and summed, and each of them unweighted: ``[chunk]``."""
+    scale = chosen_scale(options.ranking_scale, scale)
+    how = (options.variant, options.position_decay, options.list_size or None)
+    losses = list_rows(similarity, scale, (*CROSS_MODAL, *IN_MODAL), *how)
+    cross_modal, in_modal = losses[0] + losses[1], losses[2] + losses[3]
+    total = options.lambda_cross * cross_modal + options.lambda_in * in_modal
+    return total, {"cross_modal": cross_modal, "in_modal": in_modal}
 
 
 def list_rows(

@@ -3,24 +3,36 @@
 L = lambda_cross L_cross + lambda_in L_in
 """
 
+import dataclasses
+
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import batch, ranking
-from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
+from rankclip_jax.objectives import ranking
+from rankclip_jax.objectives.objective import Metrics, Step
+from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
 
 
-def loss(
-    outputs: Outputs, *, progress: jax.Array, key: jax.Array, config: ConfigDict, mesh: Mesh | None
-) -> tuple[jax.Array, Metrics]:
+@dataclasses.dataclass(frozen=True)
+class Options(ranking.Options):
+    """The ranking terms' options; second views belong to a contrastive term, which this has not."""
+
+    second_view: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.second_view:
+            raise UserError(
+                "config.objective.second_view: ranking has no contrastive term that a second view would count in. Say "
+                "--config.objective.second_view=False, or take --config.objective.name=rankclip."
+            )
+
+
+def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
     """The two terms of `ranking.consistency`, without a ramp, since there is nothing to ramp against."""
-    del progress
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        cross_modal, in_modal = ranking.configured_rows(similarity, scalars["scale"], config)
-        total = config.lambda_cross * cross_modal + config.lambda_in * in_modal
-        return total, {"cross_modal": cross_modal, "in_modal": in_modal}
+        return ranking.weighted_rows(similarity, scalars["scale"], options)
 
-    return batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh)
+    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)

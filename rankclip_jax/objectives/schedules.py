@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def ramp(progress: jax.Array, start: float, end: float, share: float) -> jax.Array:
+def ramp(progress: jax.Array | float, start: float, end: float, share: float) -> jax.Array:
     """Linear from ``start`` to ``end`` over the first ``share`` of training, then constant.
 
     RankCLIP's release ramps its ranking terms by ``clip(3 (e - 1) / (E - 1), 0, 2)`` over epochs ``e = 1..E``:
@@ -16,4 +16,4 @@ def ramp(progress: jax.Array, start: float, end: float, share: float) -> jax.Arr
     """
     if share == 0:
         return jnp.full_like(progress, end, dtype=jnp.result_type(float))
-    return start + (end - start) * jnp.clip(progress / share, 0, 1)
+    return start + (end - start) * jnp.clip(jnp.asarray(progress) / share, 0, 1)

@@ -1,43 +1,54 @@
-"""Progressive self-distillation (Andonian et al., CVPR 2022): soft targets from the model's own logits.
+"""After progressive self-distillation (Andonian et al., CVPR 2022): soft targets from the model's own logits.
 
-An image's target over texts mixes its own text with what the texts say of it, the other direction's logits:
+An image's target over texts mixes its own text with what the texts say of it, the other direction's similarities at a
+scale ``s_q`` of their own:
 
-    target(i) = (1 - a(progress)) onehot(i) + a(progress) softmax_j(s t_i x_j)
+    target(i) = (1 - a(progress)) onehot(i) + a(progress) softmax_j(s_q t_i x_j)
     L = mean over both directions of CE(target, softmax_j(s x_i t_j))
 
 The paper draws at random which pairs of a batch get soft targets, a growing share ``a``; cross-entropy is linear in the
-target, so this mixture is the mean over such draws, without their noise. No gradient flows through targets.
+target, so this mixture is the mean over such draws, without their noise. No gradient flows through targets. ``s_q`` is
+fixed: at CLIP's learned scale, which goes to 100, the targets would become one-hot.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import batch, clip, schedules
-from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
+from rankclip_jax.objectives import clip, objective, schedules
+from rankclip_jax.objectives.objective import Metrics, Step, check_scale, chosen_scale
+from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
 
 
-def loss(
-    outputs: Outputs, *, progress: jax.Array, key: jax.Array, config: ConfigDict, mesh: Mesh | None
-) -> tuple[jax.Array, Metrics]:
-    """CLIP's loss with targets that follow the model's own beliefs more and more, by ``config.distillation_ramp``."""
-    share = schedules.ramp(progress, *config.distillation_ramp)
+@dataclasses.dataclass(frozen=True)
+class Options(objective.Options):
+    """The ramp of ``a`` (from, to, reached at this share of training) and ``s_q`` (see `objective.chosen_scale`)."""
+
+    distillation_ramp: tuple[float, float, float] = (0.0, 0.5, 1.0)
+    target_scale: str = "14.3"
+
+    def __post_init__(self) -> None:
+        check_scale("config.objective.target_scale", self.target_scale)
+
+
+def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+    """CLIP's loss, second views included (see `clip`), with targets that follow the model's own beliefs ever more."""
+    share = schedules.ramp(step.progress, *options.distillation_ramp)
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
         scale = scalars["scale"]
-        contrastive = clip.contrastive_rows(similarity, scale)
-        image_to_text, text_to_image = scale * similarity("image", "text"), scale * similarity("text", "image")
-        soft = (_cross_entropy(text_to_image, image_to_text) + _cross_entropy(image_to_text, text_to_image)) / 2
+        target_scale = chosen_scale(options.target_scale, scale)
+        contrastive, metrics = clip.contrastive_rows(similarity, scale)
+        soft = jnp.zeros_like(contrastive)
+        for row, column in (("image", "text"), ("text", "image")):
+            target = jax.nn.softmax(jax.lax.stop_gradient(target_scale * similarity(column, row)), axis=-1)
+            log_p = jax.nn.log_softmax(scale * similarity(row, column), axis=-1)
+            soft -= jnp.sum(target * log_p, axis=-1) / 2
         total = (1 - scalars["share"]) * contrastive + scalars["share"] * soft
-        return total, {"contrastive": contrastive, "soft": soft}
+        return total, metrics | {"soft": soft}
 
-    scalars = {"share": share}
-    total, metrics = batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh, scalars=scalars)
+    scalars = {**outputs.scalars, "share": share}
+    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options.chunk_size)
     return total, metrics | {"soft_share": share}
-
-
-def _cross_entropy(teacher: jax.Array, logits: jax.Array) -> jax.Array:
-    target = jax.nn.softmax(jax.lax.stop_gradient(teacher), axis=-1)
-    return -jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1)

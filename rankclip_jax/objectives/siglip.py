@@ -3,31 +3,29 @@
     L = -1/B sum_ij log sigmoid(z_ij (s x_i t_j + b)),   z_ij = 1 where i = j, else -1
 
 With ``-log sigmoid(-u) = softplus(u)`` and ``-log sigmoid(u) = softplus(u) - u`` a row is the sum of softplus over
-all columns, less its own logit.
+all columns, less its own logit. The bias ``b`` is learned, from -10. All of the loss is contrastive: with second views
+it is averaged with CLIP's term for them, ``(L + L_second) / 2``.
 """
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import batch
-from rankclip_jax.objectives.pairwise import Metrics, Scalars, Similarities
+from rankclip_jax.objectives import clip
+from rankclip_jax.objectives.objective import Metrics, Options, Step
+from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
+
+PARAMETERS = {"logit_bias": -10.0}  # the paper's
 
 
-def loss(
-    outputs: Outputs, *, progress: jax.Array, key: jax.Array, config: ConfigDict, mesh: Mesh | None
-) -> tuple[jax.Array, Metrics]:
-    """The sigmoid loss over the global batch; the outputs need a ``logit_bias`` (``config.model.learn_logit_bias``)."""
-    del progress
+def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+    """The sigmoid loss over the global batch; its paper starts with ``config.model.initial_logit_scale=10``."""
 
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        logits = scalars["scale"] * similarity("image", "text") + scalars["bias"]
+        logits = scalars["scale"] * similarity("image", "text") + scalars["logit_bias"]
         signed = jnp.where(similarity.own, -logits, logits)
         sigmoid = jnp.sum(jax.nn.softplus(signed), axis=-1)
-        return sigmoid, {"sigmoid": sigmoid}
+        return clip.with_second_view(sigmoid, similarity, scalars["scale"], "sigmoid")
 
-    scalars = {"bias": outputs["logit_bias"]}
-    total, metrics = batch.mean_loss(row_loss, outputs, key=key, config=config, mesh=mesh, scalars=scalars)
-    return total, metrics | {"logit_bias": outputs["logit_bias"]}
+    total, metrics = mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)
+    return total, metrics | {"logit_bias": outputs.scalars["logit_bias"]}

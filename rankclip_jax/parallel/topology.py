@@ -12,7 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
 from input_pipeline.errors import UserError
-from rankclip_jax.parallel.mesh import DATA_AXIS
+from rankclip_jax.parallel.layout import DATA_AXIS
 
 _H200 = """
 gpu_device_info {

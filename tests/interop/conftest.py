@@ -6,7 +6,7 @@ import pytest
 
 from configs import demo
 from rankclip_jax import train_state, workdir
-from rankclip_jax.checkpoints import Checkpoints
+from rankclip_jax.training.checkpoints import Checkpoints
 from rankclip_jax.interop import files
 from rankclip_jax.models import clip
 from rankclip_jax.parallel.mesh import make_local_mesh

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,12 +12,9 @@ from PIL import Image
 
 from input_pipeline import images as decoding
 from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.tokenizer import tokenize
-from rankclip_jax.evaluation.encoding import compile_tower
+from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.models.clip import Clip, Variables
-from rankclip_jax.parallel.mesh import make_local_mesh, replicated, to_devices
-
-BATCH_SIZE = 256  # rows a device encodes at once, at most
+from rankclip_jax.parallel.layout import Layout, make_local_mesh
 
 ImageLike = np.ndarray | Image.Image | str | Path
 
@@ -25,9 +22,8 @@ ImageLike = np.ndarray | Image.Image | str | Path
 class Encoder:
     """The two towers of a model and its weights, on all devices of this process.
 
-    Rows are filled up to the next power of two, so that each tower is compiled for a few sizes only.
-
     Args:
+      model: the towers.
       variables: the weights.
       dtype: type of the computation; in ``"float32"`` matrix products are not rounded to fewer digits on any device.
     """
@@ -36,10 +32,9 @@ class Encoder:
         execution = dataclasses.replace(model.execution, dtype=jnp.dtype(dtype))
         self.model = model.clone(execution=execution)
         self._precision = "highest" if dtype == "float32" else None
-        self._mesh = make_local_mesh()
-        self._variables = jax.device_put(variables, replicated(self._mesh))
-        self._encode_image = compile_tower(self.model, self._mesh, "encode_image")
-        self._encode_text = compile_tower(self.model, self._mesh, "encode_text")
+        layout = Layout(make_local_mesh())
+        self._variables = jax.device_put(variables, layout.replicated)
+        self._embedder = Embedder(self.model, layout)
 
     @property
     def logit_scale(self) -> float:
@@ -57,35 +52,22 @@ class Encoder:
           TypeError: something that is no image.
         """
         size = self.model.preset.vision.image_size
-        return self._encode(
-            len(images),
-            lambda rows: np.stack([_pixels(images[row], size) for row in rows]),
-            self._encode_image,
-        )
+        with self._matmul_precision():
+            return self._embedder.images(
+                self._variables, len(images), lambda rows: np.stack([_pixels(images[row], size) for row in rows])
+            )
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings of texts: float32 ``[n, D]``."""
-        tokens = tokenize(texts, self.model.preset.text.context_length)
-        return self._encode(len(texts), lambda rows: tokens[rows], self._encode_text)
+        """Unit embeddings of texts: float32 ``[n, D]``.
 
-    def _encode(
-        self,
-        count: int,
-        rows_of: Callable[[range], np.ndarray],
-        encode: Callable[[Variables, jax.Array], jax.Array],
-    ) -> np.ndarray:
-        chunks = [np.zeros((0, self.model.preset.embedding_size), np.float32)]
-        at_once = BATCH_SIZE * self._mesh.size
-        with jax.default_matmul_precision(self._precision) if self._precision else contextlib.nullcontext():
-            for start in range(0, count, at_once):
-                rows = rows_of(range(start, min(start + at_once, count)))
-                bucket = self._mesh.size
-                while bucket < len(rows):
-                    bucket *= 2
-                filled = np.concatenate([rows, np.repeat(rows[:1], bucket - len(rows), axis=0)])
-                on_devices = to_devices({"rows": filled}, self._mesh)["rows"]
-                chunks.append(np.asarray(encode(self._variables, on_devices))[: len(rows)])
-        return np.concatenate(chunks)
+        Raises:
+          TypeError: a single text instead of a list of them.
+        """
+        with self._matmul_precision():
+            return self._embedder.texts(self._variables, texts)
+
+    def _matmul_precision(self) -> contextlib.AbstractContextManager:
+        return jax.default_matmul_precision(self._precision) if self._precision else contextlib.nullcontext()
 
 
 def _pixels(image: ImageLike, image_size: int) -> np.ndarray:

@@ -1,0 +1,196 @@
+"""The frame of every command: its flags, its recipe, and one paragraph instead of a traceback."""
+
+import difflib
+import logging
+import os
+import re
+import runpy
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import absl.logging
+from absl import app, flags
+from ml_collections import config_flags
+
+from input_pipeline.errors import UserError
+from rankclip_jax import recipes
+
+
+def define_config() -> flags.FlagHolder:
+    """The ``--config RECIPE`` flag, with an override ``--config.a.b=value`` for every setting."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "recipe: a file, or the name of one that comes with the system, such as demo", lock_config=True
+    )
+
+
+def config_of(flag: flags.FlagHolder) -> Any:
+    """The settings of the recipe that the command line names.
+
+    Raises:
+      UserError: it names none.
+    """
+    if flag.value is None:
+        raise UserError("--config: not given. Name a recipe, such as --config configs/demo.py.")
+    return flag.value
+
+
+def folder_of(flag: flags.FlagHolder, example: str) -> Path:
+    """The path that a flag names.
+
+    Raises:
+      UserError: it is not given, or is empty.
+    """
+    if not flag.value:
+        found = "not given" if flag.value is None else "empty"
+        raise UserError(f"--{flag.name}: {found}. {example}")
+    return Path(flag.value)
+
+
+def check_can_be_written(flag: str, path: Path) -> None:
+    """Raises UserError where a file cannot be made at the path; nothing is left there."""
+    if path.is_dir():
+        raise UserError(f"--{flag}: {path} is a folder; expected the name of a file, such as {path / 'results.json'}.")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}). Name another path.") from error
+
+
+def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
+    """Parses the flags and calls ``main``; what a person can mend becomes one paragraph and exit status 2.
+
+    Args:
+      main: called without arguments, or with the subject where there are ``subjects``.
+      subjects: words of which the command line must name one.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+    def guarded(argv: list[str]) -> None:
+        absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise
+        absl.logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+        with explained():
+            main(*_words(argv[1:], subjects))
+
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except KeyboardInterrupt:
+        _stopped()
+
+
+class explained:
+    """A context in which a `UserError`, an error of the file system or Ctrl-C ends the process with a paragraph."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        match error:
+            case UserError():
+                _exit(str(error))
+            case KeyboardInterrupt():
+                _stopped()
+            case OSError() if error.filename is not None:
+                _exit(
+                    f"{error.filename}: {error.strerror}. Expected a path that this user can read, or write where "
+                    "something is written there."
+                )
+            case OSError() if error.errno is not None:
+                _exit(f"the system refused: {error.strerror}.")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        argv = _check_recipe(argv)
+        rest = flags.FLAGS(argv)
+    except UserError as error:
+        _exit(str(error))
+    except KeyboardInterrupt:
+        _stopped()
+    except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError, KeyError, OSError) as error:
+        _exit(re.sub(r"\s+", " ", str(error)))
+    return rest
+
+
+def _words(words: list[str], subjects: tuple[str, ...]) -> list[str]:
+    if subjects and (len(words) != 1 or words[0] not in subjects):
+        raise UserError(f"expected one of {', '.join(subjects)}; found {' '.join(words) or 'nothing'}.")
+    if words and not subjects:
+        raise UserError(f"{words[0]}: expected only flags, such as --config configs/demo.py.")
+    return words
+
+
+def _check_recipe(argv: list[str]) -> list[str]:
+    """The command line with the recipe's path in place of its name.
+
+    Raises:
+      UserError: the recipe is missing or broken, or lacks a setting that the command line names.
+    """
+    place, given = _recipe(argv)
+    if given is None:
+        return argv
+    recipe = recipes.find(given)
+    if not recipe.is_file():
+        near = sorted(str(path) for path in recipe.parent.glob("*.py") if path.stem not in ("base", "__init__"))
+        mine = [path for path in near if path.startswith("configs")] or [
+            f"configs/{name}.py" for name in recipes.names()
+        ]
+        raise UserError(f"--config: no file at {given}. There are: {', '.join(mine)}.")
+    try:
+        config = runpy.run_path(str(recipe))["get_config"]()
+        names = [f"config.{name}" for name, _ in _flatten(config.to_dict())]
+    except Exception as error:  # whatever a recipe's own code does
+        raise UserError(f"--config: {recipe} does not run: {type(error).__name__}: {error}.") from error
+    for arg in argv:
+        match = re.match(r"--?(config\.[^=]*)", arg)
+        if match and match[1] not in names:
+            raise UserError(f"--{match[1]}: no such setting.{_suggest(match[1], names)}")
+    found = argv[place]
+    replaced = f"--config={recipe}" if "=" in found else str(recipe)
+    return [*argv[:place], replaced, *argv[place + 1 :]]
+
+
+def _recipe(argv: list[str]) -> tuple[int, str | None]:
+    """Where on the command line the recipe stands, and what stands there."""
+    for place, arg in enumerate(argv):
+        match = re.fullmatch(r"--?config(?:=(.*))?", arg)
+        if match and match[1] is not None:
+            return place, match[1]
+        if match and place + 1 < len(argv):
+            return place + 1, argv[place + 1]
+    return 0, None
+
+
+def _flatten(config: dict, prefix: str = "") -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = []
+    for key, value in config.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return pairs
+
+
+def _suggest(name: str, names: list[str]) -> str:
+    leaf = name.rsplit(".", 1)[-1]
+    by_leaf = {known.rsplit(".", 1)[-1]: known for known in names}
+    inside = [known for known in names if known.startswith(name + ".")]
+    if inside:
+        return f" It is a section; it has {', '.join('--' + known for known in inside)}."
+    close = difflib.get_close_matches(name, names, 1) or [
+        by_leaf[key] for key in difflib.get_close_matches(leaf, by_leaf, 1)
+    ]
+    return f" Did you mean --{close[0]}?" if close else " The settings are listed in configs/base.py."
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"rankclip_jax: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _stopped() -> NoReturn:
+    """Ends at once: a second Ctrl-C, or one before there was anything to save."""
+    print("\nrankclip_jax: stopped at once. What was saved before stays; the same command goes on from there.",
+          file=sys.stderr, flush=True)  # fmt: skip
+    os._exit(128 + signal.SIGINT)

@@ -1,0 +1,19 @@
+"""What a measure returns."""
+
+from typing import Literal, NamedTuple
+
+Unit = Literal["share", "nats", "correlation", "pairs", ""]
+
+
+class Metric(NamedTuple):
+    """One number about a model.
+
+    Args:
+      name: such as ``retrieval/image_to_text/recall_1``.
+      value: None where these data do not define it.
+      unit: ``share`` (in [0, 1], printed as a percentage), ``nats``, ``correlation`` (in [-1, 1]), ``pairs``, or none.
+    """
+
+    name: str
+    value: float | None
+    unit: Unit = "share"

@@ -1,0 +1,52 @@
+"""Results of evaluations: a file for each step, and a table to read."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from input_pipeline.files import write_atomically
+from rankclip_jax.evaluation.metric import Metric
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def path_of(workdir: Path, step: int) -> Path:
+    """The file of a step's results."""
+    return workdir / "evaluation" / f"{step}.json"
+
+
+def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
+    """Adds to the step's results: what was measured before and is not now stays; undefined ones are null."""
+    path = path_of(workdir, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = _read(path) | {metric.name: metric.value for metric in metrics}
+    write_atomically(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def format_table(metrics: Sequence[Metric]) -> str:
+    """A table to read: percentages for shares, plain numbers for what is none."""
+    width = max(len(metric.name) for metric in metrics)
+    return "\n".join(f"  {metric.name:<{width}}  {_format(metric)}" for metric in metrics)
+
+
+def _format(metric: Metric) -> str:
+    if metric.value is None:
+        return "undefined for these data"
+    if metric.unit == "share":
+        return f"{metric.value:8.2%}"
+    return f"{metric.value:8,.0f}" if metric.unit == "pairs" else f"{metric.value:8.4f}"
+
+
+def _read(path: Path) -> dict[str, float | None]:
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    _LOGGER.warning("%s is not what an evaluation writes, and is written anew", path)
+    return {}

@@ -1,0 +1,76 @@
+"""A run's weights to another library's form, and back through that library to compare."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline.errors import UserError
+from input_pipeline.tokenizer import tokenize
+from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.interop import hugging_face, open_clip
+from rankclip_jax.interop.loading import Weights
+from rankclip_jax.interop.open_clip import Call
+from rankclip_jax.models.clip import normalise
+
+LARGEST_DIFFERENCE = 1e-4
+_LIBRARIES = {"open_clip": "open_clip", "hugging_face": "transformers", "rankclip": "open_clip"}  # that read it back
+_PACKAGES = {"open_clip": "open_clip_torch"}  # where another name is installed than imported
+
+
+def write(path: Path, final: Path, form: str, weights: Weights) -> tuple[str, list[str]]:
+    """Writes the form at ``path`` and compares; what was found, in words, and the lines of Python that load it.
+
+    Args:
+      path: where to write for now, in a folder of its own.
+      final: where it will be.
+      form: ``"open_clip"``, ``"hugging_face"`` or ``"rankclip"``.
+      weights: what to write.
+
+    Raises:
+      UserError: the form has no place for the model, or the embeddings differ by more than `LARGEST_DIFFERENCE`.
+    """
+    model, variables = weights.model, weights.variables
+    call = open_clip.call_for(weights.name, model, variables)
+    if form == "hugging_face":
+        hugging_face.write(path, model, variables)
+        lines = [
+            f"model = transformers.CLIPModel.from_pretrained({str(final)!r})",
+            f"processor = transformers.CLIPProcessor.from_pretrained({str(final)!r})",
+        ]
+        if open_clip.has_bias(variables):
+            lines.append(
+                "note: CLIPModel has no place for the learned bias, which embeddings do not need; it is left out"
+            )
+    else:
+        writer = open_clip.write if form == "open_clip" else open_clip.write_release
+        writer(path, weights.name, model, variables)
+        open_clip.write_config(path.parent, call)
+        lines = [open_clip.command(final, call)]
+    return _compare(path, form, weights, call), lines
+
+
+def _compare(path: Path, form: str, weights: Weights, call: Call) -> str:
+    absent = [name for name in ("torch", _LIBRARIES[form]) if importlib.util.find_spec(name) is None]
+    if absent:
+        packages = " ".join(_PACKAGES.get(name, name) for name in absent)
+        return f"Not read back, since {' and '.join(absent)} are not installed here: pip install {packages}"
+    model = weights.model
+    side = model.preset.vision.image_size
+    images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3)).astype(np.uint8)
+    texts = ["a photo of a cat", "two dogs on a beach, in the rain", "", "Ein Bild 画像 🎨"]
+    pixels = np.asarray(normalise(images, model.pixel_mean, model.pixel_deviation)).transpose(0, 3, 1, 2)
+    tokens = tokenize(texts, model.preset.text.context_length)
+    if form == "hugging_face":
+        theirs = hugging_face.embeddings(path, pixels, tokens)
+    else:
+        theirs = open_clip.embeddings(path, call, pixels, tokens)
+    encoder = Encoder(model, weights.variables)
+    ours = encoder.encode_image(list(images)), encoder.encode_text(texts)
+    difference = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
+    if not difference <= LARGEST_DIFFERENCE:
+        raise UserError(
+            f"--output: {path.name} was not kept, since embeddings differ by {difference:.1e} when it is read back in "
+            f"PyTorch; expected at most {LARGEST_DIFFERENCE:.0e}."
+        )
+    return f"Read back in PyTorch, embeddings differ by at most {difference:.1e}."

@@ -1,0 +1,35 @@
+"""Recipes: where the ones that come with the system are, and the base that each begins with."""
+
+import functools
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+_HERE = Path(__file__).parent
+# The folder of the repository, or in an installed package the copy that was packed.
+FOLDER = next(folder for folder in (_HERE.parent / "configs", _HERE.parents[1] / "configs") if folder.is_dir())
+
+
+def base() -> ConfigDict:
+    """Every setting with its default, as listed in ``configs/base.py``."""
+    return _functions("base")["get_config"]()
+
+
+@functools.cache
+def _functions(name: str) -> dict:
+    return runpy.run_path(str(FOLDER / f"{name}.py"))
+
+
+def names() -> list[str]:
+    """The recipes that come with the system."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("base", "__init__"))
+
+
+def find(given: str) -> Path:
+    """The file of a recipe: a path, or one that comes with the system, as ``demo`` or ``configs/demo.py``."""
+    path = Path(given)
+    name = path.name.removesuffix(".py")
+    if not path.is_file() and given in (name, f"configs/{name}.py", f"configs/{name}") and name in names():
+        return FOLDER / f"{name}.py"
+    return path

@@ -1,0 +1,35 @@
+"""How fast a run goes, and how long it will take."""
+
+import time
+
+
+class Clock:
+    """Pairs per second since the last reading; what is not training is left out by `restart`.
+
+    Args:
+      step: updates done.
+      pairs_a_step: over all devices.
+    """
+
+    def __init__(self, step: int, pairs_a_step: int) -> None:
+        self._pairs_a_step = pairs_a_step
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Counts from here: what came since the last reading was not training."""
+        self._step, self._time = step, time.perf_counter()
+
+    def read(self, step: int) -> float:
+        """Pairs per second since the last reading or restart, and counts from here."""
+        pairs, seconds = (step - self._step) * self._pairs_a_step, time.perf_counter() - self._time
+        self.restart(step)
+        return pairs / max(seconds, 1e-9)
+
+
+def format_duration(seconds: float) -> str:
+    """``"1 h 05 min"``, ``"2 min 10 s"``, ``"7 s"``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

@@ -1,0 +1,86 @@
+"""Where the numbers of a run go: ``metrics.jsonl`` and TensorBoard events."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from tensorboardX import SummaryWriter
+
+Values = Mapping[str, float | None]
+
+
+class Writer(Protocol):
+    """A place for numbers; None, and what is not finite, is a number that is not defined."""
+
+    def write(self, step: int, values: Values) -> None:
+        """Adds the numbers of a step."""
+        ...
+
+    def close(self) -> None:
+        """Makes sure that all is written."""
+        ...
+
+
+class JsonLines:
+    """One object a step, with its number: ``{"step": 50, "loss": 3.2, ...}``.
+
+    Args:
+      path: of the file, which is added to.
+      start_step: later lines of an attempt that was cut off are dropped.
+    """
+
+    def __init__(self, path: Path, start_step: int) -> None:
+        _drop_later_steps(path, start_step)
+        self._file = path.open("a", encoding="utf8")
+
+    def write(self, step: int, values: Values) -> None:
+        """Adds a line; numbers that are not defined are null."""
+        line = {"step": step} | {name: value if _is_number(value) else None for name, value in values.items()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Scalars as TensorBoard's events.
+
+    Args:
+      folder: of the events.
+      start_step: later ones of an attempt that was cut off are not shown.
+    """
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        self._events = SummaryWriter(str(folder), purge_step=start_step)
+
+    def write(self, step: int, values: Values) -> None:
+        """Adds scalars; those that are not defined are left out."""
+        for name, value in values.items():
+            if _is_number(value):
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._events.close()
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _drop_later_steps(path: Path, start_step: int) -> None:
+    """Drops what an attempt that was cut off wrote after its last checkpoint, and a line cut in half."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf8").splitlines():
+        try:
+            if json.loads(line)["step"] <= start_step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    path.write_text("".join(kept), encoding="utf8")

@@ -1,0 +1,101 @@
+"""The parts of a run, put together once from its settings; nothing is read, written or computed."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rankclip_jax.models import clip
+from rankclip_jax.models.clip import Clip, Outputs, Variables
+from rankclip_jax.objectives import OBJECTIVES, Objective, Options, Step, options_of, parameters_of
+from rankclip_jax.objectives.objective import Metrics
+from rankclip_jax.parallel.layout import Layout
+from rankclip_jax.training import optimizer, schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """What training, evaluation and benchmarks are made of; its parts are built when first asked for.
+
+    Args:
+      config: the settings.
+      layout: how state and batch lie on the devices.
+      total_steps: length of the run in updates; None where nothing is trained.
+    """
+
+    config: ConfigDict
+    layout: Layout
+    total_steps: int | None
+
+    @functools.cached_property
+    def model(self) -> Clip:
+        """The two towers."""
+        return clip.build(self.config.model)
+
+    def objective(self, outputs: Outputs, progress: jax.Array | float, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """The loss and its metrics, with the options of the settings, over rows that lie as the layout says."""
+        return self.method.loss(outputs, self._options, Step(progress, key, self.layout.mesh))
+
+    def objective_on_one_device(self, outputs: Outputs, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """The same at the end of training, over any number of rows, which need not divide over devices."""
+        return self.method.loss(outputs, self._options, Step(1.0, key))
+
+    @property
+    def method(self) -> Objective:
+        """The file of the objective."""
+        return OBJECTIVES[self.config.objective.name]
+
+    @functools.cached_property
+    def _options(self) -> Options:
+        return options_of(self.method, self.config.objective)
+
+    @functools.cached_property
+    def own_parameters(self) -> dict[str, jax.Array]:
+        """What the method learns beside the model, as it starts."""
+        return {name: jnp.asarray(value, jnp.float32) for name, value in parameters_of(self.method).items()}
+
+    @functools.cached_property
+    def learning_rate(self) -> optax.Schedule:
+        """The rate of each update."""
+        assert self.total_steps is not None
+        return schedule.learning_rate(self.config.optimizer, self.total_steps)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """From gradients to updates."""
+        parameters = self.describe_variables()["params"]
+        return optimizer.build(self.config.optimizer, self.learning_rate, parameters, frozen=self.model.frozen)
+
+    def draw_variables(self, key: jax.Array) -> Variables:
+        """Freshly drawn weights, the method's own beside the model's."""
+        return self.with_own_parameters(clip.draw_variables(self.model, key))
+
+    def with_own_parameters(self, variables: Variables) -> Variables:
+        """Weights of the model with the method's own: kept where they are there, from the start where not."""
+        own = {name: variables["params"].get(name, value) for name, value in self.own_parameters.items()}
+        model = {name: variables["params"][name] for name in ("vision", "text", "logit_scale")}
+        return variables | {"params": model | own}
+
+    def describe_variables(self) -> Variables:
+        """The shapes and types of the weights, without computing them."""
+        return jax.eval_shape(lambda: self.draw_variables(jax.random.key(0)))
+
+    def outputs_with(self, outputs: Outputs, parameters: optax.Params) -> Outputs:
+        """The model's outputs with the method's own parameters among the scalars."""
+        own = {name: parameters[name] for name in self.own_parameters}
+        return outputs._replace(scalars=outputs.scalars | own)
+
+
+def assemble(config: ConfigDict, mesh: Mesh, total_steps: int | None = None) -> Assembly:
+    """The parts of the run that the settings describe, on a mesh.
+
+    Args:
+      config: checked settings.
+      mesh: the devices.
+      total_steps: length of the run in updates; None where nothing is trained.
+    """
+    return Assembly(config, Layout(mesh), total_steps)

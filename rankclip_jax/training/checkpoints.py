@@ -1,0 +1,117 @@
+"""Checkpoints of a run: Orbax, asynchronous and atomic, the newest few kept."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from input_pipeline.errors import UserError
+from rankclip_jax.models.clip import Variables
+from rankclip_jax.parallel.processes import is_first, wait_for_all
+from rankclip_jax.training.state import TrainState, join
+from rankclip_jax.training.workdir import saved_steps
+
+
+class Checkpoints:
+    """The folder ``checkpoints/<step>/`` of a workdir.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the newest stay.
+      always_kept: steps whose checkpoints stay whatever comes after.
+    """
+
+    def __init__(self, workdir: Path, keep: int = 1, always_kept: Sequence[int] = ()) -> None:
+        policy = preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always_kept))]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
+        self._folder = (workdir / "checkpoints").absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint; None: there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Starts saving in the background; the state may be donated as soon as this returns."""
+        step = int(state.step)
+        if step != self._manager.latest_step():
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """The state of a saved step, laid out as ``like`` says (see `state.describe`).
+
+        Parts that are empty there, such as the average where none is kept, need not be in the file: versions before had
+        fewer.
+        """
+        restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+        arguments = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
+        return self._manager.restore(step, args=arguments)
+
+    def close(self) -> None:
+        """Waits until what was started is safe on disk."""
+        self._manager.close()
+
+
+def read_variables(workdir: Path, like: Variables, step: int | None = None, weights: str = "latest") -> Variables:
+    """The weights of a checkpoint alone, on one device, without the optimiser's state; nothing is written.
+
+    Args:
+      workdir: the run's folder.
+      like: their shapes and types.
+      step: which checkpoint; None: the newest.
+      weights: ``"latest"``, or ``"average"`` for the moving average.
+
+    Raises:
+      UserError: there is no such checkpoint, or the run keeps no average.
+    """
+    folder = (workdir / "checkpoints").absolute()
+    step = choose_step(workdir, step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    name = {"latest": "parameters", "average": "average"}[weights]
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        {name: like["params"], "batch_statistics": like.get("batch_stats", {})},
+    )
+    checkpointer = ocp.PyTreeCheckpointer()
+    path = folder / str(step) / "default"
+    if name == "average" and not (checkpointer.metadata(path).item_metadata.tree or {}).get("average"):
+        raise UserError(f"{workdir} keeps no average of its weights (--config.optimizer.average). Take the latest.")
+    restored = checkpointer.restore(
+        path,
+        args=ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        ),
+    )
+    return join(restored[name], restored["batch_statistics"])
+
+
+def choose_step(workdir: Path, step: int | None) -> int:
+    """The step asked for, or the newest that has a checkpoint.
+
+    Raises:
+      UserError: it has none.
+    """
+    steps = saved_steps(workdir)
+    if not steps:
+        raise UserError(f"--workdir: {workdir} has no checkpoint yet.")
+    if step is not None and step not in steps:
+        raise UserError(f"--step: no checkpoint of step {step} in {workdir}; there are {steps}.")
+    return steps[-1] if step is None else step
+
+
+def set_aside_after(workdir: Path, step: int) -> Path | None:
+    """Moves checkpoints of later steps to ``set_aside/``; where they are now, or None if there are none."""
+    later = [number for number in saved_steps(workdir) if number > step]
+    if not later:
+        return None
+    folder = workdir / "set_aside"
+    if is_first():
+        folder.mkdir(exist_ok=True)
+        for number in later:
+            (workdir / "checkpoints" / str(number)).rename(folder / str(number))
+    wait_for_all("set_aside")
+    return folder

@@ -1,0 +1,94 @@
+"""The step as a program, compiled before anything is written, and whether it fits."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from input_pipeline.errors import UserError
+from rankclip_jax.telemetry.clock import format_duration
+from rankclip_jax.telemetry.console import say
+from rankclip_jax.training.assembly import Assembly
+from rankclip_jax.training.state import describe
+from rankclip_jax.training.step import StepFunction, describe_batch, make_step
+
+_ADVICE = (
+    "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.rematerialise=True, by "
+    "--config.model.dtype=bfloat16, or by a smaller model (--config.model.name; ViT-demo is the smallest)."
+)
+
+
+def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
+    """The step, compiled for the run's shapes.
+
+    Args:
+      assembly: the run's parts.
+      announce: say what is going on, and how long it took.
+
+    Raises:
+      UserError: it needs more memory than there is.
+    """
+    if announce:
+        say("compiling the training step: seconds for a small model, about a minute for a large one")
+    start = time.perf_counter()
+    with explained_memory(assembly):
+        compiled = make_step(assembly).lower(describe(assembly), describe_batch(assembly)).compile()
+    needed = bytes_needed(compiled)
+    if announce:
+        say(
+            f"compiled in {format_duration(time.perf_counter() - start)}; a step needs {needed / 2**30:.2f} GiB a "
+            "device"
+        )
+    _check_host_memory(needed, assembly)
+    return compiled
+
+
+@contextmanager
+def explained_memory(assembly: Assembly) -> Iterator[None]:
+    """Turns the runtime's word that memory ran out into what can be done about it."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        words = (str(error).splitlines() or ["no memory left"])[0]
+        raise UserError(f"{_what(assembly)} does not fit in memory ({words[:200]}). {_ADVICE}") from error
+
+
+def bytes_needed(compiled: Any) -> int:
+    """What a compiled program occupies on one device: arguments, results that are not in their place, temporaries."""
+    memory = compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+
+
+def _check_host_memory(needed: int, assembly: Assembly) -> None:
+    """On the CPU a program that is too large would not be refused, but be killed without a word."""
+    if jax.default_backend() != "cpu":
+        return
+    needed *= len(assembly.layout.mesh.local_devices)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _reclaimable()
+    if needed > there:
+        raise UserError(
+            f"{_what(assembly)} needs {needed / 2**30:.1f} GiB of memory; this machine has {there / 2**30:.1f} GiB "
+            "left. "
+            f"{_ADVICE}"
+        )
+
+
+def _reclaimable() -> int:
+    """Bytes of the host's memory that hold copies of files, which make room for programs."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            sizes = dict(line.split(":") for line in file)
+        return 1024 * (int(sizes["MemAvailable"].split()[0]) - int(sizes["MemFree"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def _what(assembly: Assembly) -> str:
+    config = assembly.config
+    return f"config.train.global_batch_size: a step of {config.train.global_batch_size:,} pairs of {config.model.name}"

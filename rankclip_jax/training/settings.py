@@ -1,0 +1,172 @@
+"""A run's settings: what they must satisfy, and how two sets of them differ."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+import jax
+from ml_collections import ConfigDict
+
+from input_pipeline import SOURCES
+from input_pipeline.augmentation import CROPS, POLICIES
+from input_pipeline.errors import UserError
+from rankclip_jax import recipes
+from rankclip_jax.models.presets import PRESETS, ResNetPreset
+from rankclip_jax.models.transformer import ACTIVATIONS
+from rankclip_jax.models.vision_transformer import POOLINGS
+from rankclip_jax.objectives import OBJECTIVES, options_of
+from rankclip_jax.training import ranges
+from rankclip_jax.training.optimizer import OPTIMIZERS
+from rankclip_jax.training.schedule import SCHEDULES
+
+# Settings that change what a run shows or how fast it goes, never its parameters: free to change on resuming.
+_FREE = ("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share")
+LENGTH = ("train.steps", "train.epochs")  # changed on resuming where the learning rate allows it
+WEIGHTS = ("latest", "average")
+
+_CHOICES: dict[str, Iterable[str]] = {
+    "data.source": SOURCES,
+    "data.crop": CROPS,
+    "data.auto_augment": POLICIES,
+    "model.name": PRESETS,
+    "model.dtype": ("float32", "bfloat16"),
+    "model.activation": ACTIVATIONS,
+    "model.pooling": POOLINGS,
+    "model.frozen": ("", "vision", "text"),
+    "model.attention": ("xla", "cudnn"),
+    "objective.name": OBJECTIVES,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
+    "evaluation.weights": WEIGHTS,
+}
+
+
+def check(config: ConfigDict, device_count: int) -> None:
+    """Raises UserError for settings that no run can have, naming the flag that mends it."""
+    check_parts(config)
+    _check_model(config.model)
+    options_of(OBJECTIVES[config.objective.name], config.objective)
+    train = config.train
+    if config.objective.list_size > train.global_batch_size:
+        raise UserError(
+            f"config.objective.list_size: expected 0 (all) to {train.global_batch_size}, the batch; "
+            f"found {config.objective.list_size}."
+        )
+    if train.global_batch_size % device_count:
+        below = train.global_batch_size // device_count * device_count
+        raise UserError(
+            f"config.train.global_batch_size: {train.global_batch_size} pairs cannot be split evenly over "
+            f"{device_count} devices. Take a multiple of {device_count}, such as "
+            f"--config.train.global_batch_size={below or device_count}."
+        )
+    if bool(train.steps) == bool(train.epochs):
+        raise UserError(
+            f"config.train: expected either steps or epochs; found steps={train.steps} and epochs={train.epochs}. "
+            "Set the one that is not meant to 0, such as --config.train.epochs=0."
+        )
+    if config.evaluation.weights == "average" and not config.optimizer.average:
+        raise UserError(
+            "config.evaluation.weights: there is no average of the weights. Keep one with "
+            "--config.optimizer.average=0.999, or say --config.evaluation.weights=latest."
+        )
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Raises UserError for settings that are absent, unknown or by themselves not what they can be."""
+    values, known = dict(flatten(config.to_dict())), dict(flatten(recipes.base().to_dict()))
+    if missing := sorted(known.keys() - values.keys()):
+        raise UserError(
+            f"--config: the recipe lacks config.{missing[0]}. Begin it with the base's settings: config = base()."
+        )
+    if unknown := sorted(values.keys() - known.keys()):
+        raise UserError(f"--config: the recipe has config.{unknown[0]}, which no part of the system reads.")
+    for name, default in known.items():
+        if isinstance(default, bool | str) and type(values[name]) is not type(default):
+            raise UserError(
+                f"config.{name}: expected a {type(default).__name__}, as {default!r}; found {values[name]!r}."
+            )
+    ranges.check(values)
+    for name, value in values.items():
+        if isinstance(known[name], int) and not isinstance(value, int):
+            raise UserError(f"config.{name}: expected a whole number; found {value!r}.")
+    _check_choices(values)
+    low, high = config.data.crop_scale
+    if low > high:
+        raise UserError(
+            f"config.data.crop_scale: expected the smaller share first; found {tuple(config.data.crop_scale)}."
+        )
+    if config.data.source == "csv" and len(config.data.delimiter.replace("\\t", "\t")) != 1:
+        raise UserError(f"config.data.delimiter: expected one character; found {config.data.delimiter!r}.")
+    for name in ranges.PAIRS:
+        for pattern, _ in values[name]:  # type: ignore[attr-defined]
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"config.{name}: {pattern!r} is not a regular expression: {error}.") from error
+
+
+def _check_choices(values: dict) -> None:
+    for name, choices in _CHOICES.items():
+        if values[name] not in choices:
+            raise UserError(f"config.{name}: no {values[name]!r}; there are {', '.join(map(repr, choices))}.")
+
+
+def _check_model(model: ConfigDict) -> None:
+    if model.attention == "cudnn" and (model.dtype != "bfloat16" or jax.default_backend() != "gpu"):
+        raise UserError(
+            f"config.model.attention: cudnn needs an NVIDIA GPU and bfloat16; found {jax.default_backend()} and "
+            f"{model.dtype}. Take --config.model.attention=xla, or add --config.model.dtype=bfloat16 on such a GPU."
+        )
+    vision = PRESETS[model.name].vision
+    if model.image_size % vision.stride:
+        size = max(round(model.image_size / vision.stride), 1) * vision.stride
+        raise UserError(
+            f"config.model.image_size: expected a multiple of {vision.stride} for {model.name}; found "
+            f"{model.image_size}. Say --config.model.image_size={size}, or 0 for {vision.image_size}."
+        )
+    for name, default in (("patch_dropout", 0), ("pooling", "class_token")):
+        if isinstance(vision, ResNetPreset) and model[name] != default:
+            raise UserError(
+                f"config.model.{name}: {model.name} has no patches. Say --config.model.{name}={default}, or take a ViT "
+                "preset."
+            )
+
+
+def image_size(config: ConfigDict) -> int:
+    """Side of the images in pixels."""
+    return config.model.image_size or PRESETS[config.model.name].vision.image_size
+
+
+def total_steps(config: ConfigDict, examples: int) -> int:
+    """Length of the run; an epoch of ``examples`` counts as many steps as their share of a batch, at least one."""
+    return config.train.steps or max(config.train.epochs * examples // config.train.global_batch_size, 1)
+
+
+def warmup(config: ConfigDict, examples: int) -> int:
+    """Steps of warmup, by share or by number; as many as are given where the run has fewer."""
+    share = round(config.optimizer.warmup_share * total_steps(config, examples))
+    return config.optimizer.warmup_steps or share
+
+
+def flatten(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values: ``("train.steps", 500)``."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def to_dict(config: ConfigDict) -> dict:
+    """The settings as plain values, as they look after a trip through JSON."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def differences(stored: dict, config: dict) -> list[str]:
+    """How ``config`` differs from ``stored`` where it matters to the parameters, a line each; but for the length."""
+    old, new = dict(flatten(stored)), dict(flatten(config))
+    return [
+        f"config.{name}: {old[name]!r} there, {new[name]!r} now"
+        for name in sorted(old)
+        if old[name] != new[name] and not name.startswith(_FREE) and name not in LENGTH
+    ]

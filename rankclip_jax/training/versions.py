@@ -1,0 +1,55 @@
+"""Settings of earlier versions, brought up to date with values that keep what those runs did.
+
+Whoever adds, renames or removes a setting raises `VERSION` and adds a row to `CHANGES`.
+"""
+
+from collections.abc import Callable
+
+from input_pipeline.errors import UserError
+
+VERSION = 2
+KEY = "settings_version"  # beside the settings in a run's config.json; version 1 wrote none
+
+Settings = dict[str, dict]
+
+
+def _to_2(settings: Settings) -> None:
+    data, model, optimizer = settings["data"], settings["model"], settings["optimizer"]
+    data["crop"] = "random"
+    if data["source"] == "scenes":  # images in memory were taken as they are
+        data |= {"crop": "center", "flip": 0.0, "color_jitter": [0.0] * 4, "auto_augment": ""}
+    model |= {
+        "pooling": "class_token",
+        "pixel_mean": [0.48145466, 0.4578275, 0.40821073],
+        "pixel_deviation": [0.26862954, 0.26130258, 0.27577711],
+    }
+    if model.pop("learn_logit_bias") and settings["objective"]["name"] != "siglip":
+        raise UserError("config.model.learn_logit_bias: only siglip learns a bias now. Start a new run.")
+    settings["objective"]["target_scale"] = "learned"
+    optimizer |= {
+        "name": "adamw",
+        "schedule": "cosine",
+        "warmup_share": 0.0,
+        "final_share": 0.0,
+        "decay_share": 0.2,
+        "rate_overrides": [],
+        "decay_overrides": [],
+        "average": 0.0,
+    }
+    settings["evaluation"]["weights"] = "latest"
+
+
+# For each version, how settings of the version before become its own.
+CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2}
+
+
+def bring_up_to_date(settings: Settings, version: int) -> None:
+    """Changes the settings of a version in place to those of `VERSION`.
+
+    Raises:
+      UserError: they are of a later version.
+    """
+    if version > VERSION:
+        raise UserError(f"its settings are of version {version}; this is version {VERSION}. Update rankclip_jax.")
+    for later in range(version + 1, VERSION + 1):
+        CHANGES[later](settings)
