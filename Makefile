@@ -10,13 +10,14 @@ RUN := $(VENV)/bin/python
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt launch/accelerator.sh
+$(VENV)/.installed: requirements.txt pyproject.toml launch/accelerator.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rankclip_jax needs Python 3.11 or newer; found $$($(PYTHON) --version). Say: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@extra=$$(sh launch/accelerator.sh $(ACCELERATOR)) || exit 2; \
 	  echo "installing for $${extra:-cpu}"; \
 	  $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt $${extra:+"jax[$$extra]"}
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 install-test: $(VENV)/.installed-test

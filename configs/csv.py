@@ -1,21 +1,25 @@
 """Your own images: a CSV or TSV file with a column of image paths and a column of captions.
 
-python -m rankclip_jax.train --config configs/csv.py --config.data.train=train.csv \
+python -m rankclip_jax.train --config csv --config.data.train=train.csv \
     --config.data.validation=validation.csv --config.data.image_key=filepath \
     --config.data.caption_key=title --config.data.delimiter=,
 
-Relative paths are looked up beside the CSV file, the format of the RankCLIP release.
+Relative paths are looked up beside the CSV file. For a GPU and some ten thousand pairs or more; configs/csv_small.py
+is for a laptop, or for fewer.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from rankclip_jax.recipes import base
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
+    """The base with what differs."""
+    config = base()
     config.data.source = "csv"
-    config.train.global_batch_size = 256  # fits one 24 GB GPU with ViT-B-32
+    config.model.dtype = "bfloat16"  # matrix units
+    config.model.rematerialise = True  # half the memory for a quarter more time, see docs/data.md
+    config.optimizer.warmup_share = 0.05  # one's own data is small beside CC3M
+    config.train.global_batch_size = 256
     config.train.epochs = 30
-    config.optimizer.warmup_steps = 500  # short, since one's own data is small beside CC3M
     return config

@@ -23,6 +23,7 @@ def rand_augment(image: Image.Image, rng: np.random.Generator, layers: int = 2, 
 
     Args:
       image: 8-bit RGB; the result has its size.
+      rng: draws operations, signs and whether they are done.
       layers: the number of operations, N in the paper.
       magnitude: in [0, 10], M in the paper, which need not be whole.
 
@@ -41,6 +42,7 @@ def auto_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
     Args:
       image: 8-bit RGB; the result has its size.
+      rng: draws operations, signs and whether they are done.
     """
     for name, probability, magnitude in IMAGENET_POLICY[rng.integers(len(IMAGENET_POLICY))]:
         if rng.random() < probability:

@@ -1,13 +1,16 @@
-"""Image files on disk, listed with their captions in a CSV or TSV file: the RankCLIP release's format."""
+"""Image files on disk, listed with their captions in a CSV or TSV file, as open_clip and the RankCLIP release do."""
 
+import codecs
 import csv
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from input_pipeline.errors import UserError
 
+_LOGGER = logging.getLogger(__name__)
 _NOT_UTF_8 = range(0xDC80, 0xDD00)  # what Python's surrogateescape makes of such bytes
 
 
@@ -26,25 +29,38 @@ class CsvFile:
 
 
 def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: str) -> CsvFile:
-    """Reads the list of pairs; relative image paths are looked up beside the file.
+    r"""Reads the list of pairs; relative image paths are looked up beside the file.
 
     Args:
-      image_key, caption_key: names of the columns.
-      delimiter: one character; the two characters ``\\t`` are understood as a tab.
+      path: the file.
+      image_key: name of the column of image paths.
+      caption_key: name of the column of captions.
+      delimiter: one character; the two characters ``\t`` are understood as a tab.
       flag: the setting that named the file, for errors.
 
     Raises:
       UserError: the file is not there, not text, empty, or lacks a column.
     """
     pairs = []
+    incomplete: list[int] = []
     for line, values in rows(path, (image_key, caption_key), delimiter, flag=flag):
         if isinstance(values, BadRow):
             raise UserError(f"{path}, line {line}: {values.reason}: {values.found}.")
         if any(ord(character) in _NOT_UTF_8 for value in values for character in value):
             raise UserError(f"{path}, line {line}: not UTF-8 text.")
-        pairs.append(values)
+        if all(value.strip() for value in values):
+            pairs.append(values)
+        else:
+            incomplete.append(line)
+    if incomplete:
+        _LOGGER.warning(
+            "%s: %d rows without a path or a caption are left out, such as line %d",
+            path,
+            len(incomplete),
+            incomplete[0],
+        )
     if not pairs:
-        raise UserError(f"{flag}: {path} has no rows below its column names, so there is nothing to train on.")
+        raise UserError(f"{flag}: {path} has no whole rows below its column names, so there is nothing to train on.")
     return CsvFile(tuple(path.parent / image for image, _ in pairs), tuple(caption for _, caption in pairs))
 
 
@@ -66,6 +82,7 @@ def rows(
     """
     if not path.is_file():
         raise UserError(f"{flag}: no file at {path}. Expected a CSV or TSV file with a line of column names.")
+    check_encoding(path, flag)
     with _open(path) as file:
         reader = csv.reader(file, delimiter=_character(delimiter))
         try:
@@ -73,6 +90,19 @@ def rows(
         except csv.Error as error:
             raise UserError(f"{flag}: {path} is not a text table: {error}.") from error
         yield from _read(reader, [_column(names, name, path, delimiter) for name in columns])
+
+
+def check_encoding(path: Path, flag: str) -> None:
+    """Raises UserError for a table in UTF-16 or UTF-32, which spreadsheets write."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    for mark, encoding in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+                           (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):  # fmt: skip
+        if start.startswith(mark):
+            raise UserError(
+                f"{flag}: {path} is {encoding} text; expected UTF-8. Say: iconv -f {encoding} -t UTF-8 {path} > "
+                "utf8.csv"
+            )
 
 
 def rows_without_names(

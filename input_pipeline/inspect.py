@@ -16,35 +16,18 @@ from PIL import Image, ImageDraw
 
 from input_pipeline import array_record, images
 from input_pipeline.errors import UnreadableError, UserError
+from input_pipeline.explained import Explained, Parser
 from input_pipeline.preparation import manifest
 from input_pipeline.preparation.shards import checksum
 
+_MOST = {"pairs": 1000, "seed": 2**63 - 1}
 _TILE, _TEXT_HEIGHT, _COLUMNS, _LETTERS = 200, 64, 5, 32
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; a `UserError` becomes one paragraph and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m input_pipeline.inspect", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="directory that input_pipeline.prepare wrote")
-    parser.add_argument("--split", help="draw pairs of this split; the first unless given")
-    parser.add_argument("--pairs", type=int, default=20, help="random pairs to draw; 0: none (default %(default)s)")
-    parser.add_argument("--contact_sheet", type=Path, help="picture to write; DIR/contact_sheet.png unless given")
-    parser.add_argument("--seed", type=int, default=0, help="draws other pairs")
-    arguments = parser.parse_args(argv)
-    try:
-        content = manifest.read(arguments.folder)
-        if not content["splits"]:
-            raise UserError(f"{arguments.folder}: no manifest.json there. Expected what input_pipeline.prepare wrote.")
-        _print_counts(arguments.folder, content)
-        damaged = find_damaged(arguments.folder, content)
-        if arguments.pairs:
-            split = arguments.split or next(iter(content["splits"]))
-            picture = arguments.contact_sheet or arguments.folder / "contact_sheet.png"
-            draw_contact_sheet(arguments.folder, split, arguments.pairs, arguments.seed).save(picture)
-            print(f"{arguments.pairs} random pairs of {split!r}: {picture}")
-    except UserError as error:
-        print(f"input_pipeline.inspect: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    with Explained("input_pipeline.inspect", "Nothing was changed."):
+        damaged = _inspect(_parse(argv))
     for line in damaged:
         print(f"damaged: {line}")
     if damaged:
@@ -53,6 +36,39 @@ def main(argv: list[str] | None = None) -> None:
         )
         sys.exit(1)
     print("All shards are there, and their checksums are right.")
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m input_pipeline.inspect", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="directory that input_pipeline.prepare wrote")
+    parser.add_argument("--split", help="draw pairs of this split; the first unless given")
+    parser.add_argument("--pairs", type=int, default=20, help="random pairs to draw; 0: none (default %(default)s)")
+    parser.add_argument("--contact_sheet", type=Path, help="picture to write; DIR/contact_sheet.png unless given")
+    parser.add_argument("--seed", type=int, default=0, help="draws other pairs")
+    arguments = parser.parse_args(argv)
+    for name in ("pairs", "seed"):
+        if not 0 <= getattr(arguments, name) <= _MOST[name]:
+            raise UserError(f"--{name}: expected 0 to {_MOST[name]}; found {getattr(arguments, name)}.")
+    if not arguments.folder.is_dir():
+        raise UserError(f"{arguments.folder}: no such folder. Expected what input_pipeline.prepare wrote.")
+    return arguments
+
+
+def _inspect(arguments: argparse.Namespace) -> list[str]:
+    """Prints what is there and draws some of it; a line for each damaged shard."""
+    content = manifest.read(arguments.folder)
+    if not content["splits"]:
+        raise UserError(f"{arguments.folder}: no manifest.json there. Expected what input_pipeline.prepare wrote.")
+    picture = arguments.contact_sheet or arguments.folder / "contact_sheet.png"
+    if arguments.pairs and (picture.suffix not in (".png", ".jpg", ".jpeg") or not picture.parent.is_dir()):
+        raise UserError(f"--contact_sheet: expected a .png or .jpg in a folder that is there; found {picture}.")
+    _print_counts(arguments.folder, content)
+    damaged = find_damaged(arguments.folder, content)
+    if arguments.pairs:
+        split = arguments.split or next(iter(content["splits"]))
+        draw_contact_sheet(arguments.folder, split, arguments.pairs, arguments.seed).save(picture)
+        print(f"{arguments.pairs} random pairs of {split!r}: {picture}")
+    return damaged
 
 
 def find_damaged(folder: Path, content: dict[str, Any]) -> list[str]:

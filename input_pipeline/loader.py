@@ -38,6 +38,7 @@ class Preparation(grain.transforms.RandomMap):
     second_view: bool
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
+        """One row: pixels, token ids, their augmented views where asked for, and the ``unreadable`` records."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             try:
@@ -90,7 +91,18 @@ def training_batches(
     The order is shuffled anew every epoch, and an epoch's last pairs share a batch with the next one's first.
 
     Args:
+      source: the dataset, or several that are mixed.
+      image_size: side of the images in pixels.
+      context_length: token ids of a text.
+      augmentation: how training views are drawn.
+      global_batch_size: pairs of all processes together.
+      seed: draws order and views.
+      start_step: the batch to begin with.
+      threads: that decode in each worker.
       workers: processes that decode; 0: threads of this process only; -1: as many as its cores allow.
+      second_view: make an augmented view of each image and text too.
+      process_index: which of the processes this is.
+      process_count: how many processes share the rows.
 
     Yields:
       ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "unreadable": list of str}`` with

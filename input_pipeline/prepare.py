@@ -11,13 +11,14 @@ import json
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from input_pipeline.errors import UserError
+from input_pipeline.explained import Explained, Parser
+from input_pipeline.files import write_atomically
 from input_pipeline.preparation import manifest, runners, shards, urls
 from input_pipeline.preparation.folder import Folder
 from input_pipeline.preparation.pairs import PairSource, describe_file
@@ -33,20 +34,14 @@ _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; a `UserError` becomes one paragraph and exit status 2."""
-    try:
+    """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    with Explained("input_pipeline.prepare", "What is done is kept: give the same command again to go on."):
         prepare(parse(argv))
-    except UserError as error:
-        print(f"input_pipeline.prepare: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nStopped. What is done is kept: give the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line, checked and with its defaults filled in."""
-    parser = _Parser(prog="python -m input_pipeline.prepare", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m input_pipeline.prepare", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="what --input is")
     add("--input", required=True, type=Path, help="file or folder to read")
@@ -104,6 +99,14 @@ def prepare(arguments: argparse.Namespace) -> None:
             f"--split: {output} has a split {taken[0]!r} already, by: {present['splits'][taken[0]]['command']}. "
             "Name another --split or --output, or remove that folder first."
         )
+    try:
+        _prepare(arguments, options, work, command)
+    except UserError:
+        _drop_if_nothing_is_done(work, output)
+        raise
+
+
+def _prepare(arguments: argparse.Namespace, options: Options, work: Path, command: str) -> None:
     before: list[dict[str, Any]] = []  # summaries of what is lost before there are pairs: lines of a list, downloads
     if arguments.source == "urls":
         urls.find_program()
@@ -114,7 +117,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         _begin(work, {"command": command, "input": source.describe()})
     _run(shards.write, source, options, work, arguments)
     summaries = [json.loads(job.summary.read_text()) for job in _jobs(source, options, work)]
-    _finish(output, work, summaries, manifest.skipped([*before, *summaries]), options, command)
+    _finish(arguments.output, work, summaries, manifest.skipped([*before, *summaries]), options, command)
 
 
 def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, work: Path, arguments: Any) -> None:
@@ -157,7 +160,17 @@ def _begin(work: Path, plan: dict[str, Any]) -> None:
     work.mkdir(parents=True, exist_ok=True)
     for partial in work.glob("*.partial"):
         partial.unlink(missing_ok=True)
-    shards.write_atomically(path, json.dumps(plan).encode())
+    write_atomically(path, json.dumps(plan).encode())
+
+
+def _drop_if_nothing_is_done(work: Path, output: Path) -> None:
+    """A preparation that failed before it had anything leaves nothing behind."""
+    partial = (".json", ".partial")
+    done = [path for path in work.glob("[0-9]*") if path.suffix not in partial] if work.is_dir() else []
+    if not done and not (work / "download").exists():
+        shutil.rmtree(work, ignore_errors=True)
+        if output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
 
 
 def _finish(
@@ -173,6 +186,7 @@ def _finish(
     for split in options.splits:
         entry, numbers = manifest.total(summaries, split)
         if not entry["pairs"] and split == options.split:
+            shutil.rmtree(work)
             found = "; ".join(f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in skipped.items())
             raise UserError(
                 f"--input: no pair is left to write. Skipped: {found or 'nothing, since there was nothing'}."
@@ -249,6 +263,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, low, high in (
         ("shrink", 0, 16_384), ("quality", 1, 95), ("shard_size", 1, 10_000_000), ("workers", 1, 4096),
         ("validation_share", 0, 0.999), ("min_caption", 1, 1_000_000), ("max_aspect", 0, 1e9), ("min_side", 0, 1e9),
+        ("max_caption", 0, 1e9), ("download_threads", 1, 4096),
     ):  # fmt: skip
         value = getattr(arguments, name)
         if not low <= value <= high:
@@ -262,11 +277,6 @@ def _check(arguments: argparse.Namespace) -> None:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise UserError(f"--output: cannot write to {existing} ({error}). Name another folder.") from error
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. For all flags say: {self.prog} --help")
 
 
 if __name__ == "__main__":

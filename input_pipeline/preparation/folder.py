@@ -25,13 +25,16 @@ class Folder:
     shard_size: int
 
     def describe(self) -> dict[str, Any]:
+        """See `PairSource.describe`."""
         names = self._names()
         return {"folder": self.path.name, "images": len(names), "bytes": sum(map(self._size, names))}
 
     def job_count(self) -> int:
+        """See `PairSource.job_count`."""
         return -(-len(self._names()) // self.shard_size)
 
     def jobs(self) -> Iterator[list[str]]:
+        """See `PairSource.jobs`."""
         names = self._names()
         if not names:
             raise UserError(f"--input: no images ({', '.join(IMAGE_SUFFIXES)}) in {self.path} or below.")
@@ -39,6 +42,7 @@ class Folder:
             yield names[start : start + self.shard_size]
 
     def read(self, job: list[str]) -> Iterator[Pair | Skip]:
+        """See `PairSource.read`."""
         for name in job:
             yield self._pair(name)
 

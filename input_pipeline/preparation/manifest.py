@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.errors import UserError
+from input_pipeline.files import write_atomically
 
 DATASET = "pairs"  # a fixed name, so that equal data have equal files whatever the directory is called
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -17,6 +18,7 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 
 def path_in(folder: Path) -> Path:
+    """Where a prepared directory's manifest is."""
     return folder / "manifest.json"
 
 
@@ -37,9 +39,7 @@ def read(folder: Path) -> dict[str, Any]:
 def write(folder: Path, content: dict[str, Any]) -> None:
     """Writes the manifest, and first TensorFlow Datasets' description of the same splits."""
     _write_description(folder, content)
-    partial = folder / "manifest.json.partial"
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf8")
-    partial.replace(path_in(folder))
+    write_atomically(path_in(folder), json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def total(summaries: list[dict[str, Any]], split: str) -> tuple[dict[str, Any], list[int]]:

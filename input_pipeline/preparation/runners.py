@@ -52,6 +52,8 @@ def run_with_beam(work: Work, jobs: Iterator[Job], arguments: list[str]) -> None
     """Does the jobs on the machines of a Beam runner, which must all reach input and output by the same paths.
 
     Args:
+      work: what is done with each.
+      jobs: what is left to do.
       arguments: Beam's own, such as ``--runner=FlinkRunner``.
     """
     try:

@@ -14,6 +14,7 @@ import numpy as np
 
 from input_pipeline import images
 from input_pipeline.errors import UnreadableError
+from input_pipeline.files import write_atomically
 from input_pipeline.preparation.pairs import Pair, PairSource, Skip
 
 _NAMED = 20  # skipped things named for each reason and shard
@@ -67,6 +68,7 @@ class Job:
         return self.work / f"{self.number:05}.json"
 
     def shard(self, split: str) -> Path:
+        """Its records of a split, in this folder until all jobs are done."""
         return self.work / f"{self.number:05}.{split}"
 
     @property
@@ -76,6 +78,7 @@ class Job:
 
     @property
     def kept(self) -> Path:
+        """Which of its images are the first with their bytes."""
         return self.work / f"{self.number:05}.kept.npy"
 
 
@@ -87,6 +90,7 @@ class Lost:
         self._names: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, skip: Skip) -> None:
+        """Counts one."""
         self._counts[skip.reason] += 1
         if len(self._names[skip.reason]) < _NAMED:
             self._names[skip.reason].append(skip.name.encode("utf8", "replace").decode("utf8"))
@@ -221,10 +225,3 @@ def _split_of(key: str, options: Options) -> str:
         return options.split
     draw = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
     return "validation" if draw < options.validation_share else options.split
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is there either whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -1,4 +1,4 @@
-"""CSV and TSV lists of image files and captions, as the RankCLIP release reads them."""
+"""CSV and TSV lists of image files and captions, as open_clip and the RankCLIP release read them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -28,14 +28,17 @@ class Table:
     shard_size: int
 
     def describe(self) -> dict[str, Any]:
+        """See `PairSource.describe`."""
         return describe_file(self.path)
 
     def job_count(self) -> int:
+        """See `PairSource.job_count`."""
         with self.path.open("rb") as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))
         return -(-max(lines - 1, 1) // self.shard_size)  # the first has the names
 
     def jobs(self) -> Iterator[list[Row | Skip]]:
+        """See `PairSource.jobs`."""
         rows: list[Row | Skip] = []
         columns = (self.image_key, *self.caption_keys)
         for line, values in csv_file.rows(self.path, columns, self.delimiter, flag="--input"):
@@ -47,6 +50,7 @@ class Table:
             yield rows
 
     def read(self, job: list[Row | Skip]) -> Iterator[Pair | Skip]:
+        """See `PairSource.read`."""
         for row in job:
             yield row if isinstance(row, Skip) else self._pair(row)
 

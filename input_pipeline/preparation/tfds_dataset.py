@@ -26,17 +26,21 @@ class TfdsDataset:
     shard_size: int
 
     def describe(self) -> dict[str, Any]:
+        """See `PairSource.describe`."""
         return {"dataset": self.path.name, "split": self.split, "records": len(self._records)}
 
     def job_count(self) -> int:
+        """See `PairSource.job_count`."""
         return -(-len(self._records) // self.shard_size)
 
     def jobs(self) -> Iterator[range]:
+        """See `PairSource.jobs`."""
         records = self._records
         for start in range(0, len(records), self.shard_size):
             yield range(start, min(start + self.shard_size, len(records)))
 
     def read(self, job: range) -> Iterator[Pair | Skip]:
+        """See `PairSource.read`."""
         for index in job:
             key = f"{self.split}/{index}"
             try:

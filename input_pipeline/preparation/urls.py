@@ -71,6 +71,10 @@ def download(work: Path, *, shard_size: int, threads: int, processes: int, optio
     """Downloads the list in ``work`` to tars; goes on where it was, and returns the folder of tars.
 
     Args:
+      work: the folder of the unfinished preparation.
+      shard_size: urls of a tar.
+      threads: downloads at once in each process.
+      processes: how many.
       options: img2dataset's own, such as ``--distributor pyspark``; they come last, and win.
 
     Raises:

@@ -32,17 +32,21 @@ class WebDataset:
     caption_key: str
 
     def describe(self) -> dict[str, Any]:
+        """See `PairSource.describe`."""
         return {"tars": {tar.name: tar.stat().st_size for tar in self._tars()}}
 
     def job_count(self) -> int:
+        """See `PairSource.job_count`."""
         return len(self._tars())
 
     def jobs(self) -> Iterator[Path]:
+        """See `PairSource.jobs`."""
         if not (tars := self._tars()):
             raise UserError(f"--input: no tar files ({', '.join(_SUFFIXES)}) in {self.path}.")
         yield from tars
 
     def read(self, job: Path) -> Iterator[Pair | Skip]:
+        """See `PairSource.read`."""
         sample: dict[str, bytes] = {}
         current = None
         for item in _members(job):

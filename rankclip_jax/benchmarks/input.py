@@ -124,7 +124,12 @@ def beside_pytorch(
     """A row for our loader and, where PyTorch and torchvision are installed, for its DataLoader; they run in turn.
 
     Args:
+      config: the settings.
+      preset: the model's sizes.
+      augmentation: how training views are drawn.
+      source: what our loader reads.
       original: what PyTorch reads.
+      pairs: how many to read in each round.
     """
     runs: dict[str, Callable[[], Iterator[int]]] = {
         "rankclip_jax": lambda: _our_batches(config, preset, augmentation, source)

@@ -2,22 +2,23 @@
 
 import difflib
 import logging
-import os
 import re
 import runpy
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
 from input_pipeline.errors import UserError
+from input_pipeline.explained import Explained
 from rankclip_jax import recipes
+
+EXPLAINED = Explained("rankclip_jax", "What was saved before stays; the same command goes on from there.")
 
 
 def define_config() -> flags.FlagHolder:
@@ -73,47 +74,21 @@ def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise
         absl.logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
-        with explained():
+        with EXPLAINED:
             main(*_words(argv[1:], subjects))
 
-    try:
+    with EXPLAINED:
         app.run(guarded, flags_parser=_parse)
-    except KeyboardInterrupt:
-        _stopped()
-
-
-class explained:
-    """A context in which a `UserError`, an error of the file system or Ctrl-C ends the process with a paragraph."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        match error:
-            case UserError():
-                _exit(str(error))
-            case KeyboardInterrupt():
-                _stopped()
-            case OSError() if error.filename is not None:
-                _exit(
-                    f"{error.filename}: {error.strerror}. Expected a path that this user can read, or write where "
-                    "something is written there."
-                )
-            case OSError() if error.errno is not None:
-                _exit(f"the system refused: {error.strerror}.")
 
 
 def _parse(argv: list[str]) -> list[str]:
-    try:
+    with EXPLAINED:
         argv = _check_recipe(argv)
-        rest = flags.FLAGS(argv)
-    except UserError as error:
-        _exit(str(error))
-    except KeyboardInterrupt:
-        _stopped()
-    except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError, KeyError, OSError) as error:
-        _exit(re.sub(r"\s+", " ", str(error)))
-    return rest
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError, KeyError) as error:
+            raise UserError(str(error)) from error
+    raise AssertionError("the context above ends the process")
 
 
 def _words(words: list[str], subjects: tuple[str, ...]) -> list[str]:
@@ -182,15 +157,3 @@ def _suggest(name: str, names: list[str]) -> str:
         by_leaf[key] for key in difflib.get_close_matches(leaf, by_leaf, 1)
     ]
     return f" Did you mean --{close[0]}?" if close else " The settings are listed in configs/base.py."
-
-
-def _exit(message: str) -> NoReturn:
-    print(f"rankclip_jax: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _stopped() -> NoReturn:
-    """Ends at once: a second Ctrl-C, or one before there was anything to save."""
-    print("\nrankclip_jax: stopped at once. What was saved before stays; the same command goes on from there.",
-          file=sys.stderr, flush=True)  # fmt: skip
-    os._exit(128 + signal.SIGINT)

@@ -44,6 +44,7 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
     """Reads a workdir, a Hugging Face folder, or a file in the layout of OpenAI, open_clip or the RankCLIP release.
 
     Args:
+      path: the workdir, folder or file.
       step: the checkpoint of a workdir; None: the newest.
       activation: a key of `ACTIVATIONS`; None: what the source says, or CLIP's own where it is silent.
       weights: of a workdir, ``"latest"`` or their moving ``"average"``.

@@ -73,6 +73,7 @@ class Clip(nn.Module):
     pixel_deviation: Channels = PIXEL_DEVIATION
 
     def setup(self) -> None:
+        """Makes the towers and the scale."""
         preset = self.preset
         if isinstance(preset.vision, ResNetPreset):
             self.vision: nn.Module = ResNet(preset.vision, preset.embedding_size, self.execution)

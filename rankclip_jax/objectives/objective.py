@@ -50,7 +50,8 @@ class Options:
     def from_settings(cls, config: ConfigDict) -> Self:
         """Takes the fields from the settings of their names under ``config.objective``."""
         values: dict[str, Any] = {field.name: config[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        plain: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**plain)
 
 
 class Objective(Protocol):

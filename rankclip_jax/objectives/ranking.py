@@ -128,10 +128,14 @@ def consistency(
     where ListMLE is the mean over rows.
 
     Args:
-      image_embedding, text_embedding: unit rows ``[B, D]``.
+      image_embedding: unit rows ``[B, D]``.
+      text_embedding: unit rows ``[B, D]``.
       scale: the multiplier ``s`` itself, ``[]``, not its logarithm.
-      variant, key, position_decay: see `listmle`.
-      chunk_size, mesh: see `pairwise.mean_over_rows`.
+      variant: see `listmle`.
+      key: see `listmle`.
+      chunk_size: rows handled at once by a device; None: by a memory budget.
+      mesh: the devices that share the rows; None: no sharding.
+      position_decay: see `listmle`.
       list_size: rank each row against that many random columns, the same for all rows, instead of all (needs a key).
         The sum is then over, and divided by, ``list_size`` places instead of B. This is unbiased for the mean loss of
         such sublists, and so a composite likelihood with the optimum of the whole one (the Plackett-Luce model of a

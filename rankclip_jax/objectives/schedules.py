@@ -12,6 +12,8 @@ def ramp(progress: jax.Array | float, start: float, end: float, share: float) ->
 
     Args:
       progress: share of training done, in [0, 1], any shape.
+      start: the weight at the start.
+      end: the weight from ``share`` on.
       share: in [0, 1]; 0 gives ``end`` at once.
     """
     if share == 0:

@@ -74,10 +74,9 @@ def _decay(config: ConfigDict, parameters: optax.Params) -> optax.GradientTransf
 def _by_pattern(
     parameters: optax.Params, default: Callable[[tuple], float], overrides: Overrides, setting: str
 ) -> optax.Params:
-    """For each parameter the number of the first pattern found in its name, one for each block where blocks are
-    stacked.
+    """For each parameter the number of the first pattern found in its name.
 
-    Names are such as ``vision/transformer/blocks/3/mlp_in/kernel``.
+    Where blocks are stacked, that is one for each. Names are such as ``vision/transformer/blocks/3/mlp_in/kernel``.
     """
     unused = {pattern for pattern, _ in overrides}
 

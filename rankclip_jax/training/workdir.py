@@ -26,8 +26,8 @@ def check_writable(workdir: Path) -> None:
 def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict, ConfigDict | None]:
     """The settings to train with, and those of the run that the folder holds, the same but for the run's length.
 
-    Settings that came after the run was begun keep what it did, unless they are changed. Settings without a checkpoint are
-    not a run, and may be replaced. Nothing is written.
+    Settings that came after the run was begun keep what it did, unless they are changed. Settings without a checkpoint
+    are not a run, and may be replaced. Nothing is written.
 
     Args:
       workdir: the run's folder.

@@ -1,0 +1,60 @@
+"""How commands end when something is wrong: with one paragraph and an exit status, never with a traceback."""
+
+import argparse
+import os
+import signal
+import sys
+from types import TracebackType
+from typing import NoReturn
+
+from input_pipeline.errors import UserError
+
+
+class Explained:
+    """A context in which a `UserError`, a refusal of the file system, lack of memory or Ctrl-C ends the process.
+
+    The exit status is 2, and for Ctrl-C 130.
+
+    Args:
+      program: its name, with which the paragraph begins.
+      kept: what is said of the work that a Ctrl-C leaves unfinished.
+    """
+
+    def __init__(self, program: str, kept: str) -> None:
+        self._program, self._kept = program, kept
+
+    def __enter__(self) -> None:
+        """Nothing is different until something goes wrong."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Ends the process if something did."""
+        match error:
+            case UserError():
+                self.exit(str(error))
+            case KeyboardInterrupt():
+                print(f"\n{self._program}: stopped at once. {self._kept}", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)  # threads and helpers of libraries would still hold the process
+            case MemoryError():
+                self.exit(f"memory does not suffice ({error}). Ask for less at once, or take a machine with more.")
+            case OSError() if error.filename is not None:
+                self.exit(
+                    f"{error.filename}: {error.strerror}. Expected a path that this user can read, or write where "
+                    "something is written there."
+                )
+            case OSError() if error.errno is not None:
+                self.exit(f"the system refused: {error.strerror}.")
+
+    def exit(self, message: str) -> NoReturn:
+        """Ends the process with a paragraph."""
+        print(f"{self._program}: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}. For all flags say: {self.prog} --help")
