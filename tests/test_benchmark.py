@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rankclip_jax.benchmarks import loss
-from tests.test_train import run
+from tests.commands import run
 
 EXAMPLE = """
   %all-gather-start = (f32[4096,512]{1,0}, f32[32768,512]{1,0}) all-gather-start(%p), channel_id=1

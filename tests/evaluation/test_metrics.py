@@ -15,6 +15,10 @@ def unit(seed, *shape):
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
+def values(metrics):
+    return {metric.name: metric.value for metric in metrics}
+
+
 def test_recall_is_the_share_found_by_sorting():
     queries, candidates = unit(0, 2000, 8), unit(1, 50, 8)
     targets = np.random.default_rng(2).integers(0, 50, 2000)
@@ -25,7 +29,7 @@ def test_recall_is_the_share_found_by_sorting():
 
 def test_a_collapsed_model_gets_chance_not_full_marks():
     same = np.ones((20, 4), np.float32) / 2
-    results = retrieval(same, same)
+    results = values(retrieval(same, same, np.arange(20)))
     assert results["retrieval/image_to_text/recall_1"] == pytest.approx(1 / 20)
     assert results["retrieval/text_to_image/recall_10"] == pytest.approx(10 / 20)
 
@@ -36,7 +40,7 @@ def test_zero_shot_averages_templates():
         lambda texts: np.array([prompts[text] for text in texts]), ["cat", "dog"], ["a {}", "the {}"]
     )
     np.testing.assert_allclose(classes, [[2**-0.5, 2**-0.5, 0], [0, 0, 1]])
-    results = accuracy(np.array([[1.0, 0, 0], [0, 0, 1.0]]), classes, np.array([0, 0]))
+    results = values(accuracy(np.array([[1.0, 0, 0], [0, 0, 1.0]]), classes, np.array([0, 0])))
     assert results["zero_shot/top_1"] == 0.5
     assert results["zero_shot/chance"] == 0.5
 
@@ -59,5 +63,43 @@ def test_both_directions_are_averaged():
     scores, relevance = unit(0, 6, 6), unit(1, 6, 6) + 1
     rows = [scipy.stats.kendalltau(a, b).statistic for a, b in zip(scores, relevance, strict=True)]
     columns = [scipy.stats.kendalltau(a, b).statistic for a, b in zip(scores.T, relevance.T, strict=True)]
-    results = ranking_quality.ranking_quality(scores, relevance)
+    results = values(ranking_quality.ranking_quality(scores, relevance))
     assert results["ranking/kendall_tau"] == pytest.approx((np.mean(rows) + np.mean(columns)) / 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["queries", "candidates"])
+def test_embeddings_that_are_not_finite_are_an_error_and_not_full_marks(bad, place):
+    rows = {"queries": unit(0, 6, 4), "candidates": unit(1, 6, 4)}
+    rows[place][2, 1] = bad
+    with pytest.raises(ValueError, match=f"1 of 6 {place} are not finite"):
+        recall_at(rows["queries"], rows["candidates"], np.arange(6), (1,))
+    with pytest.raises(ValueError, match="not finite"):
+        ranking_quality.ranking_quality(rows["queries"] @ rows["candidates"].T, np.eye(6))
+
+
+def test_any_of_several_captions_finds_its_image_and_ties_are_expected_hits():
+    """By brute force over all orders of ties."""
+    rng = np.random.default_rng(0)
+    images, texts = np.eye(3)[[0, 1, 2]], np.eye(3)[[0, 0, 1, 1, 2]]
+    image_of_text = np.array([0, 1, 1, 2, 2])
+    found = values(retrieval(images, texts, image_of_text))
+    hits, backward = [], []
+    for _ in range(20_000):
+        noise = rng.random((3, 5)) * 1e-6
+        order = np.argsort(-(images @ texts.T + noise), axis=1)
+        hits.append(image_of_text[order[:, 0]] == np.arange(3))
+        order = np.argsort(-(texts @ images.T + noise.T), axis=1)
+        backward.append(order[:, 0] == image_of_text)
+    assert found["retrieval/image_to_text/recall_1"] == pytest.approx(np.mean(hits), abs=0.01)
+    assert found["retrieval/text_to_image/recall_1"] == pytest.approx(np.mean(backward), abs=0.01)
+    assert found["retrieval/image_to_text/recall_5"] == 1
+
+
+def test_what_the_truth_does_not_define_is_undefined_and_not_zero():
+    one = values(ranking_quality.ranking_quality(np.ones((1, 1)), np.ones((1, 1))))
+    assert one == {"ranking/kendall_tau": None, "ranking/ndcg": None}
+    relevance = np.array([[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]])
+    scores = np.array([[3.0, 1.0, 2.0], [0.1, 0.2, 0.3]])
+    assert ranking_quality.kendall_tau(scores, relevance) == 1  # the first row has no order to follow
+    assert ranking_quality.kendall_tau(np.ones((2, 3)), relevance) == 0  # a collapsed model follows none

@@ -25,9 +25,9 @@ def test_views_are_altered_and_reproducible(settings):
 
 
 def test_a_flip_mirrors():
-    whole = Augmentation((1.0, 1.0))
+    whole = Augmentation(crop="center")
     picture = images.in_memory(PIXELS[:, :40])
-    mirrored = Augmentation((1.0, 1.0), flip=1.0)
+    mirrored = Augmentation(crop="center", flip=1.0)
     first, second = (augment(picture, 40, np.random.default_rng(3)) for augment in (whole, mirrored))
     np.testing.assert_array_equal(second, first[:, ::-1])
 

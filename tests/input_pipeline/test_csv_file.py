@@ -36,7 +36,7 @@ def test_tabs_and_byte_order_marks_are_understood(tmp_path):
     ("text", "message"),
     [
         ("", "is empty"),
-        ("filepath,title\n", "has no rows"),
+        ("filepath,title\n", "has no whole rows"),
         ("image,caption\na,b\n", "no column 'filepath'; it has 'image', 'caption'"),
         ("filepath,title\na.jpg\n", "line 2: too few columns: found 1, expected at least 2"),
     ],
@@ -53,3 +53,19 @@ def test_other_encodings_and_missing_files_are_named(tmp_path):
         read(tmp_path / "none.csv")
     with pytest.raises(UserError, match="expected one character"):
         read(write(tmp_path, "filepath,title\na,b\n"), delimiter="ab")
+
+
+def test_rows_without_a_caption_or_a_path_are_left_out_and_told(tmp_path, caplog):
+    """As preparation skips them."""
+    source = read(write(tmp_path, "filepath,title\na.jpg,a cat\nb.jpg,\nc.jpg,  \n,a dog\nd.jpg,a cow\n"))
+    assert [source[index]["text"] for index in range(len(source))] == ["a cat", "a cow"]
+    assert "3 rows without a path or a caption are left out, such as line 3" in caplog.text
+    with pytest.raises(UserError, match="has no whole rows"):
+        read(write(tmp_path, "filepath,title\na.jpg,\n"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_a_table_in_utf_16_is_told_how_to_become_utf_8(tmp_path, encoding):
+    text = "\ufefffilepath,title\na.jpg,naïve\n" if encoding.endswith("be") else "filepath,title\na.jpg,naïve\n"
+    with pytest.raises(UserError, match=rf"is UTF-{encoding[4:6]} text; .*iconv -f UTF-{encoding[4:6]} -t UTF-8"):
+        read(write(tmp_path, text, encoding))

@@ -81,8 +81,46 @@ def test_every_kind_of_file_becomes_rgb(mode, form, options):
 def test_training_views_are_cut_from_images_of_any_size(size, mode, form):
     content = encoded(picture(*size, mode), form)
     for seed in range(5):
-        view = images.training_view(images.open_picture(content), 32, (0.05, 1.0), np.random.default_rng(seed))
+        view = images.random_view(images.open_picture(content), 32, (0.05, 1.0), np.random.default_rng(seed))
         assert (view.dtype, view.shape) == (np.uint8, (32, 32, 3))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (900, 100), (64, 300), (224, 224), (3, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("scale", [(0.9, 1.0), (0.08, 1.0), (1.0, 1.0)], ids=str)
+def test_training_crops_are_distributed_as_torchvisions(size, scale):
+    """Share of the area, aspect and place of 4,000 boxes of each, by mean and spread."""
+    torch = pytest.importorskip("torch")
+    import_torch("the test")
+    crop = pytest.importorskip("torchvision.transforms").RandomResizedCrop
+    width, height = size
+    torch.manual_seed(0)
+    blank = torch.zeros(1, height, width)
+    theirs = np.array([crop.get_params(blank, scale, (3 / 4, 4 / 3)) for _ in range(4000)], float)[:, [1, 0, 3, 2]]
+    rng = np.random.default_rng(0)
+    ours = np.array([images._random_box(width, height, scale, rng) for _ in range(4000)], float)
+    ours[:, 2:] -= ours[:, :2]
+
+    def facts(boxes):
+        left, top, wide, high = boxes.T
+        return np.stack([left, top, wide, high, wide * high / (width * height), np.log(wide / high)], axis=1)
+
+    for one, other in zip(facts(ours).T, facts(theirs).T, strict=True):
+        error = np.hypot(one.std(), other.std()) / np.sqrt(4000)
+        assert abs(one.mean() - other.mean()) <= 5 * error + 1e-9
+        assert one.std() == pytest.approx(other.std(), rel=0.12, abs=1e-9)
+    if size == (500, 375) and scale == (0.9, 1.0):
+        assert facts(ours)[:, 4].mean() == pytest.approx(0.959, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (90, 300), (32, 32), (33, 32)], ids=str)
+def test_the_centre_crop_is_the_releases_view(size):
+    """CLIP's own transform: short side resized, centre cut out; to a grey level and a half, for scaled decoding."""
+    picture_ = picture(*size)
+    exact = images.evaluation_view(picture_, 32).astype(float)
+    from_memory = images.centre_view(images.in_memory(np.asarray(picture_)), 32)
+    assert np.abs(from_memory - exact).mean() < 3
+    if size == (32, 32):
+        np.testing.assert_array_equal(from_memory, np.asarray(picture_))
 
 
 @pytest.mark.parametrize(("side", "crop"), [(500, 490), (500, 320), (500, 224), (500, 150), (1600, 1500), (3000, 2000)])

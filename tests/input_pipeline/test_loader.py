@@ -95,10 +95,11 @@ def test_an_unreadable_image_is_replaced_and_named(folder):
 def test_too_large_a_share_of_unreadable_images_stops_with_their_names(folder, caplog):
     tally = UnreadableTally(max_share=0.05, dataset_size=len(folder))
     unreadable = [line for batch in batches(folder, 10) for line in batch["unreadable"]]
-    with caplog.at_level(logging.WARNING):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(UserError, match=r"more than 5\.00%: .*3\.jpg.*7\.jpg"),
+    ):
         tally.add(unreadable, 80)
-    with pytest.raises(UserError, match=r"more than 5\.00%: .*3\.jpg.*7\.jpg"):
-        tally.judge(tally.count, tally.tried)
     assert sum("3.jpg" in record.message for record in caplog.records) <= 1
 
 
@@ -106,7 +107,6 @@ def test_a_small_share_only_counts(folder):
     tally = UnreadableTally(max_share=0.5, dataset_size=len(folder))
     for batch in batches(folder, 5):
         tally.add(batch["unreadable"], 8)
-    tally.judge(tally.count, tally.tried)
     assert tally.count == sum(len(batch["unreadable"]) for batch in batches(folder, 5)) > 0
 
 
@@ -164,6 +164,32 @@ def numbers_in(batch):
     return batch["image"][:, 0, 0, 0].astype(int) + 256 * batch["image"][:, 0, 0, 1].astype(int)
 
 
+@pytest.mark.parametrize("settings", [{"flip": 1.0}, {"color_jitter": (0.4, 0.0, 0.0, 0.0)},
+                                      {"policy": "rand_augment"}, {"crop_scale": (0.2, 0.3)}], ids=str)  # fmt: skip
+def test_images_in_memory_are_augmented_as_those_in_files_are(settings):
+    """Each setting changes most of the views; without any they stay as they are."""
+    source = scenes.Scenes("train", 24, 16)
+    plain = Augmentation(crop="center")
+    as_they_are = np.concatenate([batch["image"] for batch in batches(source, 3, augmentation=plain)])
+    changed = Augmentation(**({"crop": "center"} if "crop_scale" not in settings else {}), **settings)
+    views = np.concatenate([batch["image"] for batch in batches(source, 3, augmentation=changed)])
+    drawn = {bytes(source[number]["image"]) for number in range(24)}
+    assert {bytes(view) for view in as_they_are} == drawn
+    assert sum(bytes(view) not in drawn for view in views) > 18
+    if settings == {"flip": 1.0}:
+        assert {bytes(np.ascontiguousarray(view[:, ::-1])) for view in views} == drawn
+
+
+def test_images_of_which_none_can_be_read_are_found_before_anything_else(folder, tmp_path):
+    loader.check_readable(folder, "config.data.train")
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "list.csv").write_text("filepath,title\n" + "\n".join(f"{n}.jpg,x" for n in range(40)))
+    gone = csv_file.read(tmp_path / "gone" / "list.csv", image_key="filepath", caption_key="title", delimiter=",",
+                         flag="config.data.train")  # fmt: skip
+    with pytest.raises(UserError, match=r"config\.data\.train: of 16 images .* none can be read: .*gone/0\.jpg"):
+        loader.check_readable(gone, "config.data.train")
+
+
 def test_a_mixture_is_drawn_by_its_weights_and_each_part_goes_round_in_turn():
     mixture = Mixture((Numbers(100), Numbers(300, first=1000)), (3.0, 1.0))
     drawn = np.concatenate([numbers_in(batch) for batch in batches(mixture, 100)])
@@ -206,11 +232,15 @@ def test_workers_are_chosen_from_the_cores(monkeypatch):
 
 
 def test_evaluation_batches_go_once_through_in_order(folder):
-    got = list(loader.evaluation_batches(folder, image_size=16, context_length=24, batch_size=8, size=20))
-    valid = np.concatenate([batch["valid"] for batch in got])
-    assert np.flatnonzero(~valid).tolist() == [3, 7, 20, 21, 22, 23]
-    levels = np.concatenate([batch["image"] for batch in got]).mean((1, 2, 3))
-    np.testing.assert_allclose(levels[:20][valid[:20]], np.arange(20)[valid[:20]] * 10, atol=2)
+    for workers in (0, 2):
+        got = list(loader.evaluation_batches(folder, image_size=16, batch_size=8, size=20, workers=workers))
+        index = np.concatenate([batch["index"] for batch in got])
+        there = [number for number in range(20) if number not in (3, 7)]
+        assert index.tolist() == [number if number in there else -1 for number in range(24)]
+        levels = np.concatenate([batch["image"] for batch in got]).mean((1, 2, 3))
+        np.testing.assert_allclose(levels[there], np.asarray(there) * 10, atol=2)
+        captions = [texts for batch in got for texts in batch["captions"]]
+        assert [captions[number] for number in there] == [[f"level {number}"] for number in there]
 
 
 def test_the_evaluation_view_is_the_centre_of_the_resized_image():

@@ -5,19 +5,20 @@ import numpy as np
 import pytest
 
 from configs import demo
-from rankclip_jax import train_state, workdir
-from rankclip_jax.training.checkpoints import Checkpoints
 from rankclip_jax.interop import files
-from rankclip_jax.models import clip
-from rankclip_jax.parallel.mesh import make_local_mesh
+from rankclip_jax.parallel.layout import make_local_mesh
+from rankclip_jax.training import workdir
+from rankclip_jax.training.assembly import assemble
+from rankclip_jax.training.checkpoints import Checkpoints
+from rankclip_jax.training.state import create
 
 
-def make_run(folder, **model_settings):
+def make_run(folder, objective="rankclip", **model_settings):
     """Writes the folder of a demo run at step 0, with weights that are not those of a start."""
     config = demo.get_config()
     config.model.update(model_settings)
-    model = clip.build(config.model)
-    state = train_state.create(model, config, make_local_mesh())
+    config.objective.name = objective
+    state = create(assemble(config, make_local_mesh(), total_steps=1))
     noise = np.random.default_rng(0)
     shifted = jax.tree.map(lambda leaf: leaf + noise.normal(0, 0.02, leaf.shape).astype(np.float32), state.parameters)
     workdir.write_config(folder, config)

@@ -22,7 +22,7 @@ from rankclip_jax.evaluation.zero_shot import class_embeddings
 from rankclip_jax.interop import files, hugging_face, loading, positions
 from rankclip_jax.interop import open_clip as open_clip_files
 from rankclip_jax.models import clip
-from rankclip_jax.models.clip import Clip, initial_variables, normalise
+from rankclip_jax.models.clip import Clip, draw_variables, normalise
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.transformer import Execution
 from tests.interop.conftest import make_run
@@ -175,7 +175,7 @@ def test_exports_that_cannot_be_are_refused(run_folder, tmp_path):
 
 @pytest.mark.slow
 def test_what_the_release_cannot_compute_is_not_exported_for_it(torch, tmp_path):
-    folder = make_run(tmp_path / "run", activation="gelu", learn_logit_bias=True)
+    folder = make_run(tmp_path / "run", "siglip", activation="gelu")
     assert "QuickGELU without a learned bias; found gelu with" in export(
         folder, "rankclip", tmp_path / "x.pt", status=2
     )
@@ -298,20 +298,20 @@ def test_training_starts_from_files_and_folders_only_where_they_agree_with_the_s
     config = demo.get_config()
     for name in ("silent.safetensors", "x.safetensors", "folder"):
         config.init_from = str(tmp_path / name)
-        assert same_variables(loading.initial_variables(config, clip.build(config.model)), weights.variables)
+        assert same_variables(loading.weights_to_start_from(config, clip.build(config.model)), weights.variables)
     config.model.activation = "gelu"
     model = clip.build(config.model)
     for name in ("x.safetensors", "folder"):
         config.init_from = str(tmp_path / name)
         with pytest.raises(UserError, match=r"trained with quick_gelu, the settings say gelu\. Add --config"):
-            loading.initial_variables(config, model)
+            loading.weights_to_start_from(config, model)
     config.init_from = str(tmp_path / "silent.safetensors")  # does not say, so the settings are believed
-    assert same_variables(loading.initial_variables(config, model), weights.variables)
+    assert same_variables(loading.weights_to_start_from(config, model), weights.variables)
 
 
 def test_a_file_for_another_image_size_is_loaded_as_such(tmp_path):
     model = Clip(PRESETS["ViT-demo"].with_image_size(48), Execution())
-    variables = jax.jit(lambda key: initial_variables(model, key))(jax.random.key(0))
+    variables = jax.jit(lambda key: draw_variables(model, key))(jax.random.key(0))
     files.write(tmp_path / "x.safetensors", open_clip_files.state_dict(model, variables), {"activation": "quick_gelu"})
     weights = loading.read(tmp_path / "x.safetensors")
     assert weights.model.preset == model.preset

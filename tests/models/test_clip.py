@@ -18,13 +18,13 @@ DEMO = PRESETS["ViT-demo"]
 
 @pytest.fixture(scope="module")
 def variables():
-    return Clip(DEMO).init(jax.random.key(0), *inputs(1))
+    return Clip(DEMO).init(jax.random.key(0), inputs(1))
 
 
 def inputs(rows):
     image = np.random.default_rng(0).integers(0, 256, (rows, 32, 32, 3)).astype(np.uint8)
     captions = [f"a picture of a red circle, number {row}." for row in range(rows)]
-    return jnp.asarray(image), jnp.asarray(tokenize(captions, DEMO.text.context_length))
+    return {"image": jnp.asarray(image), "text": jnp.asarray(tokenize(captions, DEMO.text.context_length))}
 
 
 # As open_clip counts them.
@@ -40,7 +40,8 @@ def test_presets_have_the_published_numbers_of_parameters(name):
     size = PRESETS[name].vision.image_size
     shapes = jax.eval_shape(
         lambda: Clip(PRESETS[name]).init(
-            jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8), jnp.zeros((1, 77), jnp.int32)
+            jax.random.key(0),
+            {"image": jnp.zeros((1, size, size, 3), jnp.uint8), "text": jnp.zeros((1, 77), jnp.int32)},
         )
     )
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == COUNTS[name]
@@ -48,48 +49,46 @@ def test_presets_have_the_published_numbers_of_parameters(name):
 
 
 def test_outputs_keep_the_seam(variables):
-    outputs = Clip(DEMO, Execution(jnp.dtype("bfloat16"))).apply(variables, *inputs(4))
-    assert {name: (value.shape, value.dtype.name) for name, value in outputs.items()} == {
-        "image_embedding": ((4, 128), "float32"),
-        "text_embedding": ((4, 128), "float32"),
-        "logit_scale": ((), "float32"),
-    }
-    assert outputs["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-6)
-    for name in ("image_embedding", "text_embedding"):
-        np.testing.assert_allclose(np.linalg.norm(outputs[name], axis=1), 1, rtol=1e-6)
+    outputs = Clip(DEMO, Execution(jnp.dtype("bfloat16"))).apply(variables, inputs(4))
+    assert set(outputs.embeddings) == {"image", "text"}
+    assert set(outputs.scalars) == {"scale"}
+    assert outputs.scalars["scale"] == pytest.approx(1 / 0.07, rel=1e-6)
+    for rows in outputs.embeddings.values():
+        assert (rows.shape, rows.dtype.name) == ((4, 128), "float32")
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
 
 
 def test_bfloat16_computes_nearly_the_same(variables):
     full, half = (
-        Clip(DEMO, Execution(jnp.dtype(dtype))).apply(variables, *inputs(4)) for dtype in ("float32", "bfloat16")
+        Clip(DEMO, Execution(jnp.dtype(dtype))).apply(variables, inputs(4)) for dtype in ("float32", "bfloat16")
     )
-    assert np.sum(full["image_embedding"] * half["image_embedding"], axis=1).min() > 0.999
+    assert np.sum(full.embeddings["image"] * half.embeddings["image"], axis=1).min() > 0.999
 
 
 def test_scanning_over_layers_changes_nothing(variables):
-    looped, unrolled = (Clip(DEMO, Execution(scan_layers=scan)).apply(variables, *inputs(4)) for scan in (True, False))
-    np.testing.assert_allclose(looped["image_embedding"], unrolled["image_embedding"], atol=1e-6)
-    np.testing.assert_allclose(looped["text_embedding"], unrolled["text_embedding"], atol=1e-6)
+    looped, unrolled = (Clip(DEMO, Execution(scan_layers=scan)).apply(variables, inputs(4)) for scan in (True, False))
+    np.testing.assert_allclose(looped.embeddings["image"], unrolled.embeddings["image"], atol=1e-6)
+    np.testing.assert_allclose(looped.embeddings["text"], unrolled.embeddings["text"], atol=1e-6)
 
 
 @pytest.mark.parametrize("scan", [True, False])
 def test_rematerialising_changes_no_gradient(variables, scan):
     def gradients(rematerialise):
         model = Clip(DEMO, Execution(scan_layers=scan, rematerialise=rematerialise))
-        return jax.jit(jax.grad(lambda v: model.apply(v, *inputs(4))["image_embedding"][:, 0].sum()))(variables)
+        return jax.jit(jax.grad(lambda v: model.apply(v, inputs(4)).embeddings["image"][:, 0].sum()))(variables)
 
     for kept, computed_again in zip(*map(jax.tree.leaves, (gradients(False), gradients(True))), strict=True):
         np.testing.assert_allclose(computed_again, kept, atol=1e-5)
 
 
 def test_the_activation_is_a_choice(variables):
-    quick, exact = (Clip(DEMO, Execution(activation=name)).apply(variables, *inputs(4)) for name in ACTIVATIONS)
-    difference = np.abs(quick["image_embedding"] - exact["image_embedding"]).max()
+    quick, exact = (Clip(DEMO, Execution(activation=name)).apply(variables, inputs(4)) for name in ACTIVATIONS)
+    difference = np.abs(quick.embeddings["image"] - exact.embeddings["image"]).max()
     assert 1e-5 < difference < 0.1
 
 
 def test_what_follows_the_end_of_text_does_not_matter(variables):
-    _, text = inputs(1)
+    text = inputs(1)["text"]
     end = int(jnp.argmax(text[0]))
     encode = jax.jit(lambda text: Clip(DEMO).apply(variables, text, method="encode_text"))
     np.testing.assert_allclose(encode(text.at[0, end + 1 :].set(17)), encode(text), atol=1e-6)
@@ -98,8 +97,8 @@ def test_what_follows_the_end_of_text_does_not_matter(variables):
 
 def test_initial_weights_have_clips_deviations():
     preset = dataclasses.replace(PRESETS["ViT-B-32"], text=dataclasses.replace(DEMO.text, width=512, layers=2))
-    image = jnp.zeros((1, 224, 224, 3), jnp.uint8)
-    params = Clip(preset).init(jax.random.key(0), image, jnp.zeros((1, 24), jnp.int32))["params"]
+    batch = {"image": jnp.zeros((1, 224, 224, 3), jnp.uint8), "text": jnp.zeros((1, 24), jnp.int32)}
+    params = Clip(preset).init(jax.random.key(0), batch)["params"]
     deviations = {name: float(value.std()) for name, value in flatten_dict(params, sep="/").items()}
     width, layers = 768, 12
     expected = {
@@ -121,10 +120,36 @@ def test_initial_weights_have_clips_deviations():
 
 
 def test_a_blank_row_has_finite_gradients(variables):
-    image, text = inputs(2)
+    blank = jax.tree.map(lambda rows: rows * 0, inputs(2))
 
     def total(params):
-        outputs = Clip(DEMO).apply({"params": params}, image * 0, text * 0)
-        return jnp.sum(outputs["image_embedding"][0] + outputs["text_embedding"][0])
+        outputs = Clip(DEMO).apply({"params": params}, blank)
+        return jnp.sum(outputs.embeddings["image"][0] + outputs.embeddings["text"][0])
 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(variables["params"])))
+
+
+def test_pixels_are_normalised_as_the_settings_say(variables):
+    """SigLIP's mean and deviation of a half: black and white become -1 and 1."""
+    batch = inputs(2)
+    shifted = Clip(DEMO, pixel_mean=(0.5,) * 3, pixel_deviation=(0.5,) * 3)
+    expected = Clip(DEMO, pixel_mean=(0.0,) * 3, pixel_deviation=(1.0,) * 3)
+    ours = shifted.apply(variables, batch).embeddings["image"]
+    plain = Clip(DEMO).apply(variables, batch).embeddings["image"]
+    assert np.abs(ours - plain).max() > 1e-4
+    with jax.default_matmul_precision("highest"):
+        by_hand = expected.apply(variables, batch["image"] / 127.5 * 255 - 255, method="encode_image")
+    np.testing.assert_allclose(ours, by_hand, atol=1e-5)
+
+
+def test_a_tower_that_pools_its_patches_has_no_class_token():
+    model = Clip(DEMO, pooling="mean")
+    variables = jax.jit(model.init)(jax.random.key(0), inputs(1))
+    assert "class_embedding" not in variables["params"]["vision"]
+    assert variables["params"]["vision"]["positional_embedding"].shape == (16, 128)
+    swapped = inputs(1)["image"].reshape(1, 4, 8, 4, 8, 3)[:, ::-1].reshape(1, 32, 32, 3)
+    no_places = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 0 if path[-1].key == "positional_embedding" else leaf, variables
+    )
+    one, other = (model.apply(no_places, image, method="encode_image") for image in (inputs(1)["image"], swapped))
+    np.testing.assert_allclose(one, other, atol=1e-5)  # without positions the order of patches is nothing to a mean

@@ -55,6 +55,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - logsumexp(logits, axis=1, keepdims=True)
 
 
+OBJECTIVES = ("clip", "siglip", "cyclip", "softclip", "self_distillation", "rankclip", "ranking")
+TARGET_SCALE = 14.3
+
+
 def objective(
     name: str, x: np.ndarray, t: np.ndarray, scale: float, bias: float, targets: tuple[np.ndarray, np.ndarray]
 ) -> float:
@@ -71,9 +75,9 @@ def objective(
             cross, within = (x @ t.T - t @ x.T) ** 2, (x @ x.T - t @ t.T) ** 2
             return contrastive(x, t, scale) + 0.25 * (cross.sum() + within.sum()) / size
         case "softclip":
-            return 0.5 * contrastive(x, t, scale) + _soft(image_text, scale, targets)
+            return 0.5 * contrastive(x, t, scale) + _soft(image_text, targets)
         case "self_distillation":
-            teacher = scale * targets[0] @ targets[1].T
+            teacher = TARGET_SCALE * targets[0] @ targets[1].T
             soft = -np.sum(np.exp(log_softmax(teacher.T)) * log_softmax(image_text), axis=1)
             soft -= np.sum(np.exp(log_softmax(teacher)) * log_softmax(image_text.T), axis=1)
             return 0.75 * contrastive(x, t, scale) + 0.25 * float(soft.mean()) / 2
@@ -84,10 +88,10 @@ def objective(
     raise ValueError(name)
 
 
-def _soft(image_text: np.ndarray, scale: float, targets: tuple[np.ndarray, np.ndarray]) -> float:
+def _soft(image_text: np.ndarray, targets: tuple[np.ndarray, np.ndarray]) -> float:
     total = 0.0
     for target, logits in zip(targets, (image_text, image_text.T), strict=True):
-        similar = scale * target @ target.T
+        similar = TARGET_SCALE * target @ target.T
         for row in range(len(similar)):
             for weight, kept in ((0.5, slice(None)), (0.5, np.arange(len(similar)) != row)):
                 log_q, log_p = (log_softmax(values[row, kept][None])[0] for values in (similar, logits))

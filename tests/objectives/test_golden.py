@@ -1,5 +1,6 @@
 """The loss against values that the released RankCLIP code gave, in PyTorch and float64 (tests/golden)."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
-from rankclip_jax.objectives import rankclip, ranking
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives import Step, rankclip, ranking
 from tests.objectives import numpy_reference
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -18,19 +19,22 @@ TIES = sorted(GOLDEN.glob("ties_*.npz"))
 
 def total_loss(golden, variant, dtype, key=0):
     """Value and gradients of the whole objective at the epoch of a golden file."""
-    config = base.get_config().objective
-    config.variant = variant
-    config.lambda_in, config.lambda_cross = float(golden.get("lambda1", 1)), float(golden.get("lambda2", 1))
+    lambdas = float(golden.get("lambda1", 1)), float(golden.get("lambda2", 1))
     progress = (float(golden["epoch"]) - 1) / (float(golden["max_epochs"]) - 1)
-
-    def loss(image, text, logit_scale):
-        outputs = {"image_embedding": image, "text_embedding": text, "logit_scale": jnp.exp(logit_scale)}
-        return rankclip.loss(
-            outputs, progress=jnp.asarray(progress, dtype), key=jax.random.key(key), config=config, mesh=None
-        )
-
     inputs = [jnp.asarray(golden[name], dtype) for name in ("image_embeds", "text_embeds", "logit_scale")]
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
+    return program(variant, *lambdas)(*inputs, jnp.asarray(progress, dtype), jax.random.key(key))
+
+
+@functools.cache
+def program(variant, lambda_in, lambda_cross):
+    """Compiled once for each size and type, whatever the epoch."""
+    options = rankclip.Options(variant=variant, lambda_in=lambda_in, lambda_cross=lambda_cross)
+
+    def loss(image, text, logit_scale, progress, key):
+        outputs = Outputs({"image": image, "text": text}, {"scale": jnp.exp(logit_scale)})
+        return rankclip.loss(outputs, options, Step(progress, key))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
 def assert_close(actual, expected, tolerance, floor=0.0):

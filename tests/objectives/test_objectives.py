@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from configs import base
-from rankclip_jax.objectives import OBJECTIVES, ranking, schedules
+from input_pipeline.errors import UserError
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking, schedules
 from tests.objectives import numpy_reference as reference
 
 
@@ -16,15 +18,16 @@ def evaluate(name, x, t, scale, *, mesh=None, key=0, views=None, progress=0.5, *
     """Value and gradients with respect to both embeddings and the scale; settings override the defaults."""
     config = base.get_config().objective
     config.update(settings)
+    objective = OBJECTIVES[name]
 
     def loss(x, t, scale):
-        outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": scale}
-        if name == "siglip":
-            outputs["logit_bias"] = jnp.asarray(-3.0, jnp.float32)
+        own = {"logit_bias": -3.0} if name == "siglip" else parameters_of(objective)
+        embeddings = {"image": x, "text": t}
         if views:
-            outputs["image_augmented_embedding"], outputs["text_augmented_embedding"] = views
-        value = jnp.asarray(progress, jnp.float32)
-        return OBJECTIVES[name](outputs, progress=value, key=jax.random.key(key), config=config, mesh=mesh)
+            embeddings |= dict(zip(("image_augmented", "text_augmented"), views, strict=True))
+        outputs = Outputs(embeddings, {"scale": scale, **jax.tree.map(jnp.float32, dict(own))})
+        step = Step(jnp.asarray(progress, jnp.float32), jax.random.key(key), mesh)
+        return objective.loss(outputs, options_of(objective, config), step)
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(x, t, scale)
     return value, gradients, metrics
@@ -34,7 +37,7 @@ def pair(size=14, width=6, dtype=jnp.float64):
     return tuple(jnp.asarray(reference.unit_rows(seed, size, width), dtype) for seed in (0, 1))
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", reference.OBJECTIVES)
 @pytest.mark.parametrize("scale", [1.0, 12.0, 100.0])
 def test_an_objective_is_its_formula(name, scale):
     x, t = (reference.unit_rows(seed, 14, 6) for seed in (0, 1))
@@ -156,20 +159,62 @@ def test_a_whole_list_size_changes_nothing():
     assert whole[0] == pytest.approx(float(listed[0]), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_second_view_is_averaged_in(name, mesh_of):
+# What each method weighs its contrastive term by, at the middle of training and with the default settings.
+CONTRASTIVE_SHARE = {"clip": 1, "siglip": 1, "cyclip": 1, "rankclip": 1, "softclip": 0.5, "self_distillation": 0.75}
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE_SHARE)
+def test_a_second_view_is_averaged_with_the_contrastive_term_alone(name, mesh_of):
+    """CyCLIP and RankCLIP's release: (L_clip + L_second) / 2 + rest."""
     with jax.enable_x64(True):
         x, t = pair(size=16)
         views = tuple(jnp.asarray(reference.unit_rows(seed, 16, 6)) for seed in (2, 3))
-        alone, _, _ = evaluate(name, x, t, jnp.asarray(5.0))
+        alone, _, terms = evaluate(name, x, t, jnp.asarray(5.0))
         both, _, metrics = evaluate(name, x, t, jnp.asarray(5.0), views=views)
         split, _, _ = evaluate(name, x, t, jnp.asarray(5.0), views=views, mesh=mesh_of(8))
-        within = 0.0
-        for rows, others in ((x, views[0]), (t, views[1])):
-            within -= float(np.mean(np.diag(reference.log_softmax(5.0 * np.asarray(rows) @ np.asarray(others).T)))) / 2
-        assert metrics["second_view"] == pytest.approx(within, rel=1e-10)
-        assert both == pytest.approx((float(alone) + within) / 2, rel=1e-10)
-        assert split == pytest.approx(float(both), rel=1e-12)
+    second = 0.0
+    for rows, others in ((x, views[0]), (t, views[1])):
+        second -= float(np.mean(np.diag(reference.log_softmax(5.0 * np.asarray(rows) @ np.asarray(others).T)))) / 2
+    first = float(terms["sigmoid" if name == "siglip" else "contrastive"])
+    if name != "siglip":
+        assert first == pytest.approx(reference.contrastive(np.asarray(x), np.asarray(t), 5.0), rel=1e-10)
+    assert metrics["second_view"] == pytest.approx(second, rel=1e-10)
+    assert both == pytest.approx(float(alone) + CONTRASTIVE_SHARE[name] * (second - first) / 2, rel=1e-10)
+    assert split == pytest.approx(float(both), rel=1e-12)
+
+
+def test_ranking_alone_refuses_second_views():
+    with pytest.raises(UserError, match=r"config\.objective\.second_view: ranking has no contrastive term"):
+        evaluate("ranking", *pair(dtype=jnp.float32), jnp.asarray(5.0), second_view=True)
+
+
+@pytest.mark.parametrize("name", ["softclip", "self_distillation"])
+def test_soft_targets_stay_soft_however_large_the_learned_scale(name):
+    """At CLIP's learned scale they would be one-hot: with s = 100 nothing is left off a row's own pair."""
+    x, t = pair(size=32, width=16, dtype=jnp.float32)
+
+    def soft(scale, target):
+        return float(evaluate(name, x, t, jnp.float32(scale), target_scale=target, soft_share=1.0)[2]["soft"])
+
+    logits = 100.0 * np.asarray(x) @ np.asarray(t).T
+    targets = 14.3 * (np.asarray(x) @ np.asarray(x).T if name == "softclip" else np.asarray(t) @ np.asarray(x).T)
+    q, p = (reference.log_softmax(np.asarray(values, np.float64)) for values in (targets, logits))
+    spread = 1 - np.exp(np.diag(q)).mean()
+    assert spread > 0.15
+    first = np.sum(np.exp(q) * ((q if name == "softclip" else 0) - p), axis=1).mean()
+    other = 14.3 * (np.asarray(t) @ np.asarray(t).T if name == "softclip" else np.asarray(x) @ np.asarray(t).T)
+    q, p = (reference.log_softmax(np.asarray(values, np.float64)) for values in (other, logits.T))
+    second = np.sum(np.exp(q) * ((q if name == "softclip" else 0) - p), axis=1).mean()
+    assert soft(100, "14.3") == pytest.approx((first + second) / 2, rel=1e-5)
+    assert soft(100, "learned") != pytest.approx((first + second) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("setting", ["ranking_scale", "target_scale"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", "many", ""])
+def test_scales_that_no_loss_can_have_are_refused(setting, value):
+    name = "rankclip" if setting == "ranking_scale" else "softclip"
+    with pytest.raises(UserError, match=rf"config\.objective\.{setting}: expected learned, .* found '{value}'"):
+        evaluate(name, *pair(dtype=jnp.float32), jnp.asarray(5.0), **{setting: value})
 
 
 def test_no_array_as_large_as_the_similarities_of_a_device_is_made(mesh_of):
@@ -178,11 +223,10 @@ def test_no_array_as_large_as_the_similarities_of_a_device_is_made(mesh_of):
     config.chunk_size = 16
     for name in OBJECTIVES:
 
-        def loss(x, t, name=name):
-            outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": 5.0, "logit_bias": -1.0}
-            return OBJECTIVES[name](
-                outputs, progress=jnp.float32(1), key=jax.random.key(0), config=config, mesh=mesh_of(8)
-            )[0]
+        def loss(x, t, objective=OBJECTIVES[name]):
+            outputs = Outputs({"image": x, "text": t}, {"scale": 5.0, **parameters_of(objective)})
+            step = Step(jnp.float32(1), jax.random.key(0), mesh_of(8))
+            return objective.loss(outputs, options_of(objective, config), step)[0]
 
         shape = jax.ShapeDtypeStruct((size, 8), jnp.float32)
         program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shape, shape).compile().as_text()

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from rankclip_jax.objectives import OBJECTIVES
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of
 from tests.objectives import numpy_reference as reference
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,9 +45,10 @@ def test_two_processes_give_the_value_and_gradients_of_one_device(name, two_proc
     x, t = (jnp.asarray(reference.unit_rows(seed, 48, 16), jnp.float32) for seed in (0, 1))
 
     def loss(x, t):
-        outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": 20.0, "logit_bias": -3.0}
-        config = base.get_config().objective
-        return OBJECTIVES[name](outputs, progress=0.5, key=jax.random.key(0), config=config, mesh=None)[0]
+        objective = OBJECTIVES[name]
+        outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **parameters_of(objective)})
+        options = options_of(objective, base.get_config().objective)
+        return objective.loss(outputs, options, Step(0.5, jax.random.key(0)))[0]
 
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, t)
     assert two_processes[f"{name}/value"] == pytest.approx(float(value), rel=1e-6)

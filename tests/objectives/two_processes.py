@@ -8,7 +8,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import base
-from rankclip_jax.objectives import OBJECTIVES
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of
 from tests.objectives import numpy_reference as reference
 
 
@@ -23,9 +24,9 @@ def main(port: str, index: str, path: str) -> None:
     for name, objective in OBJECTIVES.items():
 
         def loss(x, t, objective=objective):
-            outputs = {"image_embedding": x, "text_embedding": t, "logit_scale": 20.0, "logit_bias": -3.0}
-            config = base.get_config().objective
-            return objective(outputs, progress=0.5, key=jax.random.key(0), config=config, mesh=mesh)[0]
+            outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **parameters_of(objective)})
+            options = options_of(objective, base.get_config().objective)
+            return objective.loss(outputs, options, Step(0.5, jax.random.key(0), mesh))[0]
 
         value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arguments)
         results[f"{name}/value"] = np.asarray(value)

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from input_pipeline.errors import UserError
-from rankclip_jax.encoder import BATCH_SIZE, Encoder
-from rankclip_jax.models.clip import Clip, initial_variables
+from rankclip_jax.embedding.embedder import ROWS_A_DEVICE
+from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.models.clip import Clip, draw_variables
 from rankclip_jax.models.presets import PRESETS
 
 MODEL = Clip(PRESETS["ViT-demo"])
@@ -15,7 +16,7 @@ MODEL = Clip(PRESETS["ViT-demo"])
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder(MODEL, jax.jit(lambda key: initial_variables(MODEL, key))(jax.random.key(0)))
+    return Encoder(MODEL, jax.jit(lambda key: draw_variables(MODEL, key))(jax.random.key(0)))
 
 
 def test_arrays_pictures_and_paths_give_the_same(encoder, tmp_path):
@@ -30,11 +31,11 @@ def test_arrays_pictures_and_paths_give_the_same(encoder, tmp_path):
 
 
 def test_the_number_of_rows_changes_no_row_and_few_programs_are_compiled(encoder):
-    texts = [f"number {number}" for number in range(8 * BATCH_SIZE + 3)]
+    texts = [f"number {number}" for number in range(8 * ROWS_A_DEVICE + 3)]
     together = encoder.encode_text(texts)
     for count in (1, 3, 8, 9, 15, 33, 63):
         np.testing.assert_allclose(encoder.encode_text(texts[:count]), together[:count], atol=1e-6)
-    assert encoder._encode_text._cache_size() <= 5  # 8, 16, 64 rows and the largest
+    assert encoder._embedder._text._cache_size() <= 5  # 8, 16, 64 rows and the largest
     assert encoder.encode_text([]).shape == (0, 128)
     assert encoder.encode_image([]).shape == (0, 128)
 
