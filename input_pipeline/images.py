@@ -182,10 +182,11 @@ def random_view(
 
 
 def centre_view(picture: Picture, image_size: int) -> np.ndarray:
-    """The largest square in the centre, resized: uint8 ``[image_size, image_size, 3]``, as CLIP's view."""
-    side = min(picture.width, picture.height)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.view((left, top, left + side, top + side), (image_size, image_size))
+    """The square in the centre that `evaluation_view` shows, decoded faster: uint8 ``[image_size, image_size, 3]``."""
+    (width, height), (left, top) = _centre(picture.width, picture.height, image_size)
+    across, down = picture.width / width, picture.height / height
+    box = (left * across, top * down, (left + image_size) * across, (top + image_size) * down)
+    return picture.view(box, (image_size, image_size))
 
 
 def shrink(content: bytes, short_side: int, quality: int) -> bytes:
@@ -225,9 +226,7 @@ def evaluation_view(image: Image.Image, image_size: int) -> np.ndarray:
     The same as CLIP's: bicubic with anti-aliasing in the image's own mode, sizes rounded down, crop offsets rounded to
     even, and only then RGB.
     """
-    short = min(image.size)
-    width, height = (image_size * side // short for side in image.size)
-    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    (width, height), (left, top) = _centre(image.width, image.height, image_size)
     if width * height <= _MOST_RESIZED:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + image_size, top + image_size))
@@ -236,6 +235,13 @@ def evaluation_view(image: Image.Image, image_size: int) -> np.ndarray:
         box = (left * across, top * down, (left + image_size) * across, (top + image_size) * down)
         image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
     return np.asarray(image.convert("RGB"))
+
+
+def _centre(width: int, height: int, image_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size of an image whose short side is ``image_size``, and where its centre begins."""
+    short = min(width, height)
+    size = image_size * width // short, image_size * height // short
+    return size, (round((size[0] - image_size) / 2), round((size[1] - image_size) / 2))
 
 
 def _check_size(width: int, height: int) -> None:

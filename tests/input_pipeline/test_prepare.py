@@ -209,9 +209,10 @@ def test_bad_rows_and_files_are_skipped_counted_and_named(tmp_path, capsys):
         (b",".join(b"column%d" % number for number in range(1_000_000)), "and 999980 more"),
         (b"filepath,title\nnone.jpg,x\n", "no pair is left to write. Skipped: 1 x no such file"),
         (b"\x00" * 1000, "no column 'filepath'"),
-        (b"\xff\xfe" * 1000, "no column 'filepath'"),
+        (b"\xff\xfe" * 1000, "is UTF-16 text; expected UTF-8"),
+        (b"\xfe\xfa" * 1000, "no column 'filepath'"),
     ],
-    ids=["empty", "columns", "a million", "nothing left", "NUL", "binary"],
+    ids=["empty", "columns", "a million", "nothing left", "NUL", "UTF-16", "binary"],
 )
 def test_hopeless_tables_are_explained(content, said, tmp_path, capsys):
     (tmp_path / "list.csv").write_bytes(content)

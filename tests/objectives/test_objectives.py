@@ -191,22 +191,27 @@ def test_ranking_alone_refuses_second_views():
 @pytest.mark.parametrize("name", ["softclip", "self_distillation"])
 def test_soft_targets_stay_soft_however_large_the_learned_scale(name):
     """At CLIP's learned scale they would be one-hot: with s = 100 nothing is left off a row's own pair."""
-    x, t = pair(size=32, width=16, dtype=jnp.float32)
+    rows = [np.ones(16) / 2 + reference.unit_rows(seed, 32, 16) for seed in (0, 1)]  # as alike as trained ones are
+    x, t = (jnp.asarray(row / np.linalg.norm(row, axis=1, keepdims=True), jnp.float32) for row in rows)
 
     def soft(scale, target):
         return float(evaluate(name, x, t, jnp.float32(scale), target_scale=target, soft_share=1.0)[2]["soft"])
 
-    logits = 100.0 * np.asarray(x) @ np.asarray(t).T
-    targets = 14.3 * (np.asarray(x) @ np.asarray(x).T if name == "softclip" else np.asarray(t) @ np.asarray(x).T)
-    q, p = (reference.log_softmax(np.asarray(values, np.float64)) for values in (targets, logits))
-    spread = 1 - np.exp(np.diag(q)).mean()
-    assert spread > 0.15
-    first = np.sum(np.exp(q) * ((q if name == "softclip" else 0) - p), axis=1).mean()
-    other = 14.3 * (np.asarray(t) @ np.asarray(t).T if name == "softclip" else np.asarray(x) @ np.asarray(t).T)
-    q, p = (reference.log_softmax(np.asarray(values, np.float64)) for values in (other, logits.T))
-    second = np.sum(np.exp(q) * ((q if name == "softclip" else 0) - p), axis=1).mean()
-    assert soft(100, "14.3") == pytest.approx((first + second) / 2, rel=1e-5)
-    assert soft(100, "learned") != pytest.approx((first + second) / 2, rel=0.01)
+    def expected(target_scale):
+        x64, t64 = (np.asarray(rows, np.float64) for rows in (x, t))
+        total = 0.0
+        for own, other in ((x64, t64), (t64, x64)):
+            target = target_scale * (own @ own.T if name == "softclip" else other @ own.T)
+            log_q, log_p = reference.log_softmax(target), reference.log_softmax(100.0 * own @ other.T)
+            entropy = log_q if name == "softclip" else 0
+            total += np.sum(np.exp(log_q) * (entropy - log_p), axis=1).mean() / 2
+        return total
+
+    alike = np.asarray(x, np.float64) @ np.asarray(x, np.float64).T
+    off_the_pair = [1 - np.exp(np.diag(reference.log_softmax(s * alike))).mean() for s in (14.3, 100)]
+    assert off_the_pair[0] > 0.1 > 0.005 > off_the_pair[1]
+    assert soft(100, "14.3") == pytest.approx(expected(14.3), rel=1e-5)
+    assert soft(100, "learned") == pytest.approx(expected(100), rel=1e-5)
 
 
 @pytest.mark.parametrize("setting", ["ranking_scale", "target_scale"])

@@ -1,0 +1,63 @@
+"""Small runs in this process, and one that nothing disturbed."""
+
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.sharding import Mesh
+
+from configs import demo
+from rankclip_jax.training.loop import train
+
+# What makes the demo a run of seconds, as flags and as settings.
+SMALL = {
+    "train.global_batch_size": 16, "train.steps": 20, "data.validation_examples": 64, "checkpoint.every_steps": 5,
+    "logging.every_steps": 1,
+}  # fmt: skip
+SMALL_FLAGS = ["--config", "configs/demo.py", *(f"--config.{name}={value}" for name, value in SMALL.items())]
+
+
+def small(**changes):
+    """The demo's settings made small, with changes by dotted names, dots written as two underscores."""
+    config = demo.get_config()
+    changed = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    for name, value in changed.items():
+        section, _, key = name.rpartition(".")
+        (config[section] if section else config)[key] = value
+    return config
+
+
+def one_device():
+    return Mesh(np.asarray(jax.devices()[:1]), ("data",))
+
+
+def train_small(workdir, mesh=None, **changes):
+    return train(small(**changes), workdir, mesh or one_device())
+
+
+def final_state(workdir):
+    folder = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    restored = ocp.StandardCheckpointer().restore(folder.absolute() / "default")
+    return int(restored["step"]), jax.tree.map(np.asarray, restored)
+
+
+def read_metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_results(workdir, step):
+    return json.loads((workdir / "evaluation" / f"{step}.json").read_text())
+
+
+def assert_bit_identical(first, second):
+    assert first[0] == second[0]
+    assert jax.tree.all(jax.tree.map(np.array_equal, first[1], second[1]))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    train_small(workdir, evaluation__every_steps=10)
+    return workdir

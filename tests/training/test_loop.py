@@ -1,0 +1,340 @@
+"""Runs in this process: what a run refuses, how it goes on, and what it leaves behind."""
+
+import contextlib
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline.errors import UserError
+from rankclip_jax.evaluation import results
+from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.hooks.interruption import Interruption
+from rankclip_jax.interop import loading
+from rankclip_jax.report import picture
+from rankclip_jax.telemetry.writers import JsonLines
+from rankclip_jax.training import compilation, loop, workdir
+from rankclip_jax.training.loop import train
+from tests.commands import ROOT
+from tests.training.conftest import (
+    assert_bit_identical,
+    final_state,
+    one_device,
+    read_metrics,
+    read_results,
+    small,
+    train_small,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_number_of_devices_does_not_change_the_losses(devices, undisturbed, tmp_path, mesh_of):
+    train_small(tmp_path / "run", mesh_of(devices))
+    ours, expected = (
+        [line["loss"] for line in read_metrics(path) if "loss" in line] for path in (tmp_path / "run", undisturbed)
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_a_finished_run_says_so_and_makes_what_is_missing(undisturbed, tmp_path, capsys):
+    before, files = final_state(undisturbed), snapshot(undisturbed)
+    outcome = train_small(undisturbed)
+    assert outcome.finished
+    assert outcome.results is None
+    assert "This run is finished: 20 steps" in capsys.readouterr().out
+    assert snapshot(undisturbed) == files
+    expected = read_results(undisturbed, 20)
+    results.path_of(undisturbed, 20).unlink()
+    (undisturbed / picture.NAME).unlink()
+    outcome = train_small(undisturbed)
+    assert outcome.results == pytest.approx(expected, rel=1e-5)
+    assert read_results(undisturbed, 20) == pytest.approx(expected, rel=1e-5)
+    assert (undisturbed / picture.NAME).exists()
+    assert_bit_identical(before, final_state(undisturbed))
+
+
+def test_a_signal_gives_an_outcome_and_leaves_handlers_as_they_were(tmp_path, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    calls = Interruption.__call__
+
+    def interrupt_at_7(self, info):
+        if info.step == 7:
+            signal.raise_signal(signal.SIGTERM)
+        calls(self, info)
+
+    monkeypatch.setattr(Interruption, "__call__", interrupt_at_7)
+    outcome = train_small(tmp_path / "run")
+    assert (outcome.step, outcome.finished, outcome.signal_number) == (7, False, signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert workdir.saved_steps(tmp_path / "run")[-1] == 7
+
+
+def test_hooks_hear_of_the_error_that_ends_a_run(tmp_path, monkeypatch):
+    heard = []
+    leave = Interruption.__exit__
+
+    def listen(self, kind, error, traceback):
+        heard.append(error)
+        return leave(self, kind, error, traceback)
+
+    def fail(self, info):
+        raise UserError("stop here")
+
+    monkeypatch.setattr(Interruption, "__exit__", listen)
+    monkeypatch.setattr(Interruption, "__call__", fail)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(UserError, match="stop here"):
+        train_small(tmp_path / "run")
+    assert [str(error) for error in heard] == ["stop here"]
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_workdir_of_another_run_is_refused_and_kept(undisturbed):
+    files = snapshot(undisturbed)
+    with pytest.raises(UserError, match="holds a run with other settings: config.seed: 0 there, 1 now"):
+        train_small(undisturbed, seed=1)
+    assert snapshot(undisturbed) == files
+
+
+def test_settings_without_a_checkpoint_are_replaced(tmp_path):
+    workdir.write_config(tmp_path / "run", small(seed=5))
+    train_small(tmp_path / "run", train__steps=1)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 0
+
+
+def test_a_temporary_folder_of_a_save_that_was_cut_off_is_no_checkpoint(undisturbed, tmp_path):
+    """So that init_from still counts after a kill during the first save."""
+    run = tmp_path / "run"
+    workdir.write_config(run, small())
+    (run / "checkpoints" / "5.orbax-checkpoint-tmp-17").mkdir(parents=True)
+    (run / "checkpoints" / "5.orbax-checkpoint-tmp-17" / "junk").write_text("x")
+    assert workdir.saved_steps(run) == []
+    train_small(run, train__steps=1, init_from=str(undisturbed), optimizer__learning_rate=1e-9)
+    start, after = (
+        loading.read(path).variables["params"]["text"]["projection"]["kernel"] for path in (undisturbed, run)
+    )
+    np.testing.assert_allclose(after, start, atol=1e-6)
+
+
+def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed, tmp_path):
+    changes = {"init_from": str(undisturbed), "model__frozen": "vision", "model__image_size": 48, "train__steps": 4}
+    for other, said in (
+        ({"model__activation": "gelu"}, "was trained with quick_gelu"),
+        ({"model__pooling": "mean"}, "pools by its class_token"),
+        ({"model__name": "ViT-S-16"}, "holds a ViT-demo; the settings describe a ViT-S-16"),
+    ):
+        with pytest.raises(UserError, match=said):
+            train_small(tmp_path / "run", **(changes | other))
+    assert not (tmp_path / "run").exists()
+    train_small(tmp_path / "run", **changes)
+    before, after = (final_state(folder)[1]["parameters"] for folder in (undisturbed, tmp_path / "run"))
+    position = "positional_embedding"
+    assert (before["vision"].pop(position).shape, after["vision"].pop(position).shape) == ((17, 128), (37, 128))
+    assert jax.tree.all(jax.tree.map(np.array_equal, before["vision"], after["vision"]))
+    assert not np.array_equal(before["text"]["projection"]["kernel"], after["text"]["projection"]["kernel"])
+
+
+def test_siglip_brings_its_own_bias_learns_it_and_resumes_with_it(tmp_path):
+    changes = {"objective__name": "siglip", "objective__second_view": True, "objective__chunk_size": 3}
+    train_small(tmp_path / "whole", **changes, train__steps=6)
+    metrics = read_metrics(tmp_path / "whole")
+    assert metrics[0]["logit_bias"] == -10
+    assert metrics[-2]["logit_bias"] != -10
+    assert metrics[0]["loss"] == pytest.approx((metrics[0]["sigmoid"] + metrics[0]["second_view"]) / 2, rel=1e-5)
+    assert "logit_bias" in loading.read(tmp_path / "whole").variables["params"]
+    train_small(tmp_path / "other", train__steps=2, init_from=str(tmp_path / "whole"))  # which has no use for it
+    assert "logit_bias" not in loading.read(tmp_path / "other").variables["params"]
+
+
+@pytest.mark.parametrize(("schedule", "longer_from"), [("constant", 10), ("warmup_stable_decay", 8)])
+def test_a_run_goes_on_to_more_steps_where_its_rate_allows_it(schedule, longer_from, tmp_path):
+    changes = {"optimizer__schedule": schedule, "optimizer__warmup_share": 0.0, "objective__name": "clip"}
+    train_small(tmp_path / "run", **changes, train__steps=10)
+    short = read_metrics(tmp_path / "run")
+    outcome = train_small(tmp_path / "run", **changes, train__steps=20)
+    assert outcome.step == 20
+    train_small(tmp_path / "whole", **changes, train__steps=20)
+    if schedule == "constant":
+        assert_bit_identical(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
+    else:
+        assert [line["learning_rate"] for line in short if "loss" in line][-1] < 7e-4
+        assert (tmp_path / "run" / "set_aside" / "10").is_dir()
+    np.testing.assert_allclose(*([line["loss"] for line in read_metrics(tmp_path / name) if "loss" in line]
+                                 for name in ("run", "whole")), rtol=1e-6)  # fmt: skip
+    assert longer_from in (10, 8)
+
+
+def test_a_cosine_cannot_be_made_longer_and_the_way_otherwise_is_said(undisturbed):
+    with pytest.raises(UserError, match=r"20 steps long and cannot become 30: the cosine.*--config\.init_from"):
+        train_small(undisturbed, train__steps=30)
+
+
+def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
+    train_small(tmp_path / "run", optimizer__average=0.9, evaluation__weights="average", train__steps=12)
+    state = final_state(tmp_path / "run")[1]
+    latest, average = (loading.read(tmp_path / "run", weights=name).variables for name in ("latest", "average"))
+    for found, name in ((latest, "parameters"), (average, "average")):
+        assert jax.tree.all(jax.tree.map(np.array_equal, found["params"], state[name]))
+    assert not np.array_equal(latest["params"]["logit_scale"], average["params"]["logit_scale"])
+    scales = [line["logit_scale"] for line in read_metrics(tmp_path / "run") if "loss" in line]
+    expected = 1 / 0.07
+    expected = math.log(expected)
+    for step, scale in enumerate([*scales[1:], None]):  # metrics hold the scale before each update
+        new = float(latest["params"]["logit_scale"]) if scale is None else math.log(scale)
+        kept = min(0.9, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * new
+    assert float(average["params"]["logit_scale"]) == pytest.approx(expected, abs=1e-5)
+    train_small(tmp_path / "none", train__steps=1)
+    with pytest.raises(UserError, match="keeps no average"):
+        loading.read(tmp_path / "none", weights="average")
+
+
+def test_divergence_is_noticed_at_the_next_logged_step(tmp_path, monkeypatch, capsys):
+    real = compilation.make_step
+
+    def poisoned(assembly):
+        import jax.numpy as jnp
+
+        step = real(assembly)
+
+        def bad(state, batch):
+            state, metrics = step(state, batch)
+            bad_now = state.step >= 3
+            parameters = jax.tree.map(lambda leaf: jnp.where(bad_now, jnp.nan, leaf), state.parameters)
+            return state.replace(parameters=parameters), metrics
+
+        return jax.jit(bad)
+
+    monkeypatch.setattr(compilation, "make_step", poisoned)
+    with pytest.raises(UserError, match=r"loss is nan at step 4: the run has diverged .* There is no checkpoint yet"):
+        train_small(tmp_path / "run", checkpoint__every_steps=1000, logging__every_steps=2)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["loss"] is None  # valid JSON, which has no NaN
+    assert "NaN" not in lines[-1]
+    assert workdir.saved_steps(tmp_path / "run") == []
+
+
+def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_rate(tmp_path, monkeypatch):
+    real = loading.weights_to_start_from
+
+    def damaged(config, model):
+        variables = real(config, model) or jax.jit(lambda: loop.assemble(config, one_device()).draw_variables(
+            jax.random.key(0)))()  # fmt: skip
+        return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), variables)
+
+    monkeypatch.setattr(loop.loading, "weights_to_start_from", damaged)
+    with pytest.raises(UserError, match=r"is nan at step 1, before anything was learned: the learning rate is not"):
+        train_small(tmp_path / "run")
+
+
+def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_written(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory; .* --config\.model\.rematerialise=True"):
+        train_small(tmp_path / "run", train__global_batch_size=2**19)
+    assert not (tmp_path / "run").exists()
+
+    @contextlib.contextmanager
+    def no_memory(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        yield
+
+    monkeypatch.setattr(loop, "compile_step", no_memory)
+    with (
+        pytest.raises(UserError, match=r"does not fit in memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
+        compilation.explained_memory(loop.assemble(small(), one_device(), 1)),
+        no_memory(),
+    ):
+        pass
+
+
+def test_without_validation_data_that_is_said(tmp_path, capsys):
+    outcome = train_small(tmp_path / "run", data__validation_examples=0, train__steps=2)
+    assert outcome.results is None
+    assert "no validation data, so nothing is evaluated" in capsys.readouterr().out
+
+
+def test_one_validation_pair_has_no_tau_and_that_is_said(tmp_path, capsys):
+    train_small(tmp_path / "run", data__validation_examples=1, train__steps=2)
+    assert read_results(tmp_path / "run", 2)["ranking/kendall_tau"] is None
+    assert "ranking/kendall_tau                undefined for these data" in capsys.readouterr().out
+    assert read_results(tmp_path / "run", 2)["validation/batch_size"] == 1
+
+
+def test_the_report_says_where_losses_are_not_comparable(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    labels = []
+    plot = Axes.plot
+
+    def listen(self, *args, **settings):
+        labels.append(settings.get("label"))
+        return plot(self, *args, **settings)
+
+    monkeypatch.setattr(Axes, "plot", listen)
+    train_small(tmp_path / "few", data__validation_examples=12, train__steps=2)
+    assert "validation/loss, of 12 pairs (training: 16), not comparable" in labels
+    labels.clear()
+    train_small(tmp_path / "enough", train__steps=2)
+    assert "validation/loss" in labels
+
+
+def test_results_are_added_to_and_written_whole(tmp_path, caplog):
+    results.write(tmp_path, 3, [Metric("a", 0.5), Metric("b", None)])
+    results.write(tmp_path, 3, [Metric("c", 0.25), Metric("a", 0.75)])
+    assert read_results(tmp_path, 3) == {"a": 0.75, "b": None, "c": 0.25}
+    results.path_of(tmp_path, 3).write_text('{"a": 0.')
+    with caplog.at_level(logging.WARNING):
+        results.write(tmp_path, 3, [Metric("a", 1.0)])
+    assert read_results(tmp_path, 3) == {"a": 1.0}
+    assert "is written anew" in caplog.text
+    assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["3.json"]
+
+
+def test_evaluating_one_task_keeps_the_others_results(undisturbed):
+    before = read_results(undisturbed, 10)
+    command = [
+        sys.executable,
+        "-m",
+        "rankclip_jax.evaluate",
+        "--workdir",
+        undisturbed,
+        "--step=10",
+        "--tasks=retrieval",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "zero_shot" not in done.stdout
+    assert read_results(undisturbed, 10) == pytest.approx(before, rel=1e-5)
+
+
+def test_metrics_of_an_attempt_that_was_cut_off_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    writer = JsonLines(path, start_step=1)
+    writer.write(2, {"loss": math.inf, "x": 0.5})
+    writer.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": None, "x": 0.5},
+    ]
+
+
+def test_train_needs_no_main_thread(tmp_path):
+    """A study may train in a thread, which hears no signals."""
+    import threading
+
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(train(small(train__steps=1), tmp_path, one_device())))
+    thread.start()
+    thread.join()
+    assert outcomes[0].finished
