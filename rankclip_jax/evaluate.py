@@ -37,7 +37,7 @@ def main() -> None:
     assembly = assemble(config, make_mesh())
     evaluator = Evaluator(assembly, source, _TASKS.value)
     weights = _WEIGHTS.value or config.evaluation.weights
-    evaluated = evaluator(read_variables(folder, assembly.describe_variables(), step, weights))
+    evaluated = evaluator(read_variables(folder, assembly, step, weights))
     if is_first():
         path = results.write(folder, step, evaluated.metrics)
         table = results.format_table(evaluated.metrics)

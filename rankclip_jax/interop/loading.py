@@ -108,7 +108,7 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
 def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     config = ConfigDict(workdir.read_config(path))
     assembly = assemble(config, make_local_mesh())
-    variables = read_variables(path, assembly.describe_variables(), step, weights)
+    variables = read_variables(path, assembly, step, weights)
     return Weights(config.model.name, assembly.model, variables, assembly.model.execution.activation)
 
 

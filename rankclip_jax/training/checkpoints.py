@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.parallel.processes import is_first, wait_for_all
+from rankclip_jax.training.assembly import Assembly
 from rankclip_jax.training.state import TrainState, join
 from rankclip_jax.training.workdir import saved_steps
 
@@ -56,12 +56,12 @@ class Checkpoints:
         self._manager.close()
 
 
-def read_variables(workdir: Path, like: Variables, step: int | None = None, weights: str = "latest") -> Variables:
-    """The weights of a checkpoint alone, on one device, without the optimiser's state; nothing is written.
+def read_variables(workdir: Path, assembly: Assembly, step: int | None = None, weights: str = "latest") -> Variables:
+    """The weights of a checkpoint alone, as the layout says, without the optimiser's state; nothing is written.
 
     Args:
       workdir: the run's folder.
-      like: their shapes and types.
+      assembly: the parts of the run, on the mesh that the weights are wanted on.
       step: which checkpoint; None: the newest.
       weights: ``"latest"``, or ``"average"`` for the moving average.
 
@@ -70,12 +70,9 @@ def read_variables(workdir: Path, like: Variables, step: int | None = None, weig
     """
     folder = (workdir / "checkpoints").absolute()
     step = choose_step(workdir, step)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = assembly.describe_variables()
     name = {"latest": "parameters", "average": "average"}[weights]
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        {name: like["params"], "batch_statistics": like.get("batch_stats", {})},
-    )
+    wanted = assembly.layout.describe({name: like["params"], "batch_statistics": like.get("batch_stats", {})})
     checkpointer = ocp.PyTreeCheckpointer()
     path = folder / str(step) / "default"
     if name == "average" and not (checkpointer.metadata(path).item_metadata.tree or {}).get("average"):

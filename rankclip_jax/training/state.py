@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rankclip_jax.models.clip import Variables
@@ -56,7 +57,7 @@ def create(assembly: Assembly, variables: Variables | None = None) -> TrainState
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     if variables is not None:
         start = jax.jit(lambda variables: _at_start(assembly, variables), out_shardings=shardings)
-        return start(assembly.with_own_parameters(variables))
+        return start(assembly.with_own_parameters(jax.tree.map(np.asarray, variables)))
     start = jax.jit(lambda key: _at_start(assembly, assembly.draw_variables(key)), out_shardings=shardings)
     return start(jax.random.key(assembly.config.seed))
 

@@ -9,7 +9,10 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import demo
+from rankclip_jax.models.presets import PRESETS, Preset, TextPreset, VisionPreset
 from rankclip_jax.training.loop import train
+
+TINY = Preset(32, VisionPreset(32, 8, 32, 1, 1), TextPreset(32, 1, 1, context_length=24))
 
 # What makes the demo a run of seconds, as flags and as settings.
 SMALL = {
@@ -19,10 +22,18 @@ SMALL = {
 SMALL_FLAGS = ["--config", "configs/demo.py", *(f"--config.{name}={value}" for name, value in SMALL.items())]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tiny():
+    """A model that compiles in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY)
+        yield
+
+
 def small(**changes):
     """The demo's settings made small, with changes by dotted names, dots written as two underscores."""
     config = demo.get_config()
-    changed = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    changed = SMALL | {"model.name": "tiny"} | {name.replace("__", "."): value for name, value in changes.items()}
     for name, value in changed.items():
         section, _, key = name.rpartition(".")
         (config[section] if section else config)[key] = value

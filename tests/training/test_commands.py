@@ -27,7 +27,7 @@ def by_command(tmp_path_factory):
     return workdir, run("train", *SMALL_FLAGS, "--workdir", workdir, "--config.evaluation.every_steps=10").stdout
 
 
-def test_a_run_shows_and_writes_what_it_promises(by_command, undisturbed):
+def test_a_run_shows_and_writes_what_it_promises(by_command):
     workdir, output = by_command
     for word in ("devices:", "mesh:", "parameters", "training pairs", "pairs a step", "steps:", "zero_shot/top_1",
                  "compiling the training step", "compiled in", "evaluating on 64 held-out pairs"):  # fmt: skip
@@ -43,11 +43,20 @@ def test_a_run_shows_and_writes_what_it_promises(by_command, undisturbed):
         assert picture.width > 800
     assert list((workdir / "tensorboard").glob("events.*"))
     assert len(list((workdir / "checkpoints").iterdir())) == 3
-    assert_bit_identical(final_state(workdir), final_state(undisturbed))  # of train() called from Python
+
+
+def test_evaluating_one_task_keeps_the_others_results(by_command):
+    workdir = by_command[0]
+    before = read_results(workdir, 10)
+    said = run("evaluate", "--workdir", workdir, "--step=10", "--tasks=retrieval", devices=8).stdout
+    assert "zero_shot" not in said
+    assert read_results(workdir, 10) == pytest.approx(before, rel=1e-5)
+    assert "there are [10, 15, 20]" in run("evaluate", "--workdir", workdir, "--step=7", status=2).stderr
+    assert "there are validation" in run("evaluate", "--workdir", workdir, "--tasks=imagenet", status=2).stderr
 
 
 @pytest.mark.parametrize(("how", "when"), [(signal.SIGINT, 8), (signal.SIGKILL, 12)], ids=["ctrl-c", "kill"])
-def test_an_interrupted_run_ends_with_the_same_parameters(how, when, undisturbed, tmp_path):
+def test_an_interrupted_run_ends_with_the_same_parameters(how, when, by_command, tmp_path):
     workdir = tmp_path / "run"
     command = [
         sys.executable, "-m", "rankclip_jax.train", *SMALL_FLAGS, "--workdir", str(workdir), "--config.data.workers=1",
@@ -72,7 +81,7 @@ def test_an_interrupted_run_ends_with_the_same_parameters(how, when, undisturbed
     else:
         resumed = r"going on from step (5|10|15)\n"
     assert re.search(resumed, run("train", *SMALL_FLAGS, "--workdir", workdir).stdout)
-    assert_bit_identical(final_state(workdir), final_state(undisturbed))
+    assert_bit_identical(final_state(workdir), final_state(by_command[0]))
     assert [line["step"] for line in read_metrics(workdir) if "loss" in line] == list(range(1, 21))
 
 

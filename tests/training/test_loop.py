@@ -5,8 +5,6 @@ import json
 import logging
 import math
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -21,7 +19,6 @@ from rankclip_jax.report import picture
 from rankclip_jax.telemetry.writers import JsonLines
 from rankclip_jax.training import compilation, loop, workdir
 from rankclip_jax.training.loop import train
-from tests.commands import ROOT
 from tests.training.conftest import (
     assert_bit_identical,
     final_state,
@@ -103,7 +100,7 @@ def test_hooks_hear_of_the_error_that_ends_a_run(tmp_path, monkeypatch):
 
 def test_a_workdir_of_another_run_is_refused_and_kept(undisturbed):
     files = snapshot(undisturbed)
-    with pytest.raises(UserError, match="holds a run with other settings: config.seed: 0 there, 1 now"):
+    with pytest.raises(UserError, match=r"holds a run with other settings: config\.seed: 0 there, 1 now"):
         train_small(undisturbed, seed=1)
     assert snapshot(undisturbed) == files
 
@@ -133,7 +130,7 @@ def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed,
     for other, said in (
         ({"model__activation": "gelu"}, "was trained with quick_gelu"),
         ({"model__pooling": "mean"}, "pools by its class_token"),
-        ({"model__name": "ViT-S-16"}, "holds a ViT-demo; the settings describe a ViT-S-16"),
+        ({"model__name": "ViT-S-16"}, "holds a tiny; the settings describe a ViT-S-16"),
     ):
         with pytest.raises(UserError, match=said):
             train_small(tmp_path / "run", **(changes | other))
@@ -141,7 +138,7 @@ def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed,
     train_small(tmp_path / "run", **changes)
     before, after = (final_state(folder)[1]["parameters"] for folder in (undisturbed, tmp_path / "run"))
     position = "positional_embedding"
-    assert (before["vision"].pop(position).shape, after["vision"].pop(position).shape) == ((17, 128), (37, 128))
+    assert (before["vision"].pop(position).shape, after["vision"].pop(position).shape) == ((17, 32), (37, 32))
     assert jax.tree.all(jax.tree.map(np.array_equal, before["vision"], after["vision"]))
     assert not np.array_equal(before["text"]["projection"]["kernel"], after["text"]["projection"]["kernel"])
 
@@ -299,22 +296,6 @@ def test_results_are_added_to_and_written_whole(tmp_path, caplog):
     assert read_results(tmp_path, 3) == {"a": 1.0}
     assert "is written anew" in caplog.text
     assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["3.json"]
-
-
-def test_evaluating_one_task_keeps_the_others_results(undisturbed):
-    before = read_results(undisturbed, 10)
-    command = [
-        sys.executable,
-        "-m",
-        "rankclip_jax.evaluate",
-        "--workdir",
-        undisturbed,
-        "--step=10",
-        "--tasks=retrieval",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "zero_shot" not in done.stdout
-    assert read_results(undisturbed, 10) == pytest.approx(before, rel=1e-5)
 
 
 def test_metrics_of_an_attempt_that_was_cut_off_are_dropped(tmp_path):
