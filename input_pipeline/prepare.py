@@ -101,7 +101,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         )
     try:
         _prepare(arguments, options, work, command)
-    except UserError:
+    except (UserError, OSError):
         _drop_if_nothing_is_done(work, output)
         raise
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
@@ -27,7 +29,7 @@ _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # facts tha
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A model and its weights, NumPy or JAX arrays.
+    """A model and its weights, NumPy arrays.
 
     Args:
       name: of the preset, which ``model.preset`` is but for the image size.
@@ -108,7 +110,7 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
 def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     config = ConfigDict(workdir.read_config(path))
     assembly = assemble(config, make_local_mesh())
-    variables = read_variables(path, assembly, step, weights)
+    variables = jax.tree.map(np.asarray, read_variables(path, assembly, step, weights))
     return Weights(config.model.name, assembly.model, variables, assembly.model.execution.activation)
 
 

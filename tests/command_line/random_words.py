@@ -24,7 +24,7 @@ NUMBERS = [
     "2000000", "1000000000000", "-99999999999999999999", "99999999999999999999999",
 ]  # fmt: skip
 WORDS = [
-    "", " ", "x", "None", "True", "../..", "/proc", "/dev/null", "configs/demo.py", "a" * 300, "ünïcode 画像", "a,b", ";",
+    "", " ", "x", "None", "True", "../..", "/proc", "/dev/null", "configs/demo.py", "a" * 300, "ünïcode 画像", "a,b",
     "\\t", "(1,2)", "[]", "{}", "$HOME", "%s", "clip", "siglip", "adamw", "muon", "constant", "random",
 ]  # fmt: skip
 TUPLES = [

@@ -371,6 +371,58 @@ def test_inspection_finds_damaged_truncated_and_missing_shards(prepared, tmp_pat
         assert any(shard.name in line and what in line for line in said.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--pairs=-3"], "--pairs: expected 0 to 1000; found -3"), (["--seed=-1"], "--seed: expected 0"),
+     (["--pairs=x"], "invalid int value"), (["--split=none"], "has no split 'none'"),
+     (["--contact_sheet=none/x.png"], "--contact_sheet: expected a .png"), (["--contact_sheet=x.txt"], "a .png or")],
+    ids=str,
+)  # fmt: skip
+def test_inspection_refuses_what_it_cannot_show(words, said, prepared, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        inspect.main([str(prepared), *words])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_preparation_that_fails_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("filepath,title\nnone.jpg,x\n")
+    refused(capsys, tmp_path / "list.csv", tmp_path / "x")
+    refused(capsys, tmp_path / "list.csv", tmp_path / "x", "--drop_duplicates")
+    refused(capsys, tmp_path / "list.csv", tmp_path / "x", "--image_key", "none")
+    assert [path.name for path in tmp_path.iterdir()] == ["list.csv"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    refused(capsys, tmp_path / "list.csv", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_what_is_prepared_is_readable_by_whom_other_files_are(prepared):
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in prepared.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path
+
+
+def test_a_file_that_may_not_be_read_is_a_paragraph(tmp_path, capsys, monkeypatch):
+    """As root every file may be read, so the refusal is made."""
+    (tmp_path / "list.csv").write_text("filepath,title\nnone.jpg,x\n")
+
+    open_file = Path.open
+
+    def refuse(path, *mode, **more):
+        if path.name == "list.csv":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_file(path, *mode, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main(["--source=csv", f"--input={tmp_path / 'list.csv'}", f"--output={tmp_path / 'x'}"])
+    assert stopped.value.code == 2
+    assert "list.csv: Permission denied" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_folder_without_a_manifest_is_explained(tmp_path, capsys):
     with pytest.raises(SystemExit):
         inspect.main([str(tmp_path)])

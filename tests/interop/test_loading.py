@@ -4,13 +4,12 @@ import json
 import os
 import pickle
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
 import rankclip_jax
@@ -18,6 +17,7 @@ from configs import demo
 from input_pipeline.errors import UserError
 from input_pipeline.scenes import CLASS_NAMES, CLASS_TEMPLATES, Scenes
 from input_pipeline.tokenizer import tokenize
+from rankclip_jax.command_line.entry import EXPLAINED
 from rankclip_jax.evaluation.zero_shot import class_embeddings
 from rankclip_jax.interop import files, hugging_face, loading, positions
 from rankclip_jax.interop import open_clip as open_clip_files
@@ -94,37 +94,47 @@ def test_hugging_faces_models_compute_the_same_here(activation, transformers, to
     assert_same_embeddings((encoder.encode_image(list(images)), encoder.encode_text(TEXTS)), expected)
 
 
-def export(folder, form, output, status=0):
-    flags = ["--workdir", str(folder), "--format", form, "--output", str(output)]
-    command = [sys.executable, "-m", "rankclip_jax.export", *flags]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout if status == 0 else done.stderr
+@pytest.fixture
+def export(capsys):
+    """The command, in this process: what it says, with exit status 0, or its paragraph with another."""
+    from rankclip_jax import export as command
+
+    def run(folder, form, output, *more, status=0):
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["export", f"--workdir={folder}", f"--format={form}", f"--output={output}", *more])
+        found = 0
+        try:
+            with EXPLAINED:
+                command.main()
+        except SystemExit as stopped:
+            found = stopped.code
+        said = capsys.readouterr()
+        assert found == status, said
+        return said.err if status else said.out
+
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "output"), [("open_clip", "x.safetensors"), ("hugging_face", "x"), ("rankclip", "x.pt")]
 )
-def test_exports_are_read_back_and_return_bit_for_bit(form, output, run_folder, open_clip, transformers, tmp_path):
+def test_exports_are_read_back_and_return_bit_for_bit(
+    form, output, run_folder, open_clip, transformers, tmp_path, export
+):
     said = export(run_folder, form, tmp_path / output)
     assert "Read back in PyTorch, embeddings differ by at most" in said
     assert same_variables(loading.read(tmp_path / output).variables, loading.read(run_folder).variables)
     assert not list(tmp_path.glob(".export*"))
-    assert "exists already" in export(run_folder, form, tmp_path / output, status=2)
+    assert "exists already, and nothing is overwritten" in export(run_folder, form, tmp_path / output, status=2)
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in tmp_path.rglob("*"):  # whoever may read the user's other files may read these
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
 
 
 @pytest.mark.slow
-def test_the_demos_model_classifies_every_image_alike_in_open_clip(run_folder, open_clip, torch, tmp_path):
+def test_the_demos_model_classifies_every_image_alike_in_open_clip(run_folder, open_clip, torch, tmp_path, export):
     said = export(run_folder, "open_clip", tmp_path / "demo.safetensors")
     line = said.splitlines()[-1]
     assert line.startswith("open_clip.add_model_config(")
@@ -148,7 +158,9 @@ def test_the_demos_model_classifies_every_image_alike_in_open_clip(run_folder, o
 
 
 @pytest.mark.slow
-def test_hugging_faces_processor_gives_the_same_ids_and_nearly_the_same_pixels(run_folder, transformers, tmp_path):
+def test_hugging_faces_processor_gives_the_same_ids_and_nearly_the_same_pixels(
+    run_folder, transformers, tmp_path, export
+):
     export(run_folder, "hugging_face", tmp_path / "x")
     processor = transformers.CLIPProcessor.from_pretrained(tmp_path / "x")
     texts = ["a red circle.", "It's two cats, naïve café", "word " * 100]
@@ -167,14 +179,43 @@ def test_resnets_have_no_place_in_hugging_faces_layout(tmp_path):
 
 
 @pytest.mark.slow
-def test_exports_that_cannot_be_are_refused(run_folder, tmp_path):
+def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "there are open_clip, hugging_face, rankclip" in export(run_folder, "torch", tmp_path / "x.pt", status=2)
     assert "ends in .safetensors" in export(run_folder, "open_clip", tmp_path / "x.pt", status=2)
     assert "nothing there" in export(tmp_path / "none", "open_clip", tmp_path / "x.safetensors", status=2)
+    assert "is a folder. Name a file" in export(run_folder, "open_clip", tmp_path, status=2)
+    assert "rm -r" not in export(run_folder, "hugging_face", ".", status=2)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in export(run_folder, "open_clip", tmp_path / "file" / "x.safetensors", status=2)
+    assert "cannot be written" in export(run_folder, "hugging_face", "/proc/x", status=2)
+    assert "--output: empty" in export(run_folder, "open_clip", "", status=2)
+    assert "--workdir: empty" in export("", "open_clip", tmp_path / "x.safetensors", status=2)
+    assert "no checkpoint of step 3" in export(
+        run_folder, "open_clip", tmp_path / "x.safetensors", "--step=3", status=2
+    )
+    assert "no average" in export(run_folder, "open_clip", tmp_path / "a/x.safetensors", "--weights=average", status=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_tower_that_pools_its_patches_is_in_no_other_layout(tmp_path):
+    model = Clip(PRESETS["ViT-demo"], pooling="mean")
+    for write in (lambda: hugging_face.write(tmp_path / "x", model, {}),
+                  lambda: open_clip_files.call_for("ViT-demo", model, {"params": {}})):  # fmt: skip
+        with pytest.raises(UserError, match=r"config\.model\.pooling=mean.*rankclip_jax\.load"):
+            write()
+
+
+@pytest.mark.parametrize("name", ["x.png", "x", "x.txt"])
+def test_a_file_that_is_none_of_weights_is_told_by_its_name(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match=r"Expected one that ends in \.safetensors"):
+        rankclip_jax.load(tmp_path / name)
+    with pytest.raises(ValueError, match="expected weights latest or average"):
+        rankclip_jax.load(tmp_path / name, weights="newest")
 
 
 @pytest.mark.slow
-def test_what_the_release_cannot_compute_is_not_exported_for_it(torch, tmp_path):
+def test_what_the_release_cannot_compute_is_not_exported_for_it(torch, tmp_path, export):
     folder = make_run(tmp_path / "run", "siglip", activation="gelu")
     assert "QuickGELU without a learned bias; found gelu with" in export(
         folder, "rankclip", tmp_path / "x.pt", status=2

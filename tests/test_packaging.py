@@ -1,0 +1,82 @@
+"""What is installed: everything, under names that shadow nothing of the user's, and recipes from anywhere."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rankclip_jax import recipes
+from tests.commands import ROOT, run
+
+
+def test_every_folder_of_code_is_packed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [path.parent for part in ("rankclip_jax", "input_pipeline") for path in (ROOT / part).rglob("*.py")]
+    expected = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"rankclip_jax.configs"}
+    assert set(listed) == expected
+    assert len(listed) == len(expected)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The wheel, unpacked where Python looks, in a folder with a user's own `configs`."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder / "site")
+    (folder / "home" / "configs").mkdir(parents=True)
+    (folder / "home" / "configs" / "__init__.py").write_text("MINE = True\n")
+    (folder / "home" / "configs" / "base.py").write_text("raise RuntimeError('the user\\'s own')\n")
+    (folder / "home" / "configs" / "mine.py").write_text(
+        "from rankclip_jax.recipes import base\nimport configs\n\n\ndef get_config():\n"
+        "    config = base()\n    config.seed = 7 if configs.MINE else 0\n    return config\n"
+    )
+    return folder
+
+
+@pytest.mark.slow
+def test_an_installed_package_works_from_anywhere_and_shadows_nothing(installed):
+    assert {path.name.split("-")[0] for path in (installed / "site").iterdir()} == {"rankclip_jax", "input_pipeline"}
+    script = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1]);"
+        "import rankclip_jax, configs; from rankclip_jax import recipes;"
+        "assert pathlib.Path(rankclip_jax.__file__).is_relative_to(sys.argv[1]); assert configs.MINE;"
+        "assert recipes.find('demo').is_file() and recipes.find('configs/demo.py').is_file();"
+        "import runpy; assert runpy.run_path(str(recipes.find('demo')))['get_config']().train.steps == 600;"
+        "assert runpy.run_path(str(recipes.find('configs/mine.py')))['get_config']().seed == 7;"
+        "print(recipes.names())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(installed / "site")],
+        cwd=installed / "home",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(recipes.names())
+
+
+@pytest.mark.slow
+def test_commands_find_recipes_by_name_from_another_folder(installed):
+    """The package as `make install` leaves it: in place, found from any folder."""
+    said = run("train", "--config", "demo", "--config.train.steps=0", folder=installed / "home", status=2).stderr
+    assert "either steps or epochs; found steps=0" in said
+    assert (
+        "There are: configs/mine.py"
+        in run("train", "--config", "configs/x.py", folder=installed / "home", status=2).stderr
+    )
+
+
+def test_a_users_own_file_comes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipes.find("demo") == recipes.FOLDER / "demo.py"
+    Path("demo").write_text("")
+    assert recipes.find("demo") == Path("demo")
+    assert recipes.find("other.py") == Path("other.py")
