@@ -24,3 +24,11 @@ def mesh_of():
         return Mesh(np.asarray(jax.devices()[:count]), ("data",))
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests begin first, each on a worker of its own: xdist hands the halves of the list to its two workers."""
+    longest = [item for item in items if item.get_closest_marker("longest")]
+    others = [item for item in items if item not in longest]
+    half = len(others) // 2
+    items[:] = [*longest[:1], *others[:half], *longest[1:], *others[half:]]

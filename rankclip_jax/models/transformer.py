@@ -1,8 +1,8 @@
 """The pre-LayerNorm transformer that both towers share (Radford et al., 2021; GPT-2's residual scaling).
 
-Initial weights, from CLIP: standard deviation ``width ** -0.5`` into attention, ``(2 width) ** -0.5`` into the
-MLP, and ``width ** -0.5 (2 layers) ** -0.5`` for the two projections that write to the residual stream. CLIP states this
-for its text tower; its code leaves PyTorch's defaults in the image tower's blocks, ours does not (docs/weights.md).
+Initial weights, from CLIP: standard deviation ``width ** -0.5`` into attention, ``(2 width) ** -0.5`` into the MLP, and
+``width ** -0.5 (2 layers) ** -0.5`` for the two projections that write to the residual stream. CLIP states this for its
+text tower; its code leaves PyTorch's defaults in the image tower's blocks, ours does not (docs/weights.md).
 """
 
 import dataclasses

@@ -32,13 +32,27 @@ from tests.training.conftest import (
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True)
+def quick_picture(request, monkeypatch):
+    """Drawing takes seconds, and is tested by the tests that ask for it."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(
+            picture, "draw", lambda workdir, *_: (workdir / picture.NAME).touch() or workdir / picture.NAME
+        )
+
+
+@pytest.fixture
+def drawn():
+    """Draws reports."""
+
+
 def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("devices", [2, 8])
 def test_the_number_of_devices_does_not_change_the_losses(devices, undisturbed, tmp_path, mesh_of):
-    train_small(tmp_path / "run", mesh_of(devices))
+    train_small(tmp_path / "run", mesh_of(devices), objective__name="rankclip")
     ours, expected = (
         [line["loss"] for line in read_metrics(path) if "loss" in line] for path in (tmp_path / "run", undisturbed)
     )
@@ -47,7 +61,7 @@ def test_the_number_of_devices_does_not_change_the_losses(devices, undisturbed, 
 
 def test_a_finished_run_says_so_and_makes_what_is_missing(undisturbed, tmp_path, capsys):
     before, files = final_state(undisturbed), snapshot(undisturbed)
-    outcome = train_small(undisturbed)
+    outcome = train_small(undisturbed, objective__name="rankclip")
     assert outcome.finished
     assert outcome.results is None
     assert "This run is finished: 20 steps" in capsys.readouterr().out
@@ -55,7 +69,7 @@ def test_a_finished_run_says_so_and_makes_what_is_missing(undisturbed, tmp_path,
     expected = read_results(undisturbed, 20)
     results.path_of(undisturbed, 20).unlink()
     (undisturbed / picture.NAME).unlink()
-    outcome = train_small(undisturbed)
+    outcome = train_small(undisturbed, objective__name="rankclip")
     assert outcome.results == pytest.approx(expected, rel=1e-5)
     assert read_results(undisturbed, 20) == pytest.approx(expected, rel=1e-5)
     assert (undisturbed / picture.NAME).exists()
@@ -101,7 +115,7 @@ def test_hooks_hear_of_the_error_that_ends_a_run(tmp_path, monkeypatch):
 def test_a_workdir_of_another_run_is_refused_and_kept(undisturbed):
     files = snapshot(undisturbed)
     with pytest.raises(UserError, match=r"holds a run with other settings: config\.seed: 0 there, 1 now"):
-        train_small(undisturbed, seed=1)
+        train_small(undisturbed, seed=1, objective__name="rankclip")
     assert snapshot(undisturbed) == files
 
 
@@ -175,7 +189,7 @@ def test_a_run_goes_on_to_more_steps_where_its_rate_allows_it(schedule, longer_f
 
 def test_a_cosine_cannot_be_made_longer_and_the_way_otherwise_is_said(undisturbed):
     with pytest.raises(UserError, match=r"20 steps long and cannot become 30: the cosine.*--config\.init_from"):
-        train_small(undisturbed, train__steps=30)
+        train_small(undisturbed, train__steps=30, objective__name="rankclip")
 
 
 def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
@@ -268,7 +282,7 @@ def test_one_validation_pair_has_no_tau_and_that_is_said(tmp_path, capsys):
     assert read_results(tmp_path / "run", 2)["validation/batch_size"] == 1
 
 
-def test_the_report_says_where_losses_are_not_comparable(tmp_path, monkeypatch):
+def test_the_report_says_where_losses_are_not_comparable(drawn, tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
     labels = []
