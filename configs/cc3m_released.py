@@ -1,8 +1,8 @@
 """CC3M as RankCLIP's released code trains by default, to the letter where its letter can be run.
 
 Defaults of its parser (github.com/Jam1ezhang/RankCLIP, rankclip/parser.py), which its README changes nothing of. Not
-repeated
-are its mistakes: a learning rate that runs one epoch ahead and rises in the last, gradients that stop at other devices,
+repeated are its mistakes: a learning rate that runs one epoch ahead and rises in the last, gradients that stop at other
+devices,
 truncated captions without their end, decayed norms. Its two lambdas are not among its options; both terms count once.
 """
 

@@ -34,14 +34,14 @@ def open_source(config: ConfigDict, split: str, *, image_size: int, seed: int) -
         what = "a CSV file" if config.source == "csv" else "a prepared directory"
         raise UserError(f"config.data.{split}: not given. Name {what}: --config.data.{split}=PATH")
     parts = tuple(_open(path, config, split) for path in paths)
-    if len(parts) == 1:
-        return parts[0]
-    weights = tuple(config.weights) or tuple(map(len, parts))
-    if split == "train" and (len(weights) != len(parts) or min(weights) <= 0):
+    if split == "train" and config.weights and len(config.weights) != len(parts):
         raise UserError(
             f"config.data.weights: expected a positive number for each of the {len(parts)} datasets of "
-            f"config.data.train; found {weights}."
+            f"config.data.train; found {tuple(config.weights)}."
         )
+    if len(parts) == 1:
+        return parts[0]
+    weights = tuple(config.weights) if split == "train" and config.weights else tuple(map(len, parts))
     return Mixture(parts, tuple(map(float, weights)))
 
 

@@ -48,7 +48,15 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
         )
     import tensorflow_datasets as tfds  # after the check, since importing it takes seconds
 
-    builder = tfds.builder_from_directory(folder)
-    if split not in builder.info.splits:
-        raise UserError(f"{flag}: {path} has no split {split!r}. Add it with: {command}")
-    return PreparedSplit(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
+    try:
+        builder = tfds.builder_from_directory(folder)
+        if split not in builder.info.splits:
+            raise UserError(f"{flag}: {path} has no split {split!r}. Add it with: {command}")
+        return PreparedSplit(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the reader's parts raise on damaged files, or on another format's
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(
+            f"{flag}: the dataset at {path} cannot be opened ({words}). Prepare it again with: {command}"
+        ) from error

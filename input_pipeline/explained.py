@@ -38,6 +38,9 @@ class Explained:
                 os._exit(128 + signal.SIGINT)  # threads and helpers of libraries would still hold the process
             case MemoryError():
                 self.exit(f"memory does not suffice ({error}). Ask for less at once, or take a machine with more.")
+            case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # the word of accelerators' runtimes
+                words = str(error).splitlines()[0][:200]
+                self.exit(f"memory does not suffice ({words}). Ask for less at once, such as a smaller batch or model.")
             case OSError() if error.filename is not None:
                 self.exit(
                     f"{error.filename}: {error.strerror}. Expected a path that this user can read, or write where "

@@ -1,7 +1,18 @@
 """Files that are there either whole or not at all."""
 
+import errno
 import os
+import tempfile
 from pathlib import Path
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError where nothing can be made at the path, or in the folder nearest to it; nothing is left there."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    tempfile.TemporaryFile(dir=existing).close()
+    blocked = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), existing)
+    if not blocked.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(blocked))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -152,7 +152,7 @@ def open_image(image: Path | bytes) -> Image.Image:
         raise UnreadableError("not an image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableError(str(error)) from error
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError, TypeError, OverflowError, RuntimeError) as error:
         raise UnreadableError(str(error) or type(error).__name__) from error  # Pillow's plugins raise what they meet
 
 

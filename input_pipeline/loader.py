@@ -253,6 +253,5 @@ def check_readable(source: Source, flag: str) -> None:
             reasons.append(f"{image}: {error}" if str(image) not in str(error) else str(error))
     raise UserError(
         f"{flag}: of {len(reasons)} images that were looked at, none can be read: {'; '.join(reasons[:3])}. Image "
-        "paths "
-        "are looked up beside the file that lists them."
+        "paths are looked up beside the file that lists them."
     )

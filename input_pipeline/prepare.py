@@ -11,14 +11,13 @@ import json
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from input_pipeline.errors import UserError
 from input_pipeline.explained import Explained, Parser
-from input_pipeline.files import write_atomically
+from input_pipeline.files import check_writable, write_atomically
 from input_pipeline.preparation import manifest, runners, shards, urls
 from input_pipeline.preparation.folder import Folder
 from input_pipeline.preparation.pairs import PairSource, describe_file
@@ -99,14 +98,20 @@ def prepare(arguments: argparse.Namespace) -> None:
             f"--split: {output} has a split {taken[0]!r} already, by: {present['splits'][taken[0]]['command']}. "
             "Name another --split or --output, or remove that folder first."
         )
+    made = not work.exists()
     try:
-        _prepare(arguments, options, work, command)
+        summaries, skipped = _do_jobs(arguments, options, work, command)
     except (UserError, OSError):
-        _drop_if_nothing_is_done(work, output)
+        if made and not any(path.suffix != ".partial" for path in work.glob("[0-9]*")):
+            _remove(work, output)
         raise
+    _finish(output, work, summaries, skipped, options, command)
 
 
-def _prepare(arguments: argparse.Namespace, options: Options, work: Path, command: str) -> None:
+def _do_jobs(
+    arguments: argparse.Namespace, options: Options, work: Path, command: str
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Does what is left of the work; the jobs' summaries, and all that was skipped."""
     before: list[dict[str, Any]] = []  # summaries of what is lost before there are pairs: lines of a list, downloads
     if arguments.source == "urls":
         urls.find_program()
@@ -117,7 +122,16 @@ def _prepare(arguments: argparse.Namespace, options: Options, work: Path, comman
         _begin(work, {"command": command, "input": source.describe()})
     _run(shards.write, source, options, work, arguments)
     summaries = [json.loads(job.summary.read_text()) for job in _jobs(source, options, work)]
-    _finish(arguments.output, work, summaries, manifest.skipped([*before, *summaries]), options, command)
+    return summaries, manifest.skipped([*before, *summaries])
+
+
+def _remove(work: Path, output: Path) -> None:
+    """A preparation that has nothing to keep leaves nothing behind, and no empty folder."""
+    if (work / "download").exists():
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
 
 
 def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, work: Path, arguments: Any) -> None:
@@ -163,16 +177,6 @@ def _begin(work: Path, plan: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(plan).encode())
 
 
-def _drop_if_nothing_is_done(work: Path, output: Path) -> None:
-    """A preparation that failed before it had anything leaves nothing behind."""
-    partial = (".json", ".partial")
-    done = [path for path in work.glob("[0-9]*") if path.suffix not in partial] if work.is_dir() else []
-    if not done and not (work / "download").exists():
-        shutil.rmtree(work, ignore_errors=True)
-        if output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
-
-
 def _finish(
     output: Path,
     work: Path,
@@ -186,7 +190,7 @@ def _finish(
     for split in options.splits:
         entry, numbers = manifest.total(summaries, split)
         if not entry["pairs"] and split == options.split:
-            shutil.rmtree(work)
+            _remove(work, output)
             found = "; ".join(f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in skipped.items())
             raise UserError(
                 f"--input: no pair is left to write. Skipped: {found or 'nothing, since there was nothing'}."
@@ -272,11 +276,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--split: expected letters, digits and _; found {arguments.split!r}.")
     if arguments.validation_share and arguments.split == "validation":
         raise UserError("--validation_share: takes pairs out of another split than 'validation'; name it with --split.")
-    existing = next(path for path in (arguments.output, *arguments.output.absolute().parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=existing).close()
+        check_writable(arguments.output)
     except OSError as error:
-        raise UserError(f"--output: cannot write to {existing} ({error}). Name another folder.") from error
+        raise UserError(f"--output: {arguments.output} cannot be written ({error}). Name another folder.") from error
 
 
 if __name__ == "__main__":

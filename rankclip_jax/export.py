@@ -3,6 +3,7 @@
 python -m rankclip_jax.export --workdir DIR [--step N] --format open_clip|hugging_face|rankclip --output PATH
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -37,8 +38,9 @@ def main() -> None:
             for path in Path(folder).iterdir():
                 path.rename(output.parent / path.name)
     except BaseException:
-        for path in made:
-            path.rmdir()
+        with contextlib.suppress(OSError):  # somebody else may have put something there
+            for path in made:
+                path.rmdir()
         raise
     print(f"Wrote {output}. {said}")
     print("\n".join(lines))

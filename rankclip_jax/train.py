@@ -37,7 +37,7 @@ def main() -> None:
 
 def _last_word(config: ConfigDict, overrides: dict[str, object]) -> None:
     for pair in _UNITS:
-        given = [name for name in pair if name in overrides]
+        given = [name for name in pair if overrides.get(name)]
         if len(given) == 1:
             section, other = next(name for name in pair if name not in given).split(".")
             config[section][other] = type(config[section][other])(0)

@@ -9,6 +9,7 @@ from input_pipeline.files import write_atomically
 
 DATASET = "pairs"  # a fixed name, so that equal data have equal files whatever the directory is called
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_ENTRY = {"pairs", "bytes", "shards", "command"}  # of a split
 _NAMED = 100  # skipped things named for each reason
 
 
@@ -30,10 +31,15 @@ def read(folder: Path) -> dict[str, Any]:
     """
     if not path_in(folder).is_file():
         return {"splits": {}}
+    mend = "Restore it, or prepare the dataset again."
     try:
-        return json.loads(path_in(folder).read_text(encoding="utf8"))
+        content = json.loads(path_in(folder).read_text(encoding="utf8"))
     except ValueError as error:
-        raise UserError(f"{path_in(folder)}: not JSON: {error}. Restore it, or prepare the dataset again.") from error
+        raise UserError(f"{path_in(folder)}: not JSON: {error}. {mend}") from error
+    splits = content.get("splits") if isinstance(content, dict) else None
+    if not isinstance(splits, dict) or not all(set(entry) >= _ENTRY for entry in splits.values()):
+        raise UserError(f"{path_in(folder)}: not what input_pipeline.prepare writes. {mend}")
+    return content
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 import input_pipeline
 from input_pipeline import images, tokenizer
 from input_pipeline.augmentation import Augmentation
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UnreadableError, UserError
 from input_pipeline.loader import check_readable, training_batches
 from input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
@@ -59,8 +59,11 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
     augmentation = Augmentation.from_settings(config.data)
     if pairs < batch:
         raise UserError(f"--pairs: expected at least a batch, {batch}; found {pairs}. Say --pairs={batch}")
-    rows = stages(source, preset, augmentation, batch, pairs)
-    rows += beside_pytorch(config, preset, augmentation, source, theirs, pairs)
+    try:
+        rows = stages(source, preset, augmentation, batch, pairs)
+        rows += beside_pytorch(config, preset, augmentation, source, theirs, pairs)
+    except UnreadableError as error:
+        raise UserError(f"config.data.train: {error}. What is measured are images that can be read.") from error
     for row in rows:
         name = row.get("stage") or f"{row['loader']} as a whole"
         ratio = f"   (ours is {row['ratio']:.2f} x this)" if row.get("ratio", 1) != 1 else ""

@@ -5,7 +5,6 @@ import logging
 import re
 import runpy
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from ml_collections import config_flags
 
 from input_pipeline.errors import UserError
 from input_pipeline.explained import Explained
+from input_pipeline.files import check_writable
 from rankclip_jax import recipes
 
-EXPLAINED = Explained("rankclip_jax", "What was saved before stays; the same command goes on from there.")
+EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
 
 
 def define_config() -> flags.FlagHolder:
@@ -55,9 +55,8 @@ def check_can_be_written(flag: str, path: Path) -> None:
     """Raises UserError where a file cannot be made at the path; nothing is left there."""
     if path.is_dir():
         raise UserError(f"--{flag}: {path} is a folder; expected the name of a file, such as {path / 'results.json'}.")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        tempfile.TemporaryFile(dir=existing).close()
+        check_writable(path.absolute().parent)
     except OSError as error:
         raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}). Name another path.") from error
 
@@ -117,7 +116,7 @@ def _check_recipe(argv: list[str]) -> list[str]:
         raise UserError(f"--config: no file at {given}. There are: {', '.join(mine)}.")
     try:
         config = runpy.run_path(str(recipe))["get_config"]()
-        names = [f"config.{name}" for name, _ in _flatten(config.to_dict())]
+        names = [f"config.{name}" for name, _ in recipes.flatten(config.to_dict())]
     except Exception as error:  # whatever a recipe's own code does
         raise UserError(f"--config: {recipe} does not run: {type(error).__name__}: {error}.") from error
     for arg in argv:
@@ -138,13 +137,6 @@ def _recipe(argv: list[str]) -> tuple[int, str | None]:
         if match and place + 1 < len(argv):
             return place + 1, argv[place + 1]
     return 0, None
-
-
-def _flatten(config: dict, prefix: str = "") -> list[tuple[str, object]]:
-    pairs: list[tuple[str, object]] = []
-    for key, value in config.items():
-        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return pairs
 
 
 def _suggest(name: str, names: list[str]) -> str:

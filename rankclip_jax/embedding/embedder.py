@@ -166,8 +166,7 @@ def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
         if bad := int((~np.isfinite(rows).all(axis=1)).sum()):
             raise UserError(
                 f"{bad} of {len(rows)} {kind} embeddings are not finite, so nothing can be measured: the weights are "
-                "of a "
-                "run that has diverged, or damaged. Evaluate an earlier checkpoint with --step=N."
+                "of a run that has diverged, or damaged. Evaluate an earlier checkpoint with --step=N."
             )
     return embedded
 

@@ -36,7 +36,7 @@ class Evaluator:
       tasks: which of the tasks to run that the data hold the truth for; None: all.
 
     Raises:
-      UserError: a task that does not exist, or that these data have no truth for.
+      UserError: no task, one that does not exist, or one that these data have no truth for.
     """
 
     def __init__(self, assembly: Assembly, source: Source, tasks: Sequence[str] | None = None) -> None:
@@ -53,6 +53,8 @@ class Evaluator:
             **({"zero_shot": self._zero_shot} if self._truth.classes else {}),
             **({"ranking": self._ranking} if self._truth.relevance else {}),
         }
+        if tasks is not None and not tasks:
+            raise UserError(f"--tasks: empty; there are {', '.join(available)}.")
         for task in tasks or []:
             if task not in available:
                 raise UserError(f"--tasks: no task {task!r} for these data; there are {', '.join(available)}.")

@@ -46,7 +46,7 @@ class ValidationLoss:
             batches.append({"loss": loss} | metrics)
         means = {name: float(np.mean([batch[name] for batch in batches])) for name in batches[0]}
         return [
-            *(Metric(f"validation/{name}", value, "nats") for name, value in means.items()),
+            *(Metric(f"validation/{name}", value, "") for name, value in means.items()),
             Metric("validation/batch_size", size, "pairs"),
         ]
 

@@ -44,8 +44,7 @@ class Divergence(contextlib.nullcontext):
         if info.step == 1:
             return (
                 f"{found}, before anything was learned: the learning rate is not to blame, but what the run starts "
-                "with. "
-                "Look at config.init_from, if it is given, and at config.objective and config.model; "
+                "with. Look at config.init_from, if it is given, and at config.objective and config.model; "
                 "--config.model.dtype=float32 has the widest range."
             )
         good = self._last_good_step()

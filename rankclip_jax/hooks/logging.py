@@ -47,6 +47,10 @@ class Logging(contextlib.ExitStack):
         if self._writers:
             (say if info.step == info.last_step else renew)(self._line(info, values, rate))
 
+    def restart_clock(self, step: int) -> None:
+        """Counts the pairs per second from here: what came since ``step`` was not training."""
+        self._clock.restart(step)
+
     def write(self, step: int, values: Values) -> None:
         """Gives the numbers of a step to all writers."""
         for writer in self._writers:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,6 +59,8 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
         raise UserError(f"activation: no {activation!r}; there are {', '.join(ACTIVATIONS)}.")
     if not path.exists():
         raise UserError(f"{path}: nothing there. Expected a workdir, a Hugging Face folder or a file of weights.")
+    if not (path / "checkpoints").is_dir() and (step is not None or weights != "latest"):
+        raise UserError(f"{path}: not a workdir, so it has neither steps nor an average to choose from.")
     if path.is_file():
         found = _read_file(path, activation)
     elif (path / "checkpoints").is_dir():
@@ -104,6 +107,13 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
         raise UserError(
             f"config.init_from: {path} pools by its {theirs.pooling}. Add --config.model.pooling={theirs.pooling}"
         )
+    for name in ("pixel_mean", "pixel_deviation"):
+        stated, asked = getattr(theirs, name), getattr(model, name)
+        if not np.allclose(stated, asked, atol=1e-6):
+            raise UserError(
+                f"config.init_from: {path} was trained with {name} {stated}, the settings say {asked}. "
+                f'Add --config.model.{name}="{stated}"'
+            )
     return positions.resize(weights.variables, theirs.preset, size)
 
 
@@ -128,7 +138,8 @@ def _read_file(path: Path, activation: str | None) -> Weights:
         )
     name, preset = _identify(tensors, lambda preset: open_clip_places(preset, logit_bias), PRESETS)
     execution = Execution(activation=activation or stated or "quick_gelu")
-    model = Clip(preset, execution)
+    pixels: Any = {name: _channels(metadata[name]) for name in ("pixel_mean", "pixel_deviation") if name in metadata}
+    model = Clip(preset, execution, **pixels)
     return Weights(name, model, _fill(path, tensors, open_clip_places(preset, logit_bias), model, name), stated)
 
 
@@ -147,8 +158,32 @@ def _read_hugging_face(path: Path) -> Weights:
     transformers = {name: preset for name, preset in PRESETS.items() if not isinstance(preset.vision, ResNetPreset)}
     name, preset = _identify(tensors, hugging_face_places, transformers)
     activation = hugging_face.check_config(path, config, preset)
-    model = Clip(preset, Execution(activation=activation))
+    pixels: Any = _processor_pixels(path / "preprocessor_config.json")
+    model = Clip(preset, Execution(activation=activation), **pixels)
     return Weights(name, model, _fill(path, tensors, hugging_face_places(preset), model, name), activation)
+
+
+def _processor_pixels(path: Path) -> dict[str, tuple[float, ...]]:
+    """The pixel normalisation that an image processor's settings state, where there are any."""
+    try:
+        stated = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}. Fetch it again.") from error
+    names = {"pixel_mean": "image_mean", "pixel_deviation": "image_std"}
+    return {ours: _channels(json.dumps(stated[theirs])) for ours, theirs in names.items() if theirs in stated}
+
+
+def _channels(text: str) -> tuple[float, ...]:
+    """Three numbers of a file.
+
+    Raises:
+      UserError: they are not that.
+    """
+    try:
+        red, green, blue = map(float, json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"pixel normalisation: expected three numbers; found {text[:100]!r}.") from error
+    return red, green, blue
 
 
 def _identify(

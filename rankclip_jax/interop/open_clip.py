@@ -49,12 +49,13 @@ def call_for(name: str, model: Clip, variables: Variables) -> Call:
 
 def write(path: Path, name: str, model: Clip, variables: Variables) -> None:
     """Writes safetensors in open_clip's layout, and the settings beside them where open_clip has none."""
-    metadata = {"format": "pt", "model": name, "activation": model.execution.activation}
+    pixels = {"pixel_mean": json.dumps(model.pixel_mean), "pixel_deviation": json.dumps(model.pixel_deviation)}
+    metadata = {"format": "pt", "model": name, "activation": model.execution.activation, **pixels}
     files.write(path, state_dict(model, variables), metadata)
 
 
 def write_config(folder: Path, how: Call) -> None:
-    """Writes the settings of a model that open_clip does not know."""
+    """Writes the settings of a model that open_clip does not know, by the name that it will know it by."""
     if how.config is not None:
         (folder / f"{how.name}.json").write_text(json.dumps(how.config, indent=2) + "\n", encoding="utf8")
 
@@ -66,6 +67,11 @@ def write_release(path: Path, name: str, model: Clip, variables: Variables) -> N
       UserError: PyTorch is not installed, or the release cannot compute the model.
     """
     torch = files.import_torch("--format rankclip: writing it")
+    if _pixels(model):
+        raise UserError(
+            "--format: the RankCLIP release knows CLIP's pixel normalisation only; found config.model.pixel_mean="
+            f"{model.pixel_mean}. Take --format open_clip."
+        )
     if model.execution.activation != "quick_gelu" or has_bias(variables):
         raise UserError(
             "--format: the RankCLIP release computes only QuickGELU without a learned bias; found "

@@ -1,16 +1,19 @@
 """The picture of a run: how the loss fell, what the model holds similar, and what it says of images."""
 
-import json
+import io
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 
+from input_pipeline.files import write_atomically
 from input_pipeline.loader import evaluation_pixels
 from input_pipeline.source import Source, truth_of
 from input_pipeline.source import captions as captions_of
 from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.telemetry.writers import read_lines
+from rankclip_jax.training.workdir import read_config
 
 matplotlib.use("Agg")
 
@@ -41,16 +44,18 @@ def draw(workdir: Path, source: Source, embedded: Embedded) -> Path:
     for axes, row in zip(bottom.subplots(1, _EXAMPLES), range(min(_EXAMPLES, len(embedded.index))), strict=False):
         _draw_example(axes, source, embedded, row)
     path = workdir / NAME
-    figure.savefig(path, dpi=90, bbox_inches="tight")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=90, bbox_inches="tight")
     plt.close(figure)
+    write_atomically(path, content.getvalue())
     return path
 
 
 def _draw_curves(axes: Axes, workdir: Path) -> None:
     """The losses over the steps; where validation has other batches than training, its curve says that it is apart."""
     path = workdir / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()] if path.exists() else []
-    training = json.loads((workdir / "config.json").read_text(encoding="utf8"))["train"]["global_batch_size"]
+    lines = read_lines(path)
+    training = read_config(workdir)["train"]["global_batch_size"]
     for name in ("loss", "contrastive", "cross_modal", "in_modal", "validation/loss"):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         sizes = {line["validation/batch_size"] for line in lines if "validation/batch_size" in line}

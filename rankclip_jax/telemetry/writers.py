@@ -8,6 +8,8 @@ from typing import Protocol
 
 from tensorboardX import SummaryWriter
 
+from input_pipeline.files import write_atomically
+
 Values = Mapping[str, float | None]
 
 
@@ -72,15 +74,21 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _drop_later_steps(path: Path, start_step: int) -> None:
-    """Drops what an attempt that was cut off wrote after its last checkpoint, and a line cut in half."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf8").splitlines():
+def read_lines(path: Path) -> list[dict]:
+    """The objects of a `JsonLines` file, without a line that was cut in half; none where there is no file."""
+    objects = []
+    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["step"] <= start_step:
-                kept.append(line + "\n")
+            found = json.loads(line)
         except ValueError:
             continue
-    path.write_text("".join(kept), encoding="utf8")
+        if isinstance(found, dict) and isinstance(found.get("step"), int):
+            objects.append(found)
+    return objects
+
+
+def _drop_later_steps(path: Path, start_step: int) -> None:
+    """Drops what an attempt that was cut off wrote after its last checkpoint, and a line cut in half."""
+    if path.exists():
+        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= start_step]
+        write_atomically(path, "".join(kept))

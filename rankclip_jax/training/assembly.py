@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -54,9 +54,9 @@ class Assembly:
         return options_of(self.method, self.config.objective)
 
     @functools.cached_property
-    def own_parameters(self) -> dict[str, jax.Array]:
+    def own_parameters(self) -> dict[str, np.ndarray]:
         """What the method learns beside the model, as it starts."""
-        return {name: jnp.asarray(value, jnp.float32) for name, value in parameters_of(self.method).items()}
+        return {name: np.asarray(value, np.float32) for name, value in parameters_of(self.method).items()}
 
     @functools.cached_property
     def learning_rate(self) -> optax.Schedule:

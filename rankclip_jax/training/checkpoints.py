@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -11,7 +12,7 @@ from rankclip_jax.models.clip import Variables
 from rankclip_jax.parallel.processes import is_first, wait_for_all
 from rankclip_jax.training.assembly import Assembly
 from rankclip_jax.training.state import TrainState, join
-from rankclip_jax.training.workdir import saved_steps
+from rankclip_jax.training.workdir import read_config, saved_steps
 
 
 class Checkpoints:
@@ -41,19 +42,17 @@ class Checkpoints:
         if step != self._manager.latest_step():
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
-    def restore(self, like: TrainState, step: int) -> TrainState:
-        """The state of a saved step, laid out as ``like`` says (see `state.describe`).
-
-        Parts that are empty there, such as the average where none is kept, need not be in the file: versions before had
-        fewer.
-        """
-        restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-        arguments = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
-        return self._manager.restore(step, args=arguments)
-
     def close(self) -> None:
         """Waits until what was started is safe on disk."""
         self._manager.close()
+
+
+def read_state(workdir: Path, like: TrainState, step: int) -> TrainState:
+    """The state of a saved step, laid out as ``like`` says (see `state.describe`); nothing is written.
+
+    Parts that are empty, such as the average where none is kept, need not be in the file: versions before had fewer.
+    """
+    return _read(workdir, like, step)
 
 
 def read_variables(workdir: Path, assembly: Assembly, step: int | None = None, weights: str = "latest") -> Variables:
@@ -68,22 +67,23 @@ def read_variables(workdir: Path, assembly: Assembly, step: int | None = None, w
     Raises:
       UserError: there is no such checkpoint, or the run keeps no average.
     """
-    folder = (workdir / "checkpoints").absolute()
     step = choose_step(workdir, step)
     like = assembly.describe_variables()
     name = {"latest": "parameters", "average": "average"}[weights]
     wanted = assembly.layout.describe({name: like["params"], "batch_statistics": like.get("batch_stats", {})})
-    checkpointer = ocp.PyTreeCheckpointer()
-    path = folder / str(step) / "default"
-    if name == "average" and not (checkpointer.metadata(path).item_metadata.tree or {}).get("average"):
+    if weights == "average" and not read_config(workdir)["optimizer"]["average"]:
         raise UserError(f"{workdir} keeps no average of its weights (--config.optimizer.average). Take the latest.")
-    restored = checkpointer.restore(
-        path,
-        args=ocp.args.PyTreeRestore(
-            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-        ),
-    )
+    restored = _read(workdir, wanted, step)
     return join(restored[name], restored["batch_statistics"])
+
+
+def _read(workdir: Path, like: Any, step: int) -> Any:
+    path = (workdir / "checkpoints" / str(step) / "default").absolute()
+    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(
+            path, args=ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
+        )
 
 
 def choose_step(workdir: Path, step: int | None) -> int:
@@ -100,15 +100,17 @@ def choose_step(workdir: Path, step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def set_aside_after(workdir: Path, step: int) -> Path | None:
-    """Moves checkpoints of later steps to ``set_aside/``; where they are now, or None if there are none."""
-    later = [number for number in saved_steps(workdir) if number > step]
-    if not later:
-        return None
+def set_aside(workdir: Path, steps: Sequence[int]) -> Path:
+    """Moves the checkpoints of these steps out of the way, by one process; the others wait. Where they are now."""
+    wait_for_all("checkpoints to set aside")
     folder = workdir / "set_aside"
     if is_first():
-        folder.mkdir(exist_ok=True)
-        for number in later:
-            (workdir / "checkpoints" / str(number)).rename(folder / str(number))
-    wait_for_all("set_aside")
+        number = 1
+        while folder.exists():
+            number += 1
+            folder = workdir / f"set_aside_{number}"
+        folder.mkdir()
+        for step in steps:
+            (workdir / "checkpoints" / str(step)).rename(folder / str(step))
+    wait_for_all("checkpoints set aside")
     return folder

@@ -1,5 +1,6 @@
 """The step as a program, compiled before anything is written, and whether it fits."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
             f"compiled in {format_duration(time.perf_counter() - start)}; a step needs {needed / 2**30:.2f} GiB a "
             "device"
         )
-    _check_host_memory(needed, assembly)
+    _check_host_memory(needed - _bytes_of_state(assembly), assembly)
     return compiled
 
 
@@ -65,17 +66,22 @@ def bytes_needed(compiled: Any) -> int:
     return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
 
 
+def _bytes_of_state(assembly: Assembly) -> int:
+    """What the state occupies on one device, which it does before the first step."""
+    leaves = jax.tree.leaves(describe(assembly))
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
 def _check_host_memory(needed: int, assembly: Assembly) -> None:
-    """On the CPU a program that is too large would not be refused, but be killed without a word."""
+    """On the CPU a program that needs more than is left would not be refused, but be killed without a word."""
     if jax.default_backend() != "cpu":
         return
     needed *= len(assembly.layout.mesh.local_devices)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _reclaimable()
     if needed > there:
         raise UserError(
-            f"{_what(assembly)} needs {needed / 2**30:.1f} GiB of memory; this machine has {there / 2**30:.1f} GiB "
-            "left. "
-            f"{_ADVICE}"
+            f"{_what(assembly)} needs {needed / 2**30:.1f} GiB of memory beside the model's; this machine has "
+            f"{there / 2**30:.1f} GiB left. {_ADVICE}"
         )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -34,7 +34,7 @@ from rankclip_jax.training import schedule, settings
 from rankclip_jax.training import workdir as workdirs
 from rankclip_jax.training.assembly import Assembly, assemble
 from rankclip_jax.training.batches import device_batches
-from rankclip_jax.training.checkpoints import Checkpoints, set_aside_after
+from rankclip_jax.training.checkpoints import Checkpoints, read_state, set_aside
 from rankclip_jax.training.compilation import compile_step, explained_memory
 from rankclip_jax.training.state import TrainState, create, describe
 
@@ -49,7 +49,7 @@ class Outcome:
       step: updates done.
       finished: whether that is all of them.
       signal_number: the signal that stopped it, having saved; None: none did.
-      results: the evaluation at the end, by name; None where there was none.
+      results: the evaluation that this call made at the end, by name; None: it made none.
     """
 
     step: int
@@ -78,11 +78,12 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
     total_steps = settings.total_steps(config, len(source))
     assembly = assemble(config, mesh, total_steps)
     evaluator = Evaluator(assembly, validation) if validation else None
-    state = _restore_or_initialise(assembly, workdir, stored, len(source))
-    start_step = int(state.step)
-    _print_banner(assembly, workdir, state, source, validation)
-    if start_step >= total_steps:
-        return _finished_before(workdir, state, evaluator)
+    start = _choose_start(assembly, workdir, stored, len(source))
+    with explained_memory(assembly):
+        state = _restore_or_initialise(assembly, workdir, start)
+    _print_banner(assembly, workdir, start.step, state, source, validation)
+    if start.step == total_steps:
+        return _finished_before(assembly, workdir, state, evaluator)
 
     tally = UnreadableTally(
         config.data.max_unreadable_share,
@@ -92,25 +93,28 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
     )
     step_function = compile_step(assembly, announce=is_first())
     with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(contextlib.closing(device_batches(assembly, source, start_step, tally)))
-        batch = next(batches)
+        batches = stack.enter_context(contextlib.closing(device_batches(assembly, source, start.step, tally)))
+        with explained_memory(assembly):
+            batch = next(batches)
+        if start.too_late:
+            _set_aside(workdir, start, total_steps)
         workdirs.write_config(workdir, config)
-        logging, hooks = _make_hooks(assembly, workdir, start_step, tally, evaluator)
-        for hook in hooks:
-            stack.enter_context(hook)
+        logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count))
         try:
-            for step in range(start_step + 1, total_steps + 1):
-                with explained_memory(assembly):
-                    state, metrics = step_function(state, batch)
-                info = StepInfo(step, start_step + 1, total_steps, state, metrics)
-                for hook in hooks:
-                    hook(info)
-                if step < total_steps:
-                    batch = next(batches)
+            with contextlib.ExitStack() as inner:
+                hooks = _enter_hooks(inner, assembly, workdir, logging, evaluator)
+                for step in range(start.step + 1, total_steps + 1):
+                    with explained_memory(assembly):
+                        state, metrics = step_function(state, batch)
+                    info = StepInfo(step, start.step + 1, total_steps, state, metrics)
+                    for hook in hooks:
+                        hook(info)
+                    if step < total_steps:
+                        batch = next(batches)
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
-        evaluated = _show_results(evaluator, state, workdir, total_steps, logging)
-    return Outcome(total_steps, finished=True, results=evaluated)
+        found = _show_results(evaluator, state, workdir, total_steps, logging)
+    return Outcome(total_steps, finished=True, results=found)
 
 
 def _open_data(config: ConfigDict) -> tuple[Source, Source | None]:
@@ -125,44 +129,65 @@ def _open_data(config: ConfigDict) -> tuple[Source, Source | None]:
     return source, validation
 
 
-def _restore_or_initialise(assembly: Assembly, workdir: Path, stored: ConfigDict | None, examples: int) -> TrainState:
-    """The newest checkpoint that the run can go on from, or else the weights to start from, or else a draw."""
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """The step to go on from, 0 for a new run, whether it is saved, and checkpoints that a longer run cannot use."""
+
+    step: int = 0
+    saved: bool = False
+    too_late: tuple[int, ...] = ()
+
+
+def _choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, examples: int) -> _Start:
     if stored is None:
-        return create(assembly, loading.weights_to_start_from(assembly.config, assembly.model))
+        return _Start()
     steps, before, now = workdirs.saved_steps(workdir), settings.total_steps(stored, examples), assembly.total_steps
     assert now is not None
-    step = steps[-1]
-    if before != now:
-        step = schedule.step_to_lengthen_from(assembly.config.optimizer, before, now, steps)
-        if (aside := set_aside_after(workdir, step)) and is_first():
-            say(f"note: goes back to step {step}, before the rate fell; later checkpoints are now in {aside}")
-    checkpoints = Checkpoints(workdir, len(steps))
-    try:
-        return checkpoints.restore(describe(assembly), step)
-    finally:
-        checkpoints.close()
+    if before == now:
+        return _Start(steps[-1], saved=True)
+    step = schedule.step_to_lengthen_from(assembly.config.optimizer, before, now, steps)
+    return _Start(step, saved=True, too_late=tuple(later for later in steps if later > step))
 
 
-def _make_hooks(
-    assembly: Assembly, workdir: Path, start_step: int, tally: UnreadableTally, evaluator: Evaluator | None
-) -> tuple[Logging, list[Hook]]:
-    """What happens beside the step, in this order; the logs apart, since evaluations are written there too."""
-    config, total_steps = assembly.config, assembly.total_steps
-    assert total_steps is not None
-    clock = Clock(start_step, config.train.global_batch_size)
+def _restore_or_initialise(assembly: Assembly, workdir: Path, start: _Start) -> TrainState:
+    """The checkpoint to go on from, or else the weights to start from, or else a draw."""
+    if not start.saved:
+        return create(assembly, loading.weights_to_start_from(assembly.config, assembly.model))
+    return read_state(workdir, describe(assembly), start.step)
+
+
+def _set_aside(workdir: Path, start: _Start, total_steps: int) -> None:
+    folder = set_aside(workdir, start.too_late)
+    if is_first():
+        say(
+            f"note: to become {total_steps} steps long the run goes back to step {start.step}, before its rate fell; "
+            f"later checkpoints are now in {folder}"
+        )
+
+
+def _make_logging(assembly: Assembly, workdir: Path, start_step: int, unreadable: Callable[[], int]) -> Logging:
+    config = assembly.config
     writers: list[Writer] = []
     if is_first():
         writers = [JsonLines(workdir / "metrics.jsonl", start_step), TensorBoard(workdir / "tensorboard", start_step)]
-    logging = Logging(
+    return Logging(
         writers,
-        clock,
+        Clock(start_step, config.train.global_batch_size),
         pairs_a_step=config.train.global_batch_size,
         every_steps=config.logging.every_steps,
-        unreadable=lambda: tally.count,
+        unreadable=unreadable,
     )
+
+
+def _enter_hooks(
+    stack: contextlib.ExitStack, assembly: Assembly, workdir: Path, logging: Logging, evaluator: Evaluator | None
+) -> list[Hook]:
+    """What happens beside the step, in this order."""
+    config, total_steps = assembly.config, assembly.total_steps
+    assert total_steps is not None
     decay = schedule.decay_start(config.optimizer, total_steps)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, always_kept=[decay] if decay < total_steps else [])
-    saving = Saving(checkpoints, every_steps=config.checkpoint.every_steps, also_at=decay)
+    saving = stack.enter_context(Saving(checkpoints, every_steps=config.checkpoint.every_steps, also_at=decay))
     divergence = Divergence(
         config.logging.every_steps,
         config.checkpoint.every_steps,
@@ -176,39 +201,28 @@ def _make_hooks(
 
     def evaluate(info: StepInfo) -> None:
         if evaluator:
-            evaluated = _evaluate(evaluator, info.state, workdir, info.step, logging)
-            shown = [f"{name} {evaluated[name]:.4f}" for name in _HEADLINES if evaluated.get(name) is not None]
+            found = _write(evaluator(info.state.variables_of(evaluator.weights)), workdir, info.step, logging)
+            shown = [f"{name} {found[name]:.4f}" for name in _HEADLINES if found.get(name) is not None]
             if is_first():
                 say(f"evaluation at step {info.step}: {'  '.join(shown)}")
-            clock.restart(info.step)
+            logging.restart_clock(info.step)
 
-    return logging, [
-        logging,
-        divergence,
-        saving,
-        Interruption(save_if_finite, every_steps=config.logging.every_steps),
-        Evaluation(evaluate, every_steps=config.evaluation.every_steps),
-    ]
+    interruption = stack.enter_context(Interruption(save_if_finite, every_steps=config.logging.every_steps))
+    evaluation = Evaluation(evaluate, every_steps=config.evaluation.every_steps)
+    return [logging, divergence, saving, interruption, evaluation]
 
 
-def _evaluate(
-    evaluator: Evaluator, state: TrainState, workdir: Path, step: int, logging: Logging | None
-) -> dict[str, float | None]:
-    return _write(evaluator(state.variables_of(evaluator.weights)), workdir, step, logging)
-
-
-def _write(evaluated: Evaluated, workdir: Path, step: int, logging: Logging | None) -> dict[str, float | None]:
+def _write(evaluated: Evaluated, workdir: Path, step: int, logging: Logging) -> dict[str, float | None]:
     """Writes results to their file and to the logs; the results by name."""
     found = {metric.name: metric.value for metric in evaluated.metrics}
     if is_first():
         results.write(workdir, step, evaluated.metrics)
-    if logging:
-        logging.write(step, found)
+    logging.write(step, found)
     return found
 
 
 def _show_results(
-    evaluator: Evaluator | None, state: TrainState, workdir: Path, step: int, logging: Logging | None
+    evaluator: Evaluator | None, state: TrainState, workdir: Path, step: int, logging: Logging
 ) -> dict[str, float | None] | None:
     """The end of a run: all evaluations, a table, and the report's picture."""
     if evaluator is None:
@@ -227,11 +241,14 @@ def _show_results(
     return found
 
 
-def _finished_before(workdir: Path, state: TrainState, evaluator: Evaluator | None) -> Outcome:
+def _finished_before(assembly: Assembly, workdir: Path, state: TrainState, evaluator: Evaluator | None) -> Outcome:
     """Nothing is left to train; what was cut off after it, the evaluation or the report, is made now."""
-    step = int(state.step)
-    there = results.path_of(workdir, step).exists() and (workdir / picture.NAME).exists()
-    found = _show_results(evaluator, state, workdir, step, None) if evaluator and not there else None
+    step, found = int(state.step), None
+    measured, drawn = results.path_of(workdir, step), workdir / picture.NAME
+    there = measured.exists() and drawn.exists() and drawn.stat().st_mtime >= measured.stat().st_mtime
+    if evaluator and not there:
+        with _make_logging(assembly, workdir, step, lambda: 0) as logging:
+            found = _show_results(evaluator, state, workdir, step, logging)
     if is_first():
         say(
             f"This run is finished: {step} steps are done."
@@ -243,13 +260,13 @@ def _finished_before(workdir: Path, state: TrainState, evaluator: Evaluator | No
 
 
 def _print_banner(
-    assembly: Assembly, workdir: Path, state: TrainState, source: Source, validation: Source | None
+    assembly: Assembly, workdir: Path, step: int, state: TrainState, source: Source, validation: Source | None
 ) -> None:
     if not is_first():
         return
     config, mesh = assembly.config, assembly.layout.mesh
     count = sum(math.prod(np.shape(value)) for value in jax.tree.leaves(state.parameters))
-    step, batch, total_steps = int(state.step), config.train.global_batch_size, assembly.total_steps or 0
+    batch, total_steps = config.train.global_batch_size, assembly.total_steps or 0
     epochs = total_steps * batch / len(source)
     lines = {
         "run": f"{workdir}" + (f", going on from step {step}" if step else ""),

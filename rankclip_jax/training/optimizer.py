@@ -34,10 +34,11 @@ def build(
     Raises:
       UserError: an override's pattern is in no parameter's name.
     """
-    parts = [OPTIMIZERS[config.name](config), _decay(config, parameters)]
+    learned = {part: values for part, values in parameters.items() if part != frozen}
+    parts = [OPTIMIZERS[config.name](config), _decay(config, learned)]
     if config.rate_overrides:
-        factors = _by_pattern(parameters, lambda _: 1.0, config.rate_overrides, "rate_overrides")
-        parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
+        factors = _by_pattern(learned, lambda _: 1.0, config.rate_overrides, "rate_overrides")
+        parts.append(optax.stateless(lambda updates, _: _where(factors, jnp.multiply, updates, factors)))
     optimizer = optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
     if config.gradient_clip:
         optimizer = optax.chain(optax.clip_by_global_norm(config.gradient_clip), optimizer)
@@ -66,9 +67,18 @@ def _decay(config: ConfigDict, parameters: optax.Params) -> optax.GradientTransf
     )
 
     def add(updates: optax.Updates, parameters: optax.Params | None) -> optax.Updates:
-        return jax.tree.map(lambda update, weight, value: update + weight * value, updates, weights, parameters)
+        assert parameters is not None
+        return _where(weights, lambda update, weight, value: update + weight * value, updates, weights, parameters)
 
     return optax.stateless(add)
+
+
+def _where(
+    parts: optax.Params, function: Callable[..., jax.Array], updates: optax.Updates, *more: Any
+) -> optax.Updates:
+    """Applies a function to the leaves of those parts that learn; optax puts a mask in the place of others."""
+    changed = {part: jax.tree.map(function, updates[part], *(tree[part] for tree in more)) for part in parts}
+    return {**updates, **changed}
 
 
 def _by_pattern(
@@ -98,8 +108,7 @@ def _by_pattern(
     if unused:
         raise UserError(
             f"config.optimizer.{setting}: no parameter has a name with {', '.join(map(repr, sorted(unused)))}. Names "
-            "are "
-            "such as vision/transformer/blocks/3/mlp_in/kernel."
+            "are such as vision/transformer/blocks/3/mlp_in/kernel."
         )
     return tree
 

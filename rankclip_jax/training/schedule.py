@@ -58,6 +58,11 @@ def warmup_steps(config: ConfigDict, total_steps: int) -> int:
             f"config.optimizer.warmup_steps: {config.warmup_steps} steps of warmup leave none of the run's "
             f"{total_steps}. Give a share of the run instead, such as --config.optimizer.warmup_share=0.05."
         )
+    return warmup_length(config, total_steps)
+
+
+def warmup_length(config: ConfigDict, total_steps: int) -> int:
+    """The same of settings that are not checked."""
     return config.warmup_steps or min(round(config.warmup_share * total_steps), total_steps - 1)
 
 
@@ -69,10 +74,10 @@ def decay_start(config: ConfigDict, total_steps: int) -> int:
 
 
 def step_to_lengthen_from(config: ConfigDict, old_total: int, new_total: int, saved_steps: Sequence[int]) -> int:
-    """The newest checkpoint from which a run of another length goes on as if it had been so long from the start.
+    """The newest checkpoint from which the learning rate of a run of another length goes on as if from the start.
 
     Under a constant rate that is any, under ``warmup_stable_decay`` one from before the decay; a cosine knows its end
-    from the start.
+    from the start. An objective's weights that change over training, such as RankCLIP's ramp, follow the new length.
 
     Raises:
       UserError: there is none.
@@ -90,8 +95,7 @@ def step_to_lengthen_from(config: ConfigDict, old_total: int, new_total: int, sa
         }[config.schedule]
         raise UserError(
             f"config.train: the run is {old_total} steps long and cannot become {new_total}: {why}. Start a new run "
-            "from "
-            "its weights, in another --workdir, with --config.init_from=DIR (runs that may grow take "
+            "from its weights, in another --workdir, with --config.init_from=DIR (runs that may grow take "
             "--config.optimizer.schedule=constant or warmup_stable_decay from the start)."
         )
     return max(usable)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import jax
 from ml_collections import ConfigDict
@@ -15,9 +15,9 @@ from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
-from rankclip_jax.training import ranges
+from rankclip_jax.recipes import flatten
+from rankclip_jax.training import ranges, schedule
 from rankclip_jax.training.optimizer import OPTIMIZERS
-from rankclip_jax.training.schedule import SCHEDULES
 
 # Settings that change what a run shows or how fast it goes, never its parameters: free to change on resuming.
 _FREE = ("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share")
@@ -36,7 +36,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "model.attention": ("xla", "cudnn"),
     "objective.name": OBJECTIVES,
     "optimizer.name": OPTIMIZERS,
-    "optimizer.schedule": SCHEDULES,
+    "optimizer.schedule": schedule.SCHEDULES,
     "evaluation.weights": WEIGHTS,
 }
 
@@ -143,18 +143,8 @@ def total_steps(config: ConfigDict, examples: int) -> int:
 
 
 def warmup(config: ConfigDict, examples: int) -> int:
-    """Steps of warmup, by share or by number; as many as are given where the run has fewer."""
-    share = round(config.optimizer.warmup_share * total_steps(config, examples))
-    return config.optimizer.warmup_steps or share
-
-
-def flatten(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names and values: ``("train.steps", 500)``."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    """Steps of warmup, by share or by number."""
+    return schedule.warmup_length(config.optimizer, total_steps(config, examples))
 
 
 def to_dict(config: ConfigDict) -> dict:

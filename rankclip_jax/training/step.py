@@ -20,8 +20,7 @@ def make_step(assembly: Assembly) -> Any:
     """The jitted ``step(state, batch) -> (state, metrics)``; the state given to it is donated.
 
     A step is a pure function of (state, batch, step): its randomness comes from the seed and the step alone. Metrics
-    are
-    scalars by name: the loss, the objective's own, the scale, the gradients' norm and the learning rate.
+    are scalars by name: the loss, the objective's own, the scale, the gradients' norm and the learning rate.
     """
     config, layout = assembly.config, assembly.layout
     assert assembly.total_steps is not None

@@ -1,24 +1,25 @@
 """The folder of a run: its settings, and whether it may be used."""
 
 import json
-import tempfile
+import logging
 from pathlib import Path
 
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from input_pipeline import files
 from input_pipeline.errors import UserError
-from input_pipeline.files import write_atomically
 from rankclip_jax import recipes
 from rankclip_jax.parallel.processes import is_first, wait_for_all
 from rankclip_jax.training import settings, versions
 
+_LOGGER = logging.getLogger(__name__)
+
 
 def check_writable(workdir: Path) -> None:
     """Raises UserError where the folder, or the one that it would be made in, cannot be written; writes nothing."""
-    existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=existing).close()
+        files.check_writable(workdir)
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be written ({error}). Name another folder.") from error
 
@@ -39,7 +40,15 @@ def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict,
     """
     if not saved_steps(workdir):
         return config, None
-    stored, added = _read(workdir)
+    stored, added, version = _read(workdir)
+    for later in range(version + 1, versions.VERSION + 1):
+        _LOGGER.warning(
+            "%s was begun by version %d of the settings; version %d does otherwise: %s",
+            workdir,
+            version,
+            later,
+            versions.NOTES[later],
+        )
     asked, defaults = (dict(settings.flatten(settings.to_dict(some))) for some in (config, recipes.base()))
     kept = {name for name in added if asked[name] == defaults[name]}
     old, new = ConfigDict(stored), config.copy_and_resolve_references()
@@ -67,7 +76,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         content = {versions.KEY: versions.VERSION} | settings.to_dict(config)
-        write_atomically(workdir / "config.json", json.dumps(content, indent=2) + "\n")
+        files.write_atomically(workdir / "config.json", json.dumps(content, indent=2) + "\n")
     wait_for_all("config.json")
 
 
@@ -80,8 +89,8 @@ def read_config(workdir: Path) -> dict:
     return _read(workdir)[0]
 
 
-def _read(workdir: Path) -> tuple[dict, set[str]]:
-    """The settings, brought up to date, and the names of those that came after they were written."""
+def _read(workdir: Path) -> tuple[dict, set[str], int]:
+    """The settings, brought up to date, the names of those that came after they were written, and in what version."""
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(
@@ -111,4 +120,4 @@ def _read(workdir: Path) -> tuple[dict, set[str]]:
         settings.check_parts(ConfigDict(content))
     except UserError as error:
         raise UserError(f"--workdir: {path}: {error}") from error
-    return content, expected - written
+    return content, expected - written, version

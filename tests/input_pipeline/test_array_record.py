@@ -56,3 +56,10 @@ def test_missing_datasets_and_splits_are_explained(prepared, tmp_path):
         array_record.open_split(prepared, "validation", flag="config.data.validation")
     with pytest.raises(UserError, match=r"config\.data\.train: no dataset at .*none\. Prepare it with"):
         array_record.open_split(tmp_path / "none", "train", flag="config.data.train")
+
+
+@pytest.mark.parametrize("content", ["x", "{}", "[]"])
+def test_a_damaged_description_is_a_paragraph(content, tmp_path):
+    (tmp_path / "dataset_info.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.data\.train: the dataset at .* cannot be opened .*Prepare it again"):
+        array_record.open_split(tmp_path, "train", flag="config.data.train")

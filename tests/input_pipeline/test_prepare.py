@@ -397,6 +397,40 @@ def test_a_preparation_that_fails_leaves_nothing(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+def test_a_disk_that_is_full_at_the_end_loses_nothing(tmp_path, capsys, monkeypatch):
+    path = write_csv(tmp_path / "in", 6)
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "manifest.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", full)
+        assert "No space left on device" in refused(capsys, path, tmp_path / "x")
+    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "x").glob("*array_record*")}
+    assert made
+    assert len(run("csv", path, tmp_path / "x")) == 6
+    assert made == {file.name: file.stat().st_mtime_ns for file in (tmp_path / "x").glob("*array_record*")}
+
+
+def test_another_command_leaves_a_preparation_that_goes_on_alone(tmp_path, capsys):
+    path = write_csv(tmp_path / "in", 6)
+    work = tmp_path / "x" / ".prepare-train"
+    work.mkdir(parents=True)
+    (work / "plan.json").write_text('{"command": "another", "input": {}}')
+    (work / "00000.train.7.partial").write_text("under way")
+    assert "unfinished preparation by another command" in refused(capsys, path, tmp_path / "x")
+    assert (work / "00000.train.7.partial").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"splits": []}', '{"splits": {"train": {}}}', "x"])
+def test_a_manifest_that_is_none_is_told(content, tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        inspect.main([str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "manifest.json: not" in capsys.readouterr().err
+
+
 def test_what_is_prepared_is_readable_by_whom_other_files_are(prepared):
     mask = os.umask(0)
     os.umask(mask)

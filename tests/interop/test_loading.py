@@ -197,6 +197,17 @@ def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
+def test_pixel_normalisation_goes_along_and_comes_back(export, transformers, open_clip, tmp_path):
+    half = (0.5, 0.5, 0.5)
+    folder = make_run(tmp_path / "run", pixel_mean=half, pixel_deviation=half)
+    for form, output in (("open_clip", "x.safetensors"), ("hugging_face", "x")):
+        assert "Read back" in export(folder, form, tmp_path / output)
+        model = loading.read(tmp_path / output).model
+        assert (model.pixel_mean, model.pixel_deviation) == (half, half)
+    assert "knows CLIP's pixel normalisation only" in export(folder, "rankclip", tmp_path / "x.pt", status=2)
+
+
 def test_a_tower_that_pools_its_patches_is_in_no_other_layout(tmp_path):
     model = Clip(PRESETS["ViT-demo"], pooling="mean")
     for write in (lambda: hugging_face.write(tmp_path / "x", model, {}),

@@ -215,6 +215,12 @@ def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     np.testing.assert_allclose(np.asarray(blocks).reshape(4, -1).mean(1), [0, 0, -rate, -rate], rtol=1e-4)
     np.testing.assert_allclose(updates["text"]["final_norm"]["norm"]["bias"], -0.5 * rate, rtol=1e-4)
     np.testing.assert_allclose(updates["vision"]["projection"]["kernel"], -1.7 * rate, rtol=1e-4)
+    config.model.frozen = "vision"
+    config.optimizer.rate_overrides, config.optimizer.decay_overrides = (("^text/", 0.5),), (("text/projection", 0.7),)
+    frozen = assemble(config, make_local_mesh(), 10).optimizer
+    updates, _ = frozen.update(ones, frozen.init(ones), ones)
+    np.testing.assert_array_equal(updates["vision"]["projection"]["kernel"], 0)
+    np.testing.assert_allclose(updates["text"]["projection"]["kernel"], -0.5 * 1.7 * rate, rtol=1e-4)
     config.optimizer.rate_overrides = (("visoin", 0.1),)
     with pytest.raises(UserError, match=r"config\.optimizer\.rate_overrides: no parameter has a name with 'visoin'"):
         optimizer.build(config.optimizer, assembly.learning_rate, shapes)
