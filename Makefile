@@ -1,11 +1,11 @@
-# make demo | test | check | install | img2dataset. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
+# make demo | test | test-fast | check | install | img2dataset. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?= auto
 WORKDIR ?= runs/demo
 RUN := $(VENV)/bin/python
 
-.PHONY: install install-test img2dataset demo test check
+.PHONY: install install-test img2dataset demo test test-fast check
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -39,6 +39,9 @@ demo: install
 
 test: install-test
 	$(RUN) -m pytest
+
+test-fast: install-test
+	$(RUN) -m pytest -m "not slow"
 
 check: install-test
 	$(RUN) -m ruff check .

@@ -279,7 +279,7 @@ def _check(arguments: argparse.Namespace) -> None:
     try:
         check_writable(arguments.output)
     except OSError as error:
-        raise UserError(f"--output: {arguments.output} cannot be written ({error}). Name another folder.") from error
+        raise UserError(f"--output: cannot write to {arguments.output} ({error}). Name another folder.") from error
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def _to_2(settings: Settings) -> None:
 
 
 # What a version does otherwise than the one before, with the same settings: said when a run of before goes on.
-NOTES = {2: "the random crop, the first rate of the warmup, and what a second view is averaged with (see CHANGELOG.md)"}
+NOTES = {
+    2: "the random crop, the warmup's first rate and what a second view is averaged with are others (CHANGELOG.md)"
+}
 
 # For each version, how settings of the version before become its own.
 CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2}

@@ -42,13 +42,10 @@ def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict,
         return config, None
     stored, added, version = _read(workdir)
     for later in range(version + 1, versions.VERSION + 1):
-        _LOGGER.warning(
-            "%s was begun by version %d of the settings; version %d does otherwise: %s",
-            workdir,
-            version,
-            later,
-            versions.NOTES[later],
-        )
+        if later in versions.NOTES:
+            _LOGGER.warning(
+                "%s is of version %d of the settings; since %d %s", workdir, version, later, versions.NOTES[later]
+            )
     asked, defaults = (dict(settings.flatten(settings.to_dict(some))) for some in (config, recipes.base()))
     kept = {name for name in added if asked[name] == defaults[name]}
     old, new = ConfigDict(stored), config.copy_and_resolve_references()
