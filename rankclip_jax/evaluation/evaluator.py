@@ -44,9 +44,9 @@ class Evaluator:
         self.size = min(len(source), assembly.config.evaluation.max_examples)
         self.weights = assembly.config.evaluation.weights
         self._assembly = assembly
+        self._validation_loss = ValidationLoss(assembly)
         self._embedder = Embedder(assembly.model, assembly.layout)
         self._truth: Truth = truth_of(source)
-        self._validation_loss = ValidationLoss(assembly)
         available: dict[str, Callable[[Embedded, Variables], list[Metric]]] = {
             "validation": self._validation_loss,
             "retrieval": lambda embedded, _: retrieval(embedded.image, embedded.text, embedded.image_of_text),

@@ -1,12 +1,13 @@
 """Writes the numbers of a step, and shows them on the progress line."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 from rankclip_jax.hooks import StepInfo
 from rankclip_jax.telemetry.clock import Clock, format_duration
 from rankclip_jax.telemetry.console import renew, say
-from rankclip_jax.telemetry.writers import Values, Writer
+from rankclip_jax.telemetry.writers import JsonLines, TensorBoard, Values, Writer
 
 _NOT_ON_THE_LINE = ("logit_scale", "gradient_norm", "learning_rate", "ranking_weight")
 
@@ -15,8 +16,8 @@ class Logging(contextlib.ExitStack):
     """Every ``every_steps`` steps, at the first of this process and at the last of the run.
 
     Args:
-      writers: where the numbers go; none in a process that does not write.
-      clock: how fast the run goes.
+      workdir: the folder of ``metrics.jsonl`` and TensorBoard's events; None in a process that does not write.
+      start_step: updates done before this process began.
       pairs_a_step: over all devices.
       every_steps: how often.
       unreadable: the records that could not be read so far, of all processes.
@@ -24,18 +25,22 @@ class Logging(contextlib.ExitStack):
 
     def __init__(
         self,
-        writers: Sequence[Writer],
-        clock: Clock,
+        workdir: Path | None,
+        start_step: int,
         *,
         pairs_a_step: int,
         every_steps: int,
         unreadable: Callable[[], int],
     ) -> None:
         super().__init__()
-        self._writers, self._clock, self._unreadable = writers, clock, unreadable
-        self._pairs_a_step, self._every_steps = pairs_a_step, every_steps
-        for writer in writers:
+        self._writers: list[Writer] = []
+        if workdir:
+            self._writers.append(JsonLines(workdir / "metrics.jsonl", start_step))
+            self._writers.append(TensorBoard(workdir / "tensorboard", start_step))
+        for writer in self._writers:
             self.callback(writer.close)
+        self._clock = Clock(start_step, pairs_a_step)
+        self._pairs_a_step, self._every_steps, self._unreadable = pairs_a_step, every_steps, unreadable
 
     def __call__(self, info: StepInfo) -> None:
         """Logs the step if it is due."""

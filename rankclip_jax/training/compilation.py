@@ -3,8 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -35,7 +34,7 @@ def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
     if announce:
         say("compiling the training step: seconds for a small model, about a minute for a large one")
     start = time.perf_counter()
-    with explained_memory(assembly):
+    with ExplainedMemory(assembly):
         compiled = make_step(assembly).lower(describe(assembly), describe_batch(assembly)).compile()
     needed = bytes_needed(compiled)
     if announce:
@@ -47,16 +46,26 @@ def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
     return compiled
 
 
-@contextmanager
-def explained_memory(assembly: Assembly) -> Iterator[None]:
-    """Turns the runtime's word that memory ran out into what can be done about it."""
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        words = (str(error).splitlines() or ["no memory left"])[0]
-        raise UserError(f"{_what(assembly)} does not fit in memory ({words[:200]}). {_ADVICE}") from error
+class ExplainedMemory:
+    """A context, entered any number of times, in which memory that runs out is said with what can be done about it.
+
+    Args:
+      assembly: the parts of the run, which are named.
+    """
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._what = _what(assembly)
+
+    def __enter__(self) -> None:
+        """Nothing is different until memory runs out."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Raises UserError if it did."""
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error or ""):
+            words = (str(error).splitlines() or ["no memory left"])[0]
+            raise UserError(f"{self._what} does not fit in memory ({words[:200]}). {_ADVICE}") from error
 
 
 def bytes_needed(compiled: Any) -> int:

@@ -27,15 +27,13 @@ from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import make_mesh
 from rankclip_jax.parallel.processes import is_first, sum_over_all
 from rankclip_jax.report import picture
-from rankclip_jax.telemetry.clock import Clock
 from rankclip_jax.telemetry.console import say
-from rankclip_jax.telemetry.writers import JsonLines, TensorBoard, Writer
 from rankclip_jax.training import schedule, settings
 from rankclip_jax.training import workdir as workdirs
 from rankclip_jax.training.assembly import Assembly, assemble
 from rankclip_jax.training.batches import device_batches
 from rankclip_jax.training.checkpoints import Checkpoints, read_state, set_aside
-from rankclip_jax.training.compilation import compile_step, explained_memory
+from rankclip_jax.training.compilation import ExplainedMemory, compile_step
 from rankclip_jax.training.state import TrainState, create, describe
 
 _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
@@ -79,22 +77,23 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
     assembly = assemble(config, mesh, total_steps)
     evaluator = Evaluator(assembly, validation) if validation else None
     start = _choose_start(assembly, workdir, stored, len(source))
-    with explained_memory(assembly):
+    memory = ExplainedMemory(assembly)
+    with memory:
         state = _restore_or_initialise(assembly, workdir, start)
     _print_banner(assembly, workdir, start.step, state, source, validation)
     if start.step == total_steps:
         return _finished_before(assembly, workdir, state, evaluator)
 
+    step_function = compile_step(assembly, announce=is_first())
     tally = UnreadableTally(
         config.data.max_unreadable_share,
         len(source),
         every_batches=config.logging.every_steps,
         sum_over_all=sum_over_all,
     )
-    step_function = compile_step(assembly, announce=is_first())
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(contextlib.closing(device_batches(assembly, source, start.step, tally)))
-        with explained_memory(assembly):
+        with memory:
             batch = next(batches)
         if start.too_late:
             _set_aside(workdir, start, total_steps)
@@ -104,7 +103,7 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
             with contextlib.ExitStack() as inner:
                 hooks = _enter_hooks(inner, assembly, workdir, logging, evaluator)
                 for step in range(start.step + 1, total_steps + 1):
-                    with explained_memory(assembly):
+                    with memory:
                         state, metrics = step_function(state, batch)
                     info = StepInfo(step, start.step + 1, total_steps, state, metrics)
                     for hook in hooks:
@@ -167,12 +166,9 @@ def _set_aside(workdir: Path, start: _Start, total_steps: int) -> None:
 
 def _make_logging(assembly: Assembly, workdir: Path, start_step: int, unreadable: Callable[[], int]) -> Logging:
     config = assembly.config
-    writers: list[Writer] = []
-    if is_first():
-        writers = [JsonLines(workdir / "metrics.jsonl", start_step), TensorBoard(workdir / "tensorboard", start_step)]
     return Logging(
-        writers,
-        Clock(start_step, config.train.global_batch_size),
+        workdir if is_first() else None,
+        start_step,
         pairs_a_step=config.train.global_batch_size,
         every_steps=config.logging.every_steps,
         unreadable=unreadable,

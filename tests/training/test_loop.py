@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_wr
     monkeypatch.setattr(loop, "compile_step", no_memory)
     with (
         pytest.raises(UserError, match=r"does not fit in memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
-        compilation.explained_memory(loop.assemble(small(), one_device(), 1)),
+        compilation.ExplainedMemory(loop.assemble(small(), one_device(), 1)),
         no_memory(),
     ):
         pass
