@@ -80,10 +80,16 @@ def read_variables(workdir: Path, assembly: Assembly, step: int | None = None, w
 def _read(workdir: Path, like: Any, step: int) -> Any:
     path = (workdir / "checkpoints" / str(step) / "default").absolute()
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    arguments = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(
-            path, args=ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
-        )
+        try:
+            return checkpointer.restore(path, args=arguments)
+        except (ValueError, KeyError, TypeError, OSError) as error:  # what Orbax and its readers raise on damaged files
+            words = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"--workdir: the checkpoint of step {step} in {workdir} cannot be read "
+                f"({type(error).__name__}: {words}). Move {path.parent} away to use the one before."
+            ) from error
 
 
 def choose_step(workdir: Path, step: int | None) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import shutil
 import signal
 
 import jax
@@ -256,6 +257,20 @@ def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
     train_small(tmp_path / "none", train__steps=1)
     with pytest.raises(UserError, match="keeps no average"):
         loading.read(tmp_path / "none", weights="average")
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage"])
+def test_a_damaged_checkpoint_is_a_paragraph(damage, tmp_path):
+    train_small(tmp_path / "run", train__steps=2)
+    folder = tmp_path / "run" / "checkpoints" / "2"
+    if damage == "empty":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    for path in list(folder.rglob("*METADATA*")):
+        path.write_text("x")
+    for use in (lambda: loading.read(tmp_path / "run"), lambda: train_small(tmp_path / "run", train__steps=2)):
+        with pytest.raises(UserError, match=r"^--workdir: the checkpoint of step 2 .* cannot be read|no checkpoint"):
+            use()
 
 
 def test_divergence_is_noticed_at_the_next_logged_step(tmp_path, monkeypatch, capsys):
