@@ -34,8 +34,7 @@ class Explained:
             case UserError():
                 self.exit(str(error))
             case KeyboardInterrupt():
-                print(f"\n{self._program}: stopped at once. {self._kept}", file=sys.stderr, flush=True)
-                os._exit(128 + signal.SIGINT)  # threads and helpers of libraries would still hold the process
+                self.stop()
             case MemoryError():
                 self.exit(f"memory does not suffice ({error}). Ask for less at once, or take a machine with more.")
             case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # the word of accelerators' runtimes
@@ -48,6 +47,12 @@ class Explained:
                 )
             case OSError() if error.errno is not None:
                 self.exit(f"the system refused: {error.strerror}.")
+
+    def stop(self) -> NoReturn:
+        """Ends the process at once, as Ctrl-C asks: threads and helpers of libraries would still hold it otherwise."""
+        # A handler may come in the middle of a print, so this writes past Python's buffers.
+        os.write(2, f"\n{self._program}: stopped at once. {self._kept}\n".encode())
+        os._exit(128 + signal.SIGINT)
 
     def exit(self, message: str) -> NoReturn:
         """Ends the process with a paragraph."""

@@ -4,6 +4,7 @@ python -m rankclip_jax.train --config configs/demo.py [--workdir DIR] [--config.
 """
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main() -> None:
     _last_word(config, config_flags.get_override_values(flag))
     default = f"runs/{Path(config_flags.get_config_filename(flag)).stem}"
     workdir = Path(default) if _WORKDIR.value is None else entry.folder_of(_WORKDIR, f"Leave it out for {default}.")
+    # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
+    signal.signal(signal.SIGINT, lambda *_: entry.EXPLAINED.stop())
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
     outcome = train(config, workdir)

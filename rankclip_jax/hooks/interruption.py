@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -39,14 +38,12 @@ class Interruption(contextlib.ExitStack):
         self._save = save
         self._every_steps = every_steps if jax.process_count() > 1 else 1
         self._signal = 0
-        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
         """Listens from here on, in the main thread, which alone hears signals."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 previous: Any = signal.signal(number, self._receive)
-                self._previous[number] = previous
                 self.callback(signal.signal, number, previous)
         return self
 
@@ -62,9 +59,8 @@ class Interruption(contextlib.ExitStack):
     def _receive(self, number: int, frame: object) -> None:
         del frame
         self._signal = number
-        signal.signal(number, self._previous[number])
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         # A handler may come in the middle of a print, so this writes past Python's buffers.
         os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2,
-            b"\nStopping: the step under way is finished and saved first. The same signal again stops at once.\n",
+            2, b"\nStopping: the step under way is finished and saved first. The same signal again stops at once.\n"
         )

@@ -110,6 +110,7 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
                         hook(info)
                     if step < total_steps:
                         batch = next(batches)
+                batches.close()  # what decodes has nothing left to do
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
         found = _show_results(evaluator, state, workdir, total_steps, logging)

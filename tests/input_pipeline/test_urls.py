@@ -2,6 +2,7 @@
 
 import csv
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from input_pipeline import prepare
 from input_pipeline.preparation import manifest, urls
+from input_pipeline.preparation.pairs import describe_file
 from tests.input_pipeline.test_prepare import captions, jpeg, records
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,7 +130,11 @@ def test_another_list_is_not_mixed_with_an_unfinished_download(tmp_path, monkeyp
     with pytest.raises(SystemExit):
         prepare.main(arguments(tmp_path / "list", tmp_path / "x"))
     assert "has no column 'url'" in capsys.readouterr().err
-    (tmp_path / "x" / ".prepare-train" / "download").mkdir()
+    assert not (tmp_path / "x").exists()
+    work, words = tmp_path / "x" / ".prepare-train", arguments(tmp_path / "list", tmp_path / "x")
+    (work / "download").mkdir(parents=True)
+    plan = {"command": prepare._command(prepare.parse(words)), "input": describe_file(tmp_path / "list")}
+    (work / "plan.json").write_text(json.dumps(plan))
     (tmp_path / "list").write_text("url\tcaption\nfile:///etc/hostname\ta\n")
     with pytest.raises(SystemExit):
         prepare.main(arguments(tmp_path / "list", tmp_path / "x"))

@@ -206,10 +206,12 @@ def test_a_signal_in_the_last_evaluation_stops_at_once_and_the_next_start_makes_
         signal.raise_signal(signal.SIGINT)
         return evaluate(self, variables)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_small(tmp_path / "run", train__steps=2)
+    signal.signal(signal.SIGINT, before)
     assert workdir.saved_steps(tmp_path / "run") == [2]
     outcome = train_small(tmp_path / "run", train__steps=2)
     assert outcome.results["zero_shot/top_1"] == read_results(tmp_path / "run", 2)["zero_shot/top_1"]
