@@ -17,7 +17,6 @@ from input_pipeline.errors import UserError
 from input_pipeline.explained import Explained
 from input_pipeline.files import check_writable
 from rankclip_jax import recipes
-from rankclip_jax.training import settings
 
 EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
 
@@ -117,7 +116,7 @@ def _check_recipe(argv: list[str]) -> list[str]:
         raise UserError(f"--config: no file at {given}. There are: {', '.join(mine)}.")
     try:
         config = runpy.run_path(str(recipe))["get_config"]()
-        names = [f"config.{name}" for name, _ in settings.flatten(config.to_dict())]
+        names = [f"config.{name}" for name, _ in recipes.flatten(config.to_dict())]
     except Exception as error:  # whatever a recipe's own code does
         raise UserError(f"--config: {recipe} does not run: {type(error).__name__}: {error}.") from error
     for arg in argv:

@@ -2,6 +2,7 @@
 
 import functools
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -33,3 +34,12 @@ def find(given: str) -> Path:
     if not path.is_file() and given in (name, f"configs/{name}.py", f"configs/{name}") and name in names():
         return FOLDER / f"{name}.py"
     return path
+
+
+def flatten(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values: ``("train.steps", 500)``."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import jax
 from ml_collections import ConfigDict
@@ -15,6 +15,7 @@ from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
+from rankclip_jax.recipes import flatten
 from rankclip_jax.training import ranges, schedule
 from rankclip_jax.training.optimizer import OPTIMIZERS
 
@@ -144,15 +145,6 @@ def total_steps(config: ConfigDict, examples: int) -> int:
 def warmup(config: ConfigDict, examples: int) -> int:
     """Steps of warmup, by share or by number."""
     return schedule.warmup_length(config.optimizer, total_steps(config, examples))
-
-
-def flatten(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names and values: ``("train.steps", 500)``."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def to_dict(config: ConfigDict) -> dict:
