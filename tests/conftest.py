@@ -26,14 +26,6 @@ def mesh_of():
     return make
 
 
-def pytest_configure() -> None:
-    """Each worker, and what it starts, keeps to its own cores: two that share all of them get in each other's way."""
-    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    cores = sorted(os.sched_getaffinity(0))
-    if worker and len(cores) >= workers:
-        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: workers])
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests begin first, each on a worker of its own: xdist hands each of two workers half of the list."""
     longest = [item for item in items if item.get_closest_marker("longest")]
