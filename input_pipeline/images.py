@@ -21,7 +21,6 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, made an
 _MOST_RESIZED = 1 << 26  # pixels, of an image that is resized whole before its centre is cut out
 _SPARE = 1.5  # a JPEG is decoded with at least so many times the pixels asked for, per side, where it has them
 _MOST_SMOOTHED = 3.1  # reductions up to which three weights are smoothing enough
-_ORIENTATION = 0x0112
 _CROP_TRIES = 10
 _NARROWEST, _WIDEST = 3 / 4, 4 / 3  # width to height of a random crop
 
