@@ -28,7 +28,7 @@ from rankclip_jax.models import clip
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
 from rankclip_jax.models.presets import Preset
 from rankclip_jax.parallel.layout import Layout, make_mesh
-from rankclip_jax.training import settings
+from rankclip_jax.run import settings
 
 _ROUNDS = 3
 

@@ -18,7 +18,7 @@ from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
 from rankclip_jax.parallel import topology
 from rankclip_jax.parallel.layout import Layout, make_mesh
-from rankclip_jax.training.ranges import LARGEST_BATCH
+from rankclip_jax.run.ranges import LARGEST_BATCH
 
 _REPEATS = 5
 _COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")

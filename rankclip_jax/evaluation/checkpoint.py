@@ -11,9 +11,9 @@ from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.parallel.layout import make_mesh
 from rankclip_jax.parallel.processes import is_first
-from rankclip_jax.training import settings, workdir
-from rankclip_jax.training.assembly import assemble
-from rankclip_jax.training.checkpoints import choose_step, read_variables
+from rankclip_jax.run import settings, workdir
+from rankclip_jax.run.assembly import assemble
+from rankclip_jax.run.checkpoints import choose_step, read_variables
 
 
 def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weights: str | None) -> None:

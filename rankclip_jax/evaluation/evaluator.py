@@ -14,7 +14,7 @@ from rankclip_jax.evaluation.retrieval import retrieval
 from rankclip_jax.evaluation.validation_loss import ValidationLoss
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
 from rankclip_jax.models.clip import Variables
-from rankclip_jax.training.assembly import Assembly
+from rankclip_jax.run.assembly import Assembly
 
 RANKING_EXAMPLES = 512  # Kendall's tau is taken over lists of this many
 _BATCH_SIZE = 1024

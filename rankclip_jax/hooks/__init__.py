@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Protocol
 
 from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.training.state import TrainState
+from rankclip_jax.run.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import contextlib
 
 from rankclip_jax.hooks import StepInfo
-from rankclip_jax.training.checkpoints import Checkpoints
+from rankclip_jax.run.checkpoints import Checkpoints
 
 
 class Saving(contextlib.ExitStack):

@@ -19,9 +19,9 @@ from rankclip_jax.models.clip import Clip, Variables, describe_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
 from rankclip_jax.parallel.layout import make_local_mesh
-from rankclip_jax.training import workdir
-from rankclip_jax.training.assembly import assemble
-from rankclip_jax.training.checkpoints import read_variables
+from rankclip_jax.run import workdir
+from rankclip_jax.run.assembly import assemble
+from rankclip_jax.run.checkpoints import read_variables
 
 _LOGGER = logging.getLogger(__name__)
 _NAMED = 8  # tensors named in an error, of each kind

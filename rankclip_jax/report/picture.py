@@ -12,8 +12,8 @@ from input_pipeline.loader import evaluation_pixels
 from input_pipeline.source import Source, truth_of
 from input_pipeline.source import captions as captions_of
 from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.run.workdir import read_config
 from rankclip_jax.telemetry.writers import read_lines
-from rankclip_jax.training.workdir import read_config
 
 matplotlib.use("Agg")
 

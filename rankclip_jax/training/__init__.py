@@ -1,1 +1,1 @@
-"""A run: its settings, its folder, its state, its steps and how it ends."""
+"""How a run is trained: its batches, its step, its loop and how it ends."""

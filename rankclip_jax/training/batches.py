@@ -8,7 +8,7 @@ from input_pipeline.augmentation import Augmentation
 from input_pipeline.loader import training_batches
 from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
-from rankclip_jax.training.assembly import Assembly
+from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.training.step import Batch
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 
 from input_pipeline.errors import UserError
+from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.run.state import describe
 from rankclip_jax.telemetry.clock import format_duration
 from rankclip_jax.telemetry.console import say
-from rankclip_jax.training.assembly import Assembly
-from rankclip_jax.training.state import describe
 from rankclip_jax.training.step import StepFunction, describe_batch, make_step
 
 _ADVICE = (

@@ -27,14 +27,14 @@ from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import make_mesh
 from rankclip_jax.parallel.processes import is_first, sum_over_all
 from rankclip_jax.report import picture
+from rankclip_jax.run import schedule, settings
+from rankclip_jax.run import workdir as workdirs
+from rankclip_jax.run.assembly import Assembly, assemble
+from rankclip_jax.run.checkpoints import Checkpoints, read_state, set_aside
+from rankclip_jax.run.state import TrainState, create, describe
 from rankclip_jax.telemetry.console import say
-from rankclip_jax.training import schedule, settings
-from rankclip_jax.training import workdir as workdirs
-from rankclip_jax.training.assembly import Assembly, assemble
 from rankclip_jax.training.batches import device_batches
-from rankclip_jax.training.checkpoints import Checkpoints, read_state, set_aside
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
-from rankclip_jax.training.state import TrainState, create, describe
 
 _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
 

@@ -9,8 +9,8 @@ import optax
 
 from rankclip_jax.models.clip import MAX_LOGIT_SCALE, Outputs
 from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.training.assembly import Assembly
-from rankclip_jax.training.state import TrainState, describe, join
+from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.run.state import TrainState, describe, join
 
 Batch = dict[str, jax.Array]
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

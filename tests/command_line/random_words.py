@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rankclip_jax import recipes
-from rankclip_jax.training import settings
+from rankclip_jax.run import settings
 from tests.commands import ROOT, environment
 
 NUMBERS = [

@@ -12,7 +12,7 @@ from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.models.clip import Clip, draw_variables
 from rankclip_jax.models.presets import Preset, TextPreset, VisionPreset
 from rankclip_jax.parallel.layout import Layout
-from rankclip_jax.training import workdir
+from rankclip_jax.run import workdir
 
 MODEL = Clip(Preset(16, VisionPreset(32, 8, 32, 1, 1), TextPreset(32, 1, 1, context_length=24)))
 SOURCE = Scenes("validation", 23, 32)

@@ -7,10 +7,10 @@ import pytest
 from configs import demo
 from rankclip_jax.interop import files
 from rankclip_jax.parallel.layout import make_local_mesh
-from rankclip_jax.training import workdir
-from rankclip_jax.training.assembly import assemble
-from rankclip_jax.training.checkpoints import Checkpoints
-from rankclip_jax.training.state import create
+from rankclip_jax.run import workdir
+from rankclip_jax.run.assembly import assemble
+from rankclip_jax.run.checkpoints import Checkpoints
+from rankclip_jax.run.state import create
 
 
 def make_run(folder, objective="rankclip", **model_settings):

@@ -20,8 +20,9 @@ from rankclip_jax.interop import loading
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES
 from rankclip_jax.report import picture
+from rankclip_jax.run import workdir
 from rankclip_jax.telemetry.writers import JsonLines
-from rankclip_jax.training import compilation, loop, workdir
+from rankclip_jax.training import compilation, loop
 from rankclip_jax.training.loop import train
 from tests.training.conftest import (
     assert_bit_identical,

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from configs import demo
 from rankclip_jax.models.clip import Clip
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
-from rankclip_jax.training.assembly import assemble
-from rankclip_jax.training.state import create
+from rankclip_jax.run.assembly import assemble
+from rankclip_jax.run.state import create
 from rankclip_jax.training.step import make_step
 
 TEXT = TextPreset(64, 1, 1, context_length=24, vocabulary_size=1000)

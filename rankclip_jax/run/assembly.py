@@ -14,7 +14,7 @@ from rankclip_jax.models.clip import Clip, Outputs, Variables
 from rankclip_jax.objectives import OBJECTIVES, Objective, Options, Step, options_of, parameters_of
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.parallel.layout import Layout
-from rankclip_jax.training import optimizer, schedule
+from rankclip_jax.run import optimizer, schedule
 
 
 @dataclasses.dataclass(frozen=True)

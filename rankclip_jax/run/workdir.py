@@ -11,7 +11,7 @@ from input_pipeline import files
 from input_pipeline.errors import UserError
 from rankclip_jax import recipes
 from rankclip_jax.parallel.processes import is_first, wait_for_all
-from rankclip_jax.training import settings, versions
+from rankclip_jax.run import settings, versions
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from rankclip_jax.models.clip import Variables
-from rankclip_jax.training.assembly import Assembly
+from rankclip_jax.run.assembly import Assembly
 
 
 @flax.struct.dataclass

@@ -16,8 +16,8 @@ from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
 from rankclip_jax.recipes import flatten
-from rankclip_jax.training import ranges, schedule
-from rankclip_jax.training.optimizer import OPTIMIZERS
+from rankclip_jax.run import ranges, schedule
+from rankclip_jax.run.optimizer import OPTIMIZERS
 
 # Settings that change what a run shows or how fast it goes, never its parameters: free to change on resuming.
 _FREE = ("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share")

@@ -10,9 +10,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.parallel.processes import is_first, wait_for_all
-from rankclip_jax.training.assembly import Assembly
-from rankclip_jax.training.state import TrainState, join
-from rankclip_jax.training.workdir import read_config, saved_steps
+from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.run.state import TrainState, join
+from rankclip_jax.run.workdir import read_config, saved_steps
 
 
 class Checkpoints:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import base, cc3m, cc3m_released, csv, csv_small, demo
 from input_pipeline.errors import UserError
 from rankclip_jax.objectives import OBJECTIVES, options_of
-from rankclip_jax.training import optimizer, ranges, schedule, settings, versions, workdir
+from rankclip_jax.run import optimizer, ranges, schedule, settings, versions, workdir
 from tests.command_line.random_words import draw_settings
 from tests.training.conftest import small, train_small
 
@@ -199,7 +199,7 @@ def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     import jax
 
     from rankclip_jax.parallel.layout import make_local_mesh
-    from rankclip_jax.training.assembly import assemble
+    from rankclip_jax.run.assembly import assemble
 
     config = demo.get_config()
     config.optimizer.weight_decay = 0.0
@@ -232,7 +232,7 @@ def test_every_optimizer_walks_downhill(name):
     import optax
 
     from rankclip_jax.parallel.layout import make_local_mesh
-    from rankclip_jax.training.assembly import assemble
+    from rankclip_jax.run.assembly import assemble
 
     config = small(optimizer__name=name, optimizer__schedule="constant", optimizer__warmup_share=0.0,
                    optimizer__learning_rate=1e-2)  # fmt: skip

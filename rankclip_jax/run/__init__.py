@@ -1,0 +1,1 @@
+"""A run: its settings, the parts that they describe, its state, and the folder that keeps them."""
