@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.model.pixel_deviation = (0.26862954, 0.26130258, 0.27577711)  # the same
     config.model.pooling = "class_token"  # of the image transformer; or "mean", of its patches, without such a token
     config.model.activation = "quick_gelu"  # CLIP's; or "gelu", as open_clip's newer models
-    config.model.rematerialise = False  # compute blocks again in the backward pass: less memory, more time
+    config.model.rematerialise = "cheap"  # in the backward pass: all but matrix products; or "blocks", "nothing"
     config.model.attention = "xla"  # or "cudnn": flash attention on NVIDIA GPUs, with dtype bfloat16
     config.model.patch_dropout = 0.0  # share of an image's patches left out of training steps (FLIP); ViT only
     config.model.frozen = ""  # a tower that does not learn: "vision" (LiT) or "text"
@@ -76,12 +76,24 @@ def get_config() -> ConfigDict:
     config.optimizer.gradient_clip = 0.0  # largest global norm; 0: no clipping
     config.optimizer.rate_overrides = ()  # (pattern, factor) pairs, such as (("vision/.*blocks/[0-5]/", 0.1),)
     config.optimizer.decay_overrides = ()  # (pattern, weight decay) pairs, of parameters' names as above
+    config.optimizer.moments = "float32"  # type of first moments; or "bfloat16", half their memory
     config.optimizer.average = 0.0  # keep a moving average of the weights with this factor, such as 0.999; 0: none
 
     config.train = ConfigDict()
     config.train.global_batch_size = 1024  # pairs a step, over all devices of all hosts
+    config.train.accumulation = 1  # micro-batches that the towers take a batch in; the loss stays the whole batch's
     config.train.steps = 0  # length of the run: give either steps
     config.train.epochs = 0  # or epochs, and leave the other 0
+
+    config.mesh = ConfigDict()  # devices in a grid: a batch is split over all of it
+    config.mesh.replica = 1  # copies of everything, across slow links
+    config.mesh.data = -1  # the same inside them; -1: as many as the others leave
+    config.mesh.fsdp = 1  # devices that share one copy of weights and optimiser state
+    config.mesh.overrides = ()  # (pattern, dimension) pairs: how arrays of these names are split; -1: not at all
+
+    config.processes = ConfigDict()
+    config.processes.start_seconds = 300  # in which all processes of a run must have started
+    config.processes.heartbeat_seconds = 100  # after which a process that is silent is given up, and the run ends
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000

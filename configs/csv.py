@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config = base()
     config.data.source = "csv"
     config.model.dtype = "bfloat16"  # matrix units
-    config.model.rematerialise = True  # less memory for more time: one's own GPU may be a small one
     config.optimizer.warmup_share = 0.05  # one's own data is small beside CC3M
     config.train.global_batch_size = 256
     config.train.epochs = 30

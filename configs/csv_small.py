@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.model.name = "ViT-demo"
     config.model.image_size = 64
     config.model.scan_layers = False
+    config.model.rematerialise = "nothing"  # there is room for all of it
     config.optimizer.learning_rate = 7e-4  # as in the demo, whose model this is
     config.optimizer.warmup_share = 0.05
     config.optimizer.weight_decay = 0.1

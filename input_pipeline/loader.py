@@ -36,18 +36,22 @@ class Preparation(grain.transforms.RandomMap):
     context_length: int
     augmentation: Augmentation
     second_view: bool
+    first_sample: int = 0
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
-        """One row: pixels, token ids, their augmented views where asked for, and the ``unreadable`` records."""
+        """One row: pixels, token ids, augmented views where asked for, ``sample`` and the ``unreadable`` records."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             try:
-                return self._row(index, rng) | {"unreadable": unreadable}
+                return self._row(index, rng) | self._about(index, unreadable)
             except UnreadableError as error:
                 unreadable.append(str(error))
                 index = int(rng.integers(len(self.source)))
         blank = images.in_memory(np.zeros((self.image_size, self.image_size, 3), np.uint8))
-        return self._views(blank, "", rng) | {"unreadable": unreadable}
+        return self._views(blank, "", rng) | self._about(index, unreadable)
+
+    def _about(self, index: int, unreadable: list[str]) -> dict:
+        return {"sample": np.int32(self.first_sample + index), "unreadable": unreadable}
 
     def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         record = self.source[index]
@@ -105,18 +109,20 @@ def training_batches(
       process_count: how many processes share the rows.
 
     Yields:
-      ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "unreadable": list of str}`` with
+      ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "sample": int32 [b], "unreadable": list of str}`` with
       ``b = global_batch_size / process_count``, and the same with ``_augmented`` where ``second_view`` is asked for;
-      ``unreadable`` names the records that were replaced and why.
+      ``sample`` numbers each pair's record in the dataset (of several, one after the other), ``unreadable`` names the
+      records that were replaced and why.
     """
     parts = source.parts if isinstance(source, Mixture) else (source,)
+    starts = [sum(map(len, parts[:number])) for number in range(len(parts))]
     shuffled = [
         grain.MapDataset.range(len(part))
         .seed(seed + number)
         .shuffle()
         .repeat()
-        .random_map(Preparation(part, image_size, context_length, augmentation, second_view))
-        for number, part in enumerate(parts)
+        .random_map(Preparation(part, image_size, context_length, augmentation, second_view, first))
+        for number, (part, first) in enumerate(zip(parts, starts, strict=True))
     ]
     mixed = grain.MapDataset.mix(shuffled, source.weights) if isinstance(source, Mixture) else shuffled[0]
     rows = global_batch_size // process_count

@@ -27,7 +27,8 @@ from rankclip_jax.interop.files import import_torch
 from rankclip_jax.models import clip
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
 from rankclip_jax.models.presets import Preset
-from rankclip_jax.parallel.layout import Layout, make_mesh
+from rankclip_jax.parallel.layout import Layout
+from rankclip_jax.parallel.mesh import make_local_mesh
 from rankclip_jax.run import settings
 
 _ROUNDS = 3
@@ -82,7 +83,7 @@ def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_siz
     """
     rng = np.random.default_rng(0)
     size = preset.vision.image_size
-    layout = Layout(make_mesh())
+    layout = Layout(make_local_mesh())
     order = np.random.default_rng(0).integers(len(source), size=pairs)
     rows = []
 

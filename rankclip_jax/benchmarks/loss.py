@@ -16,8 +16,9 @@ from input_pipeline.errors import UserError
 from rankclip_jax import recipes
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
-from rankclip_jax.parallel import topology
-from rankclip_jax.parallel.layout import Layout, make_mesh
+from rankclip_jax.parallel.layout import Layout
+from rankclip_jax.parallel.mesh import make_mesh
+from rankclip_jax.parallel.topology import Topology, topology_of
 from rankclip_jax.run.ranges import LARGEST_BATCH
 
 _REPEATS = 5
@@ -42,12 +43,11 @@ def run(sizes: list[str], *, objective: str, topology_name: str | None, list_siz
     """
     if objective not in OBJECTIVES:
         raise UserError(f"--objective: no {objective!r}; there are {', '.join(OBJECTIVES)}.")
-    mesh = topology.mesh_of(topology_name) if topology_name else make_mesh()
+    topology = topology_of(topology_name) if topology_name else None
+    mesh = make_mesh(recipes.base().mesh, topology.devices() if topology else None)
     rows = []
     for size in _check_sizes(sizes, mesh.size, list_size):
-        for row in measure(
-            objective, batch_size=size, mesh=mesh, topology_name=topology_name, list_size=list_size, **how
-        ):
+        for row in measure(objective, batch_size=size, mesh=mesh, topology=topology, list_size=list_size, **how):
             rows.append(row)
             print(_format(row), flush=True)
     return rows
@@ -86,7 +86,7 @@ def measure(
     chunk_size: int,
     list_size: int,
     ours_only: bool,
-    topology_name: str | None,
+    topology: Topology | None,
 ) -> Iterable[dict]:
     """A row for our version and, where it has one, for the straightforward version of the same objective.
 
@@ -107,7 +107,7 @@ def measure(
     for name, program in programs.items():
         outputs = (layout.replicated, tuple(layouts))
         lowered = jax.jit(program, in_shardings=tuple(layouts), out_shardings=outputs).lower(*arguments)
-        options = topology.compiler_options(topology_name) if topology_name else {}
+        options = topology.compiler_options if topology else {}
         compiled[name] = lowered.compile(compiler_options=options)
         memory: Any = compiled[name].memory_analysis()
         rows[name] = {
@@ -120,9 +120,9 @@ def measure(
             "chunk_size": chunk_size or "auto",
             "temporary_gib": memory.temp_size_in_bytes / 2**30,
         }
-        if topology_name:
+        if topology:
             rows[name]["collectives"] = collectives(str(compiled[name].as_text()))
-    if not topology_name:
+    if not topology:
         for name, seconds in _time_in_turn(compiled, arguments).items():
             rows[name]["milliseconds"] = seconds * 1e3
             rows[name]["time_against_ours"] = rows[name]["milliseconds"] / rows["rankclip_jax"]["milliseconds"]

@@ -14,7 +14,8 @@ from input_pipeline import images as decoding
 from input_pipeline.errors import UnreadableError, UserError
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.models.clip import Clip, Variables
-from rankclip_jax.parallel.layout import Layout, make_local_mesh
+from rankclip_jax.parallel.layout import Layout
+from rankclip_jax.parallel.mesh import make_local_mesh
 
 ImageLike = np.ndarray | Image.Image | str | Path
 

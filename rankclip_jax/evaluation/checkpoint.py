@@ -9,7 +9,7 @@ import input_pipeline
 from input_pipeline.errors import UserError
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
-from rankclip_jax.parallel.layout import make_mesh
+from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first
 from rankclip_jax.run import settings, workdir
 from rankclip_jax.run.assembly import assemble
@@ -34,7 +34,7 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
         raise UserError(f"config.data.validation: the run in {folder} has no validation data.")
     image_size = settings.image_size(config)
     source = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
-    assembly = assemble(config, make_mesh())
+    assembly = assemble(config, make_mesh(config.mesh))
     evaluator = Evaluator(assembly, source, tasks)
     evaluated = evaluator(read_variables(folder, assembly, step, weights or config.evaluation.weights))
     if is_first():

@@ -52,8 +52,10 @@ class ValidationLoss:
 
     @functools.cached_property
     def _on_all_devices(self) -> Loss:
-        return jax.jit(lambda outputs, key: self._assembly.objective(outputs, 1.0, key))
+        return jax.jit(
+            lambda outputs, key: self._assembly.objective_at_the_end(outputs, key, self._assembly.layout.mesh)
+        )
 
     @functools.cached_property
     def _on_one_device(self) -> Loss:
-        return jax.jit(self._assembly.objective_on_one_device)
+        return jax.jit(lambda outputs, key: self._assembly.objective_at_the_end(outputs, key, None))

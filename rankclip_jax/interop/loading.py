@@ -18,7 +18,7 @@ from rankclip_jax.interop.places import LOGIT_BIAS, Place, batch_counters, empty
 from rankclip_jax.models.clip import Clip, Variables, describe_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
-from rankclip_jax.parallel.layout import make_local_mesh
+from rankclip_jax.parallel.mesh import make_local_mesh
 from rankclip_jax.run import workdir
 from rankclip_jax.run.assembly import assemble
 from rankclip_jax.run.checkpoints import read_variables

@@ -88,7 +88,7 @@ class Clip(nn.Module):
         self.text = TextTransformer(preset.text, preset.embedding_size, self.execution)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(self.initial_logit_scale)), ())
 
-    def __call__(self, batch: Mapping[str, jax.Array], train: bool = False) -> Outputs:
+    def __call__(self, batch: Mapping[str, jax.Array], train: bool = False, rows: jax.Array | None = None) -> Outputs:
         """Every view of a batch to its embeddings, float32, and the scale.
 
         Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"`` (ResNets only);
@@ -98,18 +98,19 @@ class Clip(nn.Module):
           batch: uint8 pixels ``[B, H, W, 3]`` under names that begin with ``image``, token ids ``[B, context_length]``
             under names that begin with ``text``.
           train: whether this is a step of training.
+          rows: each row's number in the global batch, int ``[B]``, which patch dropout is drawn from; None: from 0.
         """
         embeddings = {
-            view: self.encode_text(rows) if view.startswith("text") else self.encode_image(rows, train)
-            for view, rows in sorted(batch.items())
+            view: self.encode_text(values) if view.startswith("text") else self.encode_image(values, train, rows)
+            for view, values in sorted(batch.items())
         }
         return Outputs(embeddings, {"scale": jnp.exp(self.logit_scale)})
 
-    def encode_image(self, image: jax.Array, train: bool = False) -> jax.Array:
+    def encode_image(self, image: jax.Array, train: bool = False, rows: jax.Array | None = None) -> jax.Array:
         """uint8 pixels ``[B, H, W, 3]`` to float32 unit rows ``[B, D]``."""
         frozen = self.frozen == "vision"
         pixels = normalise(image, self.pixel_mean, self.pixel_deviation)
-        embedding = unit(self.vision(pixels, train and not frozen))
+        embedding = unit(self.vision(pixels, train and not frozen, rows))
         return jax.lax.stop_gradient(embedding) if frozen else embedding
 
     def encode_text(self, text: jax.Array) -> jax.Array:

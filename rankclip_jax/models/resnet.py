@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.models.presets import ResNetPreset
+from rankclip_jax.models.rematerialisation import rematerialised
 from rankclip_jax.models.transformer import Execution
 
 EXPANSION = 4  # channels that a block returns, as a multiple of those it works in
@@ -27,22 +28,23 @@ class ResNet(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm."""
+    def __call__(self, image: jax.Array, train: bool = False, rows: jax.Array | None = None) -> jax.Array:
+        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm; nothing is drawn."""
+        del rows
         width, dtype = self.preset.width, self.execution.dtype
         x = image.astype(dtype)
         for number, (channels, stride) in enumerate(((width // 2, 2), (width // 2, 1), (width, 1)), 1):
             x = _convolution(channels, 3, dtype, f"stem_convolution_{number}", stride)(x)
-            x = nn.relu(_norm(train, dtype, f"stem_norm_{number}")(x))
+            x = nn.relu(_norm(train, self.execution, f"stem_norm_{number}")(x))
         x = _shrink(x, 2)
 
         # The argument 2 is ``train``, which is not traced.
-        block_class = nn.remat(Bottleneck, static_argnums=(2,)) if self.execution.rematerialise else Bottleneck
+        block_class = rematerialised(Bottleneck, self.execution.rematerialise, static=(2,))
         for stage, layers in enumerate(self.preset.layers):
             for layer in range(layers):
                 stride = 2 if stage and not layer else 1
                 name = f"stage_{stage + 1}_block_{layer + 1}"
-                x = block_class(width * 2**stage, stride, dtype, name=name)(x, train)
+                x = block_class(width * 2**stage, stride, self.execution, name=name)(x, train)
         return AttentionPool(self.preset.heads, self.embedding_size, dtype, name="attention_pool")(x)
 
 
@@ -51,21 +53,21 @@ class Bottleneck(nn.Module):
 
     channels: int
     stride: int
-    dtype: jnp.dtype
+    execution: Execution
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 channels]``."""
-        norm = functools.partial(_norm, train, self.dtype)
-        h = nn.relu(norm("norm_1")(_convolution(self.channels, 1, self.dtype, "convolution_1")(x)))
-        h = nn.relu(norm("norm_2")(_convolution(self.channels, 3, self.dtype, "convolution_2")(h)))
+        norm, dtype = functools.partial(_norm, train, self.execution), self.execution.dtype
+        h = nn.relu(norm("norm_1")(_convolution(self.channels, 1, dtype, "convolution_1")(x)))
+        h = nn.relu(norm("norm_2")(_convolution(self.channels, 3, dtype, "convolution_2")(h)))
         h = _shrink(h, self.stride)
-        h = _convolution(EXPANSION * self.channels, 1, self.dtype, "convolution_3")(h)
+        h = _convolution(EXPANSION * self.channels, 1, dtype, "convolution_3")(h)
         # Blocks begin as the identity, which CLIP takes from Goyal et al. (2017).
         h = norm("norm_3", scale_init=nn.initializers.zeros)(h)
         if self.stride > 1 or x.shape[-1] != EXPANSION * self.channels:
             x = _shrink(x, self.stride)
-            x = _convolution(EXPANSION * self.channels, 1, self.dtype, "shortcut_convolution")(x)
+            x = _convolution(EXPANSION * self.channels, 1, dtype, "shortcut_convolution")(x)
             x = norm("shortcut_norm")(x)
         return nn.relu(h + x)
 
@@ -111,11 +113,17 @@ def _convolution(channels: int, size: int, dtype: jnp.dtype, name: str, stride: 
 
 
 def _norm(
-    train: bool, dtype: jnp.dtype, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones
+    train: bool, execution: Execution, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones
 ) -> nn.BatchNorm:
-    """Batch normalisation with PyTorch's constants; statistics are computed in float32."""
+    """Batch normalisation with PyTorch's constants; statistics are of all devices' rows, computed in float32."""
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name
+        use_running_average=not train,
+        axis_name=execution.axes or None,  # type: ignore[arg-type]  # flax takes several too
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=execution.dtype,
+        scale_init=scale_init,
+        name=name,
     )
 
 

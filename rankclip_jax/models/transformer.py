@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rankclip_jax.models.rematerialisation import rematerialised
+
 LAYER_NORM_EPSILON = 1e-5
 _FLOAT32 = jnp.dtype("float32")
 
@@ -37,15 +39,17 @@ class Execution:
       activation: a key of `ACTIVATIONS`.
       scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
         loop is unrolled, which makes steps of small models faster.
-      rematerialise: keep only each block's input for the backward pass and compute the rest again.
+      rematerialise: what the backward pass computes again, see `rematerialisation.rematerialised`.
       attention: ``"xla"``, or ``"cudnn"``, NVIDIA's flash attention, which needs such a GPU and a 16-bit ``dtype``.
+      axes: of the mesh, if each device computes its own rows of a batch: normalisation by its statistics crosses them.
     """
 
     dtype: jnp.dtype = _FLOAT32
     activation: str = "quick_gelu"
     scan_layers: bool = True
-    rematerialise: bool = False
+    rematerialise: str = "nothing"
     attention: Literal["xla", "cudnn"] = "xla"
+    axes: tuple[str, ...] = ()
 
 
 class LayerNorm(nn.Module):
@@ -106,16 +110,14 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[B, L, width]`` to the same."""
-        # Recomputing must not be optimised away, which a loop's bounds already prevent.
-        block_class = (
-            nn.remat(Block, prevent_cse=not self.execution.scan_layers) if self.execution.rematerialise else Block
-        )
+        execution = self.execution
+        block_class = rematerialised(Block, execution.rematerialise, in_loop=execution.scan_layers)
         scan = nn.scan(
             lambda block, x, _: (block(x), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.layers,
-            unroll=1 if self.execution.scan_layers else self.layers,
+            unroll=1 if execution.scan_layers else self.layers,
         )
-        block = block_class(self.width, self.heads, self.layers, self.causal, x.shape[1], self.execution, name="blocks")
+        block = block_class(self.width, self.heads, self.layers, self.causal, x.shape[1], execution, name="blocks")
         return scan(block, x.reshape(-1, self.width), None)[0].reshape(x.shape)

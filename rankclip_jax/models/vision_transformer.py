@@ -28,10 +28,11 @@ class VisionTransformer(nn.Module):
     pooling: str = "class_token"
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, image: jax.Array, train: bool = False, rows: jax.Array | None = None) -> jax.Array:
         """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm.
 
-        Training with patch dropout takes its randomness from the stream ``"patch_dropout"``.
+        Training with patch dropout takes its randomness from the stream ``"patch_dropout"`` and from each row's number,
+        so that it draws the same however a batch is divided; ``rows``, int ``[B]``, are the numbers, or else from 0.
         """
         preset, dtype = self.preset, self.execution.dtype
         scaled = nn.initializers.normal(preset.width**-0.5)
@@ -51,7 +52,7 @@ class VisionTransformer(nn.Module):
         positional_embedding = self.param("positional_embedding", scaled, (tokens + x.shape[1], preset.width))
         x = x + positional_embedding[tokens:].astype(dtype)
         if train and self.patch_dropout:
-            x = self._drop_patches(x)
+            x = self._drop_patches(x, jnp.arange(x.shape[0]) if rows is None else rows)
         if tokens:
             class_embedding = self.param("class_embedding", scaled, (preset.width,))
             first = jnp.broadcast_to((class_embedding + positional_embedding[0]).astype(dtype), x[:, :1].shape)
@@ -65,9 +66,10 @@ class VisionTransformer(nn.Module):
         x = LayerNorm(dtype, name="post_norm")(x[:, 0] if tokens else x.mean(axis=1))
         return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")(x)
 
-    def _drop_patches(self, x: jax.Array) -> jax.Array:
+    def _drop_patches(self, x: jax.Array, rows: jax.Array) -> jax.Array:
         """``[B, N, width]`` to a random choice of patches for each row, at least one."""
         kept = max(1, int(x.shape[1] * (1 - self.patch_dropout)))
-        draws = jax.random.uniform(self.make_rng("patch_dropout"), x.shape[:2])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("patch_dropout"), rows)
+        draws = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:2]))(keys)
         _, chosen = jax.lax.top_k(draws, kept)
         return jnp.take_along_axis(x, chosen[..., None], axis=1)

@@ -4,10 +4,20 @@ What a file provides is said in `objective.Objective`.
 """
 
 from rankclip_jax.objectives import clip, cyclip, rankclip, ranking_alone, self_distillation, siglip, softclip
-from rankclip_jax.objectives.objective import Objective, Options, Step, options_of, parameters_of
+from rankclip_jax.objectives.objective import Objective, Options, Step, options_of, parameters_of, state_of
 from rankclip_jax.objectives.ranking import consistency, listmle
 
-__all__ = ["OBJECTIVES", "Objective", "Options", "Step", "consistency", "listmle", "options_of", "parameters_of"]
+__all__ = [
+    "OBJECTIVES",
+    "Objective",
+    "Options",
+    "Step",
+    "consistency",
+    "listmle",
+    "options_of",
+    "parameters_of",
+    "state_of",
+]
 
 OBJECTIVES: dict[str, Objective] = {
     "clip": clip,

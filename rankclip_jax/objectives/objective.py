@@ -26,11 +26,15 @@ class Step:
       key: the step's PRNG key: it orders columns and so breaks ties, the same on every device; None: in
         their own order.
       mesh: the devices that share the batch, split over all its axes; None: no sharding.
+      state: what the method remembers, by name; see `Objective`.
+      sample: each pair's number in the training data, int32 ``[B]``; None for methods that remember nothing.
     """
 
     progress: jax.Array | float
     key: jax.Array | None
     mesh: Mesh | None = None
+    state: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    sample: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +59,14 @@ class Options:
 
 
 class Objective(Protocol):
-    """A file of this folder: a function `loss`, and where it needs them a class `Options` and a dict `PARAMETERS`.
+    """A file of this folder: a function `loss`, and where it needs them `Options`, `PARAMETERS` and `initial_state`.
 
     ``PARAMETERS`` are numbers or arrays by name, with their initial values: learned with the model's, saved and resumed
     with them, never decayed, and handed to `loss` in ``outputs.scalars`` under their names.
+
+    ``initial_state(options, examples)`` gives, by name, what a method remembers from step to step and does not learn,
+    such as a running normaliser for each of the ``examples`` of the training data: saved and resumed with the rest.
+    `loss` finds it in ``step.state`` and returns all of it, as it is after the step, among the metrics.
     """
 
     def loss(self, outputs: Outputs, options: Any, step: Step) -> tuple[jax.Array, Metrics]:
@@ -69,6 +77,13 @@ class Objective(Protocol):
 def parameters_of(objective: Objective) -> Mapping[str, Any]:
     """The initial values of what a method learns beside the model; most learn nothing."""
     return getattr(objective, "PARAMETERS", {})
+
+
+def state_of(objective: Objective, options: Options, examples: int) -> dict[str, jax.Array]:
+    """What a method remembers at the start of a run over so many examples; most remember nothing."""
+    if not hasattr(objective, "initial_state"):
+        return {}
+    return {name: jnp.asarray(value) for name, value in objective.initial_state(options, examples).items()}
 
 
 def options_of(objective: Objective, config: ConfigDict) -> Options:

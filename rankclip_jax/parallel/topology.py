@@ -1,34 +1,16 @@
-"""Devices that are not here: descriptions to compile for, ahead of time, on any machine.
+"""Devices that are not here: descriptions to compile for, ahead of time, on any machine."""
 
-GPU descriptions hold what XLA's compiler asks of a device, from NVIDIA's data sheet and the device's own report.
-"""
-
+import dataclasses
 import os
 import re
 
 import jax
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
 
 from input_pipeline.errors import UserError
-from rankclip_jax.parallel.layout import DATA_AXIS
+from rankclip_jax.parallel.hardware import ACCELERATORS, GPUS, Accelerator, Gpu
 
-_H200 = """
-gpu_device_info {
-  cuda_compute_capability { major: 9 minor: 0 }
-  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
-  device_memory_size: 151397597184  memory_bandwidth: 4800000000000  l2_cache_size: 52428800
-  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448  shared_memory_per_core: 233472
-  registers_per_core_limit: 65536  registers_per_block_limit: 65536
-  threads_per_block_limit: 1024  threads_per_core_limit: 2048  threads_per_warp: 32
-  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 patch: 0 }
-device_description_str: "NVIDIA H200"
-"""
-_GPUS = {"h200": _H200}
+_EXAMPLES = "such as h200:1x8 (hosts x GPUs) or v5e:16x16 (a TPU slice)"
 _TPU_VARIABLES = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -37,47 +19,99 @@ _TPU_VARIABLES = {
 }
 
 
-def mesh_of(topology: str) -> Mesh:
-    """A data-parallel mesh over devices that need not exist; programs can be compiled for it, not run.
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Devices by kind and arrangement.
 
     Args:
-      topology: ``h200:HOSTSxDEVICES``, such as ``h200:8x8``, or a TPU slice such as ``v5e:16x16``.
+      name: as it was asked for, such as ``h200:8x8``.
+      kind: a key of `ACCELERATORS`.
+      shape: hosts and GPUs of each, or the sides of a TPU slice.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """One of the devices."""
+        return ACCELERATORS[self.kind]
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether these are GPUs; TPUs otherwise."""
+        return self.kind in GPUS
+
+    def devices(self) -> list[jax.Device]:
+        """Descriptions of the devices, for which programs can be compiled, not run.
+
+        Raises:
+          UserError: the compiler for them is not installed, or knows no such arrangement.
+        """
+        try:
+            return self._gpus() if self.is_gpu else self._tpus()
+        except (NotImplementedError, RuntimeError, ValueError, ImportError) as error:
+            package = '"jax[cuda13]"' if self.is_gpu else "libtpu"
+            raise UserError(
+                f"--topology: cannot compile for {self.name}: {str(error).splitlines()[0]}. This needs the compiler of "
+                f"these devices, not the devices: pip install {package} (or both: make plan)"
+            ) from error
+
+    @property
+    def compiler_options(self) -> dict[str, str | bool]:
+        """Options that let a program be compiled where its devices are not: nothing that would be tried out on them."""
+        return {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False} if self.is_gpu else {}
+
+    def _gpus(self) -> list[jax.Device]:
+        hosts, devices = self.shape
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # there is no driver to check
+        return list(
+            topologies.get_topology_desc(
+                platform="cuda",
+                topology_name=self.kind,
+                target_config=_target(GPUS[self.kind]),
+                topology=f"{hosts}x1x{devices}",
+            ).devices
+        )
+
+    def _tpus(self) -> list[jax.Device]:
+        for name, value in _TPU_VARIABLES.items():
+            os.environ.setdefault(name, value)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices)
+
+
+def topology_of(name: str) -> Topology:
+    """The topology of a name, ``KIND:AxB``.
 
     Raises:
-      UserError: no such device is described, or the compiler for it is not installed.
+      UserError: it has no such form, or no such device is described.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", topology)
+    match = re.fullmatch(r"(\w+):([1-9]\d{0,3}(?:x[1-9]\d{0,3}){1,2})", name)
     if not match:
-        raise UserError(f"--topology: expected a form such as h200:1x8 or v5e:16x16; found {topology!r}.")
-    kind, shape = match.groups()
-    try:
-        devices = _gpus(kind, shape) if kind in _GPUS else _tpus(topology)
-    except (NotImplementedError, RuntimeError, ValueError, ImportError) as error:
-        package = '"jax[cuda13]"' if kind in _GPUS else "libtpu"
-        raise UserError(
-            f"--topology: cannot compile for {topology}: {str(error).splitlines()[0]}. This needs the compiler of "
-            f"these devices, not the devices: pip install {package}"
-        ) from error
-    return Mesh(np.asarray(devices).ravel(), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        raise UserError(f"--topology: expected a form {_EXAMPLES}; found {name!r}.")
+    kind, shape = match[1], tuple(map(int, match[2].split("x")))
+    if kind not in ACCELERATORS:
+        raise UserError(f"--topology: no {kind!r}; there are {', '.join(ACCELERATORS)}.")
+    if kind in GPUS and len(shape) != 2:
+        raise UserError(f"--topology: expected hosts x GPUs of each, such as {kind}:8x8; found {name!r}.")
+    return Topology(name, kind, shape)
 
 
-def compiler_options(topology: str) -> dict[str, str | bool]:
-    """Options that let a program be compiled where its devices are not: nothing that would be tried out on them."""
-    if topology.partition(":")[0] in _GPUS:
-        return {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False}
-    return {}
-
-
-def _gpus(kind: str, shape: str) -> list[jax.Device]:
-    hosts, _, devices = shape.partition("x")
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # there is no driver to check
-    description = topologies.get_topology_desc(
-        platform="cuda", topology_name=kind, target_config=_GPUS[kind], topology=f"{hosts}x1x{devices or 1}"
-    )
-    return list(description.devices)
-
-
-def _tpus(topology: str) -> list[jax.Device]:
-    for name, value in _TPU_VARIABLES.items():
-        os.environ.setdefault(name, value)
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+def _target(gpu: Gpu) -> str:
+    """The description that XLA's compiler takes, a GpuTargetConfigProto as text."""
+    return f"""
+gpu_device_info {{
+  cuda_compute_capability {{ major: {gpu.capability[0]} minor: {gpu.capability[1]} }}
+  core_count: {gpu.cores}  fpus_per_core: {gpu.lanes}  clock_rate_ghz: {gpu.clock}
+  device_memory_size: {gpu.memory}  memory_bandwidth: {gpu.bandwidth:.0f}  l2_cache_size: {gpu.cache}
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: {gpu.shared[0]}  shared_memory_per_core: {gpu.shared[1]}
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+  threads_per_block_limit: 1024  threads_per_core_limit: {gpu.threads}  threads_per_warp: 32
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+device_description_str: "{gpu.name}"
+"""

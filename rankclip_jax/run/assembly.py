@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.models import clip
 from rankclip_jax.models.clip import Clip, Outputs, Variables
-from rankclip_jax.objectives import OBJECTIVES, Objective, Options, Step, options_of, parameters_of
+from rankclip_jax.objectives import OBJECTIVES, Objective, Options, Step, options_of, parameters_of, state_of
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.run import optimizer, schedule
@@ -25,24 +26,29 @@ class Assembly:
       config: the settings.
       layout: how state and batch lie on the devices.
       total_steps: length of the run in updates; None where nothing is trained.
+      examples: records of the training data; 0 where nothing is trained.
     """
 
     config: ConfigDict
     layout: Layout
     total_steps: int | None
+    examples: int
 
     @functools.cached_property
     def model(self) -> Clip:
         """The two towers."""
         return clip.build(self.config.model)
 
-    def objective(self, outputs: Outputs, progress: jax.Array | float, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        """The loss and its metrics, with the options of the settings, over rows that lie as the layout says."""
-        return self.method.loss(outputs, self._options, Step(progress, key, self.layout.mesh))
+    def objective(self, outputs: Outputs, step: Step) -> tuple[jax.Array, Metrics]:
+        """The loss and its metrics, with the options of the settings."""
+        return self.method.loss(outputs, self._options, step)
 
-    def objective_on_one_device(self, outputs: Outputs, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        """The same at the end of training, over any number of rows, which need not divide over devices."""
-        return self.method.loss(outputs, self._options, Step(1.0, key))
+    def objective_at_the_end(self, outputs: Outputs, key: jax.Array, mesh: Mesh | None) -> tuple[jax.Array, Metrics]:
+        """The same at the end of training, for pairs that are not of the training data; metrics that are numbers."""
+        count = len(outputs.embeddings["image"])
+        state = state_of(self.method, self._options, count)
+        loss, metrics = self.objective(outputs, Step(1.0, key, mesh, state, jnp.arange(count)))
+        return loss, {name: value for name, value in metrics.items() if name not in state}
 
     @property
     def method(self) -> Objective:
@@ -57,6 +63,11 @@ class Assembly:
     def own_parameters(self) -> dict[str, np.ndarray]:
         """What the method learns beside the model, as it starts."""
         return {name: np.asarray(value, np.float32) for name, value in parameters_of(self.method).items()}
+
+    @functools.cached_property
+    def method_state(self) -> dict[str, jax.Array]:
+        """What the method remembers and does not learn, as it starts."""
+        return state_of(self.method, self._options, self.examples)
 
     @functools.cached_property
     def learning_rate(self) -> optax.Schedule:
@@ -90,12 +101,14 @@ class Assembly:
         return outputs._replace(scalars=outputs.scalars | own)
 
 
-def assemble(config: ConfigDict, mesh: Mesh, total_steps: int | None = None) -> Assembly:
+def assemble(config: ConfigDict, mesh: Mesh, total_steps: int | None = None, examples: int = 0) -> Assembly:
     """The parts of the run that the settings describe, on a mesh.
 
     Args:
       config: checked settings.
       mesh: the devices.
       total_steps: length of the run in updates; None where nothing is trained.
+      examples: records of the training data; 0 where nothing is trained.
     """
-    return Assembly(config, Layout(mesh), total_steps)
+    layout = Layout(mesh, tuple((pattern, dimension) for pattern, dimension in config.mesh.overrides))
+    return Assembly(config, layout, total_steps, examples)

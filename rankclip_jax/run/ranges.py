@@ -75,6 +75,12 @@ RANGES: dict[str, Range | tuple[Range, ...]] = {
     "train.global_batch_size": Range(2, LARGEST_BATCH),
     "train.steps": _COUNT_OR_NONE,
     "train.epochs": Range(0, 10**6),
+    "train.accumulation": Range(1, LARGEST_BATCH),
+    "mesh.replica": _COUNT,
+    "mesh.data": Range(-1, _MANY),
+    "mesh.fsdp": _COUNT,
+    "processes.start_seconds": Range(1, 86_400),
+    "processes.heartbeat_seconds": Range(1, 86_400),
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep": Range(1, 10**6),
     "logging.every_steps": _COUNT,
@@ -84,7 +90,11 @@ RANGES: dict[str, Range | tuple[Range, ...]] = {
 
 # Tuples of any length: the range of each number in them. Pairs have a pattern before it.
 LISTS = {"data.weights": Range(0, _MANY, without_low=True)}
-PAIRS = {"optimizer.rate_overrides": Range(0, _HEAVY), "optimizer.decay_overrides": Range(0, 10)}
+PAIRS = {
+    "optimizer.rate_overrides": Range(0, _HEAVY),
+    "optimizer.decay_overrides": Range(0, 10),
+    "mesh.overrides": Range(-1, 8),
+}
 
 
 def check(values: Mapping[str, object]) -> None:

@@ -11,6 +11,7 @@ from input_pipeline import SOURCES
 from input_pipeline.augmentation import CROPS, POLICIES
 from input_pipeline.errors import UserError
 from rankclip_jax import recipes
+from rankclip_jax.models import rematerialisation
 from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
@@ -19,8 +20,12 @@ from rankclip_jax.recipes import flatten
 from rankclip_jax.run import ranges, schedule
 from rankclip_jax.run.optimizer import OPTIMIZERS
 
-# Settings that change what a run shows or how fast it goes, never its parameters: free to change on resuming.
-_FREE = ("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share")
+# Settings that change what a run shows, how fast it goes or where it lies, never what its parameters mean: free to
+# change on resuming.
+_FREE = (
+    *("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share"),
+    *("mesh.", "processes.", "train.accumulation", "model.rematerialise", "model.scan_layers"),
+)
 LENGTH = ("train.steps", "train.epochs")  # changed on resuming where the learning rate allows it
 WEIGHTS = ("latest", "average")
 
@@ -34,15 +39,17 @@ _CHOICES: dict[str, Iterable[str]] = {
     "model.pooling": POOLINGS,
     "model.frozen": ("", "vision", "text"),
     "model.attention": ("xla", "cudnn"),
+    "model.rematerialise": rematerialisation.CHOICES,
     "objective.name": OBJECTIVES,
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": schedule.SCHEDULES,
+    "optimizer.moments": ("float32", "bfloat16"),
     "evaluation.weights": WEIGHTS,
 }
 
 
 def check(config: ConfigDict, device_count: int) -> None:
-    """Raises UserError for settings that no run can have, naming the flag that mends it."""
+    """Raises UserError for settings that no run on so many devices can have, naming the flag that mends it."""
     check_parts(config)
     _check_model(config.model)
     options_of(OBJECTIVES[config.objective.name], config.objective)
@@ -59,6 +66,7 @@ def check(config: ConfigDict, device_count: int) -> None:
             f"{device_count} devices. Take a multiple of {device_count}, such as "
             f"--config.train.global_batch_size={below or device_count}."
         )
+    _check_accumulation(config, device_count)
     if bool(train.steps) == bool(train.epochs):
         raise UserError(
             f"config.train: expected either steps or epochs; found steps={train.steps} and epochs={train.epochs}. "
@@ -68,6 +76,22 @@ def check(config: ConfigDict, device_count: int) -> None:
         raise UserError(
             "config.evaluation.weights: there is no average of the weights. Keep one with "
             "--config.optimizer.average=0.999, or say --config.evaluation.weights=latest."
+        )
+
+
+def _check_accumulation(config: ConfigDict, device_count: int) -> None:
+    count, rows = config.train.accumulation, config.train.global_batch_size // device_count
+    if rows % count:
+        fitting = max(number for number in range(1, count) if rows % number == 0)
+        raise UserError(
+            f"config.train.accumulation: the {rows} pairs of a device cannot be split evenly into {count} "
+            f"micro-batches. Say --config.train.accumulation={fitting}, or take another batch."
+        )
+    if count > 1 and isinstance(PRESETS[config.model.name].vision, ResNetPreset) and config.model.frozen != "vision":
+        raise UserError(
+            f"config.train.accumulation: {config.model.name} normalises by the statistics of the whole batch, which "
+            f"{count} micro-batches do not have: they would train another model. Say --config.train.accumulation=1 "
+            "and --config.model.rematerialise=blocks, or take more devices or a ViT preset."
         )
 
 

@@ -22,6 +22,7 @@ class TrainState:
       batch_statistics: the running means and variances of ResNets; other models have none.
       optimizer_state: what the optimiser remembers.
       average: the moving average of the parameters, where one is kept.
+      method_state: what the method remembers and does not learn, by name.
     """
 
     step: jax.Array
@@ -29,6 +30,7 @@ class TrainState:
     batch_statistics: dict[str, Any]
     optimizer_state: optax.OptState
     average: dict[str, Any]
+    method_state: dict[str, Any]
 
     @property
     def variables(self) -> Variables:
@@ -72,4 +74,5 @@ def _at_start(assembly: Assembly, variables: Variables) -> TrainState:
     parameters = variables["params"]
     average = jax.tree.map(jnp.copy, parameters) if assembly.config.optimizer.average else {}
     statistics = variables.get("batch_stats", {})
-    return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, assembly.optimizer.init(parameters), average)
+    optimizer_state, method_state = assembly.optimizer.init(parameters), assembly.method_state
+    return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer_state, average, method_state)

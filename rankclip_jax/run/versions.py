@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from input_pipeline.errors import UserError
 
-VERSION = 2
+VERSION = 3
 KEY = "settings_version"  # beside the settings in a run's config.json; version 1 wrote none
 
 Settings = dict[str, dict]
@@ -39,13 +39,23 @@ def _to_2(settings: Settings) -> None:
     settings["evaluation"]["weights"] = "latest"
 
 
+def _to_3(settings: Settings) -> None:
+    model = settings["model"]
+    model["rematerialise"] = "blocks" if model["rematerialise"] else "nothing"
+    settings["optimizer"]["moments"] = "float32"
+    settings["train"]["accumulation"] = 1
+    settings["mesh"] = {"replica": 1, "data": -1, "fsdp": 1, "overrides": []}
+    settings["processes"] = {"start_seconds": 300, "heartbeat_seconds": 100}
+
+
 # What a version does otherwise than the one before, with the same settings: said when a run of before goes on.
 NOTES = {
-    2: "the random crop, the warmup's first rate and what a second view is averaged with are others (CHANGELOG.md)"
+    2: "the random crop, the warmup's first rate and what a second view is averaged with are others (CHANGELOG.md)",
+    3: "which patches a step leaves out is drawn otherwise (CHANGELOG.md)",
 }
 
 # For each version, how settings of the version before become its own.
-CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2}
+CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2, 3: _to_3}
 
 
 def bring_up_to_date(settings: Settings, version: int) -> None:

@@ -9,7 +9,7 @@ from input_pipeline.loader import training_batches
 from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.run.assembly import Assembly
-from rankclip_jax.training.step import Batch
+from rankclip_jax.training.forward import Batch
 
 
 def device_batches(
@@ -41,7 +41,10 @@ def device_batches(
     ahead: list[tuple[list[str], Batch]] = []
     try:
         for batch in batches:
-            ahead.append((batch.pop("unreadable"), assembly.layout.put_rows(batch)))
+            lines = batch.pop("unreadable")
+            if not assembly.method_state:
+                del batch["sample"]
+            ahead.append((lines, assembly.layout.put_rows(batch)))
             if len(ahead) > 1:
                 lines, sent = ahead.pop(0)
                 unreadable.add(lines, len(batch["text"]))

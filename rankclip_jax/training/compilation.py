@@ -1,6 +1,5 @@
 """The step as a program, compiled before anything is written, and whether it fits."""
 
-import math
 import os
 import time
 from types import TracebackType
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 
 from input_pipeline.errors import UserError
+from rankclip_jax.parallel.layout import bytes_a_device
 from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.run.state import describe
 from rankclip_jax.telemetry.clock import format_duration
@@ -16,7 +16,7 @@ from rankclip_jax.telemetry.console import say
 from rankclip_jax.training.step import StepFunction, describe_batch, make_step
 
 _ADVICE = (
-    "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.rematerialise=True, by "
+    "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.rematerialise=blocks, by "
     "--config.model.dtype=bfloat16, or by a smaller model (--config.model.name; ViT-demo is the smallest)."
 )
 
@@ -77,8 +77,7 @@ def bytes_needed(compiled: Any) -> int:
 
 def _bytes_of_state(assembly: Assembly) -> int:
     """What the state occupies on one device, which it does before the first step."""
-    leaves = jax.tree.leaves(describe(assembly))
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    return bytes_a_device(describe(assembly))
 
 
 def _check_host_memory(needed: int, assembly: Assembly) -> None:

@@ -24,7 +24,7 @@ from rankclip_jax.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.hooks.logging import Logging
 from rankclip_jax.hooks.saving import Saving
 from rankclip_jax.interop import loading
-from rankclip_jax.parallel.layout import make_mesh
+from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first, sum_over_all
 from rankclip_jax.report import picture
 from rankclip_jax.run import schedule, settings
@@ -68,13 +68,13 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
       UserError: the settings, the data or the folder are not usable, or memory does not suffice: nothing has been
         written. Or the run has diverged, or too many records cannot be read: what was saved before stays.
     """
-    mesh = mesh or make_mesh()
-    settings.check(config, mesh.size)
+    settings.check(config, mesh.size if mesh else jax.device_count())
+    mesh = mesh or make_mesh(config.mesh)
     workdirs.check_writable(workdir)
     source, validation = _open_data(config)
     config, stored = workdirs.agree(workdir, config, len(source))
     total_steps = settings.total_steps(config, len(source))
-    assembly = assemble(config, mesh, total_steps)
+    assembly = assemble(config, mesh, total_steps, len(source))
     evaluator = Evaluator(assembly, validation) if validation else None
     start = _choose_start(assembly, workdir, stored, len(source))
     memory = ExplainedMemory(assembly)

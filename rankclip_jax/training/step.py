@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rankclip_jax.models.clip import MAX_LOGIT_SCALE, Outputs
+from rankclip_jax.models.clip import MAX_LOGIT_SCALE
+from rankclip_jax.objectives import Step
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.run.assembly import Assembly
-from rankclip_jax.run.state import TrainState, describe, join
+from rankclip_jax.run.state import TrainState, describe
+from rankclip_jax.training.forward import Batch, outputs_of_batch
 
-Batch = dict[str, jax.Array]
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -28,10 +29,12 @@ def make_step(assembly: Assembly) -> Any:
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        views = {name: rows for name, rows in batch.items() if name != "sample"}
 
         def loss_of(parameters: optax.Params) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
-            outputs, batch_statistics = _forward(assembly, parameters, state.batch_statistics, batch, key)
-            loss, metrics = assembly.objective(outputs, state.step / last_step, key)
+            outputs, batch_statistics = outputs_of_batch(assembly, parameters, state.batch_statistics, views, key)
+            step = Step(state.step / last_step, key, layout.mesh, state.method_state, batch.get("sample"))
+            loss, metrics = assembly.objective(outputs, step)
             return loss, (metrics | {"logit_scale": outputs.scalars["scale"]}, batch_statistics)
 
         (loss, (metrics, batch_statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
@@ -39,9 +42,10 @@ def make_step(assembly: Assembly) -> Any:
         parameters = optax.apply_updates(state.parameters, updates)
         parameters = parameters | {"logit_scale": jnp.clip(parameters["logit_scale"], 0, MAX_LOGIT_SCALE)}
         average = _moved(state.average, parameters, config.optimizer.average, state.step)
+        method_state = {name: metrics.pop(name) for name in state.method_state}
         metrics = {"loss": loss} | metrics
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": assembly.learning_rate(state.step)}
-        return TrainState(state.step + 1, parameters, batch_statistics, optimizer_state, average), metrics
+        return TrainState(state.step + 1, parameters, batch_statistics, optimizer_state, average, method_state), metrics
 
     state = jax.tree.map(lambda leaf: leaf.sharding, describe(assembly))
     return jax.jit(
@@ -60,25 +64,12 @@ def describe_batch(assembly: Assembly) -> dict[str, jax.ShapeDtypeStruct]:
     views = {"image": image, "text": text}
     if config.objective.second_view:
         views |= {"image_augmented": image, "text_augmented": text}
+    if assembly.method_state:
+        views["sample"] = ((rows,), jnp.int32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=assembly.layout.rows)
         for name, (shape, dtype) in views.items()
     }
-
-
-def _forward(
-    assembly: Assembly, parameters: optax.Params, batch_statistics: dict[str, Any], batch: Batch, key: jax.Array
-) -> tuple[Outputs, dict[str, Any]]:
-    """The outputs in training, of all views, and the batch statistics after them."""
-    outputs, changed = assembly.model.apply(
-        join(parameters, batch_statistics),
-        batch,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"patch_dropout": jax.random.fold_in(key, 0)},
-    )
-    assert isinstance(outputs, Outputs)
-    return assembly.outputs_with(outputs, parameters), changed.get("batch_stats", batch_statistics)
 
 
 def _moved(average: dict[str, Any], parameters: optax.Params, factor: float, step: jax.Array) -> dict[str, Any]:

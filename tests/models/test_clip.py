@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from input_pipeline.tokenizer import tokenize
 from rankclip_jax.models.clip import Clip
 from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.models.rematerialisation import POLICIES
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
 
 DEMO = PRESETS["ViT-demo"]
@@ -71,13 +72,14 @@ def test_scanning_over_layers_changes_nothing(variables):
     np.testing.assert_allclose(looped.embeddings["text"], unrolled.embeddings["text"], atol=1e-6)
 
 
+@pytest.mark.parametrize("choice", POLICIES)
 @pytest.mark.parametrize("scan", [True, False])
-def test_rematerialising_changes_no_gradient(variables, scan):
+def test_rematerialising_changes_no_gradient(variables, scan, choice):
     def gradients(rematerialise):
         model = Clip(DEMO, Execution(scan_layers=scan, rematerialise=rematerialise))
         return jax.jit(jax.grad(lambda v: model.apply(v, inputs(4)).embeddings["image"][:, 0].sum()))(variables)
 
-    for kept, computed_again in zip(*map(jax.tree.leaves, (gradients(False), gradients(True))), strict=True):
+    for kept, computed_again in zip(*map(jax.tree.leaves, (gradients("nothing"), gradients(choice))), strict=True):
         np.testing.assert_allclose(computed_again, kept, atol=1e-5)
 
 

@@ -35,7 +35,7 @@ def small(**changes):
     config = demo.get_config()
     changed = (
         SMALL
-        | {"model.name": "tiny", "objective.name": "clip"}
+        | {"model.name": "tiny", "objective.name": "clip", "optimizer.name": "adamw", "optimizer.learning_rate": 7e-4}
         | {name.replace("__", "."): value for name, value in changes.items()}
     )
     for name, value in changed.items():

@@ -315,7 +315,7 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_ra
 
 
 def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_written(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory beside .* --config\.model\.rematerialise=True"):
+    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory beside .* --config\.model\.rematerialise=blocks"):
         train_small(tmp_path / "run", train__global_batch_size=2**19)
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,85 @@
+"""Accelerators as data: what their makers' sheets and the devices themselves say of them."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """One device and its links; rates are peaks, a second.
+
+    Args:
+      name: as its maker writes it.
+      memory: bytes that programs can use.
+      bandwidth: bytes from and to memory.
+      flops: by type of the operands, dense, with float32 sums.
+      link: bytes to neighbours in the host or the slice, in each direction.
+      network: bytes to other hosts or slices, in each direction.
+    """
+
+    name: str
+    memory: int
+    bandwidth: float
+    flops: dict[str, float]
+    link: float
+    network: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu(Accelerator):
+    """An NVIDIA GPU, with what XLA's compiler asks of it.
+
+    Args:
+      capability: compute capability.
+      cores: streaming multiprocessors.
+      lanes: float32 units of each.
+      clock: gigahertz.
+      cache: bytes of level 2.
+      shared: bytes of shared memory, at most, of a block and of a core.
+      threads: of a core.
+    """
+
+    capability: tuple[int, int]
+    cores: int
+    lanes: int
+    clock: float
+    cache: int
+    shared: tuple[int, int]
+    threads: int = 2048
+
+
+GPUS = {
+    "a100": Gpu(
+        "NVIDIA A100-SXM4-80GB", 84_987_740_160, 2.039e12, {"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12},
+        300e9, 25e9, (8, 0), 108, 64, 1.41, 41_943_040, (166_912, 167_936),
+    ),
+    "h100": Gpu(
+        "NVIDIA H100 80GB HBM3", 85_014_413_312, 3.35e12, {"bfloat16": 989e12, "tf32": 494e12, "float32": 67e12},
+        450e9, 50e9, (9, 0), 132, 128, 1.98, 52_428_800, (232_448, 233_472),
+    ),
+    "h200": Gpu(
+        "NVIDIA H200", 151_397_597_184, 4.8e12, {"bfloat16": 989e12, "tf32": 494e12, "float32": 67e12},
+        450e9, 50e9, (9, 0), 132, 128, 1.98, 52_428_800, (232_448, 233_472),
+    ),
+    "b200": Gpu(
+        "NVIDIA B200", 192_265_846_784, 7.7e12, {"bfloat16": 2250e12, "tf32": 1125e12, "float32": 75e12},
+        900e9, 50e9, (10, 0), 148, 128, 1.965, 132_644_864, (232_448, 233_472),
+    ),
+    "l40s": Gpu(
+        "NVIDIA L40S", 48_305_799_168, 0.864e12, {"bfloat16": 362e12, "tf32": 183e12, "float32": 91.6e12},
+        32e9, 25e9, (8, 9), 142, 128, 2.52, 100_663_296, (101_376, 102_400), threads=1536,
+    ),
+}  # fmt: skip
+
+TPUS = {
+    "v5e": Accelerator(
+        "TPU v5e", 16_911_433_728, 0.819e12, {"bfloat16": 197e12, "tf32": 98e12, "float32": 33e12}, 100e9, 6.25e9
+    ),
+    "v5p": Accelerator(
+        "TPU v5p", 102_803_439_616, 2.765e12, {"bfloat16": 459e12, "tf32": 230e12, "float32": 76e12}, 300e9, 12.5e9
+    ),
+    "v6e": Accelerator(
+        "TPU v6e", 33_550_237_696, 1.64e12, {"bfloat16": 918e12, "tf32": 459e12, "float32": 153e12}, 200e9, 12.5e9
+    ),
+}
+
+ACCELERATORS: dict[str, Accelerator] = {**GPUS, **TPUS}
