@@ -21,7 +21,7 @@ class Explained:
     """
 
     def __init__(self, program: str, kept: str) -> None:
-        self._program, self._kept = program, kept
+        self.program, self._kept = program, kept
 
     def __enter__(self) -> None:
         """Nothing is different until something goes wrong."""
@@ -51,12 +51,12 @@ class Explained:
     def stop(self) -> NoReturn:
         """Ends the process at once, as Ctrl-C asks: threads and helpers of libraries would still hold it otherwise."""
         # A handler may come in the middle of a print, so this writes past Python's buffers.
-        os.write(2, f"\n{self._program}: stopped at once. {self._kept}\n".encode())
+        os.write(2, f"\n{self.program}: stopped at once. {self._kept}\n".encode())
         os._exit(128 + signal.SIGINT)
 
     def exit(self, message: str) -> NoReturn:
         """Ends the process with a paragraph."""
-        print(f"{self._program}: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{self.program}: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -29,6 +29,7 @@ def main() -> None:
     workdir = Path(default) if _WORKDIR.value is None else entry.folder_of(_WORKDIR, f"Leave it out for {default}.")
     # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
     signal.signal(signal.SIGINT, lambda *_: entry.EXPLAINED.stop())
+    entry.join_processes(config)
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
     outcome = train(config, workdir)

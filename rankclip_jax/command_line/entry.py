@@ -17,6 +17,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.explained import Explained
 from input_pipeline.files import check_writable
 from rankclip_jax import recipes
+from rankclip_jax.command_line.compilation_cache import keep_programs
 
 EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
 
@@ -37,6 +38,18 @@ def config_of(flag: flags.FlagHolder) -> Any:
     if flag.value is None:
         raise UserError("--config: not given. Name a recipe, such as --config configs/demo.py.")
     return flag.value
+
+
+def join_processes(config: Any) -> None:
+    """Finds the other processes of the run, where the environment speaks of any; what others print names their host.
+
+    Raises:
+      UserError: fewer came than it speaks of, or they differ.
+    """
+    from rankclip_jax.parallel import start_up  # after the flags are read, since importing JAX takes a second
+
+    start_up.start(config.processes)
+    EXPLAINED.program = start_up.named("rankclip_jax")
 
 
 def folder_of(flag: flags.FlagHolder, example: str) -> Path:
@@ -69,6 +82,7 @@ def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
       subjects: words of which the command line must name one.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    keep_programs()
 
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise

@@ -9,6 +9,7 @@ import input_pipeline
 from input_pipeline.errors import UserError
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
+from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first
 from rankclip_jax.run import settings, workdir
@@ -29,6 +30,7 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
       UserError: there is no such run, checkpoint, task or average, or the run has no validation data.
     """
     config = ConfigDict(workdir.read_config(folder))
+    start_up.start(config.processes)
     step = choose_step(folder, step)
     if not input_pipeline.has_validation(config.data):
         raise UserError(f"config.data.validation: the run in {folder} has no validation data.")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 import input_pipeline
 from input_pipeline.loader import check_readable
-from input_pipeline.source import Source
+from input_pipeline.source import Source, captions
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluated, Evaluator
@@ -24,6 +25,7 @@ from rankclip_jax.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.hooks.logging import Logging
 from rankclip_jax.hooks.saving import Saving
 from rankclip_jax.interop import loading
+from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first, sum_over_all
 from rankclip_jax.report import picture
@@ -74,6 +76,7 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
     source, validation = _open_data(config)
     config, stored = workdirs.agree(workdir, config, len(source))
     total_steps = settings.total_steps(config, len(source))
+    start_up.check_same_on_all(_what_all_share(config, source))
     assembly = assemble(config, mesh, total_steps, len(source))
     evaluator = Evaluator(assembly, validation) if validation else None
     start = _choose_start(assembly, workdir, stored, len(source))
@@ -127,6 +130,19 @@ def _open_data(config: ConfigDict) -> tuple[Source, Source | None]:
     validation = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
     check_readable(validation, "config.data.validation")
     return source, validation
+
+
+def _what_all_share(config: ConfigDict, source: Source) -> dict[str, object]:
+    """What every process of a run must have alike: settings, and data by their number and a few captions."""
+    few = range(0, len(source), -(-len(source) // 8))
+    told = zlib.crc32(repr([captions(source[index]) for index in few]).encode())
+    values = dict(settings.flatten(settings.to_dict(config)))
+    alike = {
+        f"config.{name}": value
+        for name, value in values.items()
+        if not name.startswith(("data.threads", "data.workers"))
+    }
+    return {"training data": f"{len(source):,} records, captions {told:08x}", **alike}
 
 
 @dataclasses.dataclass(frozen=True)

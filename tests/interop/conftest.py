@@ -6,7 +6,7 @@ import pytest
 
 from configs import demo
 from rankclip_jax.interop import files
-from rankclip_jax.parallel.layout import make_local_mesh
+from rankclip_jax.parallel.mesh import make_local_mesh
 from rankclip_jax.run import workdir
 from rankclip_jax.run.assembly import assemble
 from rankclip_jax.run.checkpoints import Checkpoints

@@ -198,7 +198,7 @@ def test_a_config_that_is_no_runs_is_told_by_its_name(content, tmp_path):
 def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     import jax
 
-    from rankclip_jax.parallel.layout import make_local_mesh
+    from rankclip_jax.parallel.mesh import make_local_mesh
     from rankclip_jax.run.assembly import assemble
 
     config = demo.get_config()
@@ -231,7 +231,7 @@ def test_every_optimizer_walks_downhill(name):
     import jax
     import optax
 
-    from rankclip_jax.parallel.layout import make_local_mesh
+    from rankclip_jax.parallel.mesh import make_local_mesh
     from rankclip_jax.run.assembly import assemble
 
     config = small(optimizer__name=name, optimizer__schedule="constant", optimizer__warmup_share=0.0,
