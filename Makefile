@@ -1,11 +1,11 @@
-# make demo | test | test-fast | check | install | img2dataset. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
+# make demo | test | plan | test-plan | test-fast | check | install | img2dataset. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?= auto
 WORKDIR ?= runs/demo
 RUN := $(VENV)/bin/python
 
-.PHONY: install install-test img2dataset demo test test-fast check
+.PHONY: install install-test img2dataset plan test-plan demo test test-fast check
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -34,11 +34,24 @@ img2dataset: .venv-img2dataset/.installed
 	.venv-img2dataset/bin/python -m pip install --quiet --disable-pip-version-check img2dataset==1.47.0
 	@touch $@
 
+# The compilers of GPUs and TPUs, gigabytes of them, for machines that have neither: python -m rankclip_jax.plan.
+plan: .venv-plan/.installed
+
+.venv-plan/.installed: requirements.txt requirements-test.txt pyproject.toml
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "jax[cuda13]" libtpu
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout pytest-xdist
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 demo: install
 	$(RUN) -m rankclip_jax.train --config configs/demo.py --workdir $(WORKDIR)
 
 test: install-test
 	$(RUN) -m pytest
+
+test-plan: plan
+	.venv-plan/bin/python -m pytest tests/planning -m planned
 
 test-fast: install-test
 	$(RUN) -m pytest -m "not slow"

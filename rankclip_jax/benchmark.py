@@ -10,6 +10,7 @@ from absl import flags
 
 from input_pipeline.files import write_atomically
 from rankclip_jax.command_line import entry
+from rankclip_jax.parallel import platform
 
 _CONFIG = entry.define_config()
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1024", "2048"], "loss: global batch sizes, by comma")
@@ -47,6 +48,8 @@ def main(subject: str) -> None:
 
 
 def _loss() -> list[dict]:
+    if _TOPOLOGY.value:
+        platform.set_variables_to_plan()
     from rankclip_jax.benchmarks import loss  # after the flags are read, since importing JAX takes a second
 
     return loss.run(

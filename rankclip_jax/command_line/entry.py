@@ -17,7 +17,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.explained import Explained
 from input_pipeline.files import check_writable
 from rankclip_jax import recipes
-from rankclip_jax.command_line.compilation_cache import keep_programs
+from rankclip_jax.parallel import platform
 
 EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
 
@@ -82,7 +82,7 @@ def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
       subjects: words of which the command line must name one.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    keep_programs()
+    platform.set_variables()
 
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise

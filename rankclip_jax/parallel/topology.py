@@ -1,22 +1,20 @@
-"""Devices that are not here: descriptions to compile for, ahead of time, on any machine."""
+"""Devices that are not here: descriptions to compile for, ahead of time, on any machine.
+
+Commands that use them call `platform.set_variables_to_plan` first.
+"""
 
 import dataclasses
-import os
 import re
+from typing import Any
 
 import jax
 from jax.experimental import topologies
 
 from input_pipeline.errors import UserError
 from rankclip_jax.parallel.hardware import ACCELERATORS, GPUS, Accelerator, Gpu
+from rankclip_jax.parallel.platform import COMPILER_OPTIONS
 
 _EXAMPLES = "such as h200:1x8 (hosts x GPUs) or v5e:16x16 (a TPU slice)"
-_TPU_VARIABLES = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +53,18 @@ class Topology:
             package = '"jax[cuda13]"' if self.is_gpu else "libtpu"
             raise UserError(
                 f"--topology: cannot compile for {self.name}: {str(error).splitlines()[0]}. This needs the compiler of "
-                f"these devices, not the devices: pip install {package} (or both: make plan)"
+                f"these devices, not the devices: pip install {package} (make plan has both)"
             ) from error
 
     @property
-    def compiler_options(self) -> dict[str, str | bool]:
-        """Options that let a program be compiled where its devices are not: nothing that would be tried out on them."""
-        return {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False} if self.is_gpu else {}
+    def compiler_options(self) -> dict[str, Any]:
+        """The platform's, and those that let a program be compiled where its devices are not: nothing is tried out."""
+        if not self.is_gpu:
+            return COMPILER_OPTIONS["tpu"]
+        return COMPILER_OPTIONS["gpu"] | {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False}
 
     def _gpus(self) -> list[jax.Device]:
         hosts, devices = self.shape
-        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # there is no driver to check
         return list(
             topologies.get_topology_desc(
                 platform="cuda",
@@ -76,8 +75,6 @@ class Topology:
         )
 
     def _tpus(self) -> list[jax.Device]:
-        for name, value in _TPU_VARIABLES.items():
-            os.environ.setdefault(name, value)
         return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices)
 
 

@@ -48,10 +48,16 @@ _CHOICES: dict[str, Iterable[str]] = {
 }
 
 
-def check(config: ConfigDict, device_count: int) -> None:
-    """Raises UserError for settings that no run on so many devices can have, naming the flag that mends it."""
+def check(config: ConfigDict, device_count: int, platform: str | None = None) -> None:
+    """Raises UserError for settings that no run can have, naming the flag that mends it.
+
+    Args:
+      config: the settings.
+      device_count: of all processes.
+      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``; None: the one that is here.
+    """
     check_parts(config)
-    _check_model(config.model)
+    _check_model(config.model, platform or jax.default_backend())
     options_of(OBJECTIVES[config.objective.name], config.objective)
     train = config.train
     if config.objective.list_size > train.global_batch_size:
@@ -135,10 +141,10 @@ def _check_choices(values: dict) -> None:
             raise UserError(f"config.{name}: no {values[name]!r}; there are {', '.join(map(repr, choices))}.")
 
 
-def _check_model(model: ConfigDict) -> None:
-    if model.attention == "cudnn" and (model.dtype != "bfloat16" or jax.default_backend() != "gpu"):
+def _check_model(model: ConfigDict, platform: str) -> None:
+    if model.attention == "cudnn" and (model.dtype != "bfloat16" or platform != "gpu"):
         raise UserError(
-            f"config.model.attention: cudnn needs an NVIDIA GPU and bfloat16; found {jax.default_backend()} and "
+            f"config.model.attention: cudnn needs an NVIDIA GPU and bfloat16; found {platform} and "
             f"{model.dtype}. Take --config.model.attention=xla, or add --config.model.dtype=bfloat16 on such a GPU."
         )
     vision = PRESETS[model.name].vision

@@ -9,6 +9,7 @@ import jax
 
 from input_pipeline.errors import UserError
 from rankclip_jax.parallel.layout import bytes_a_device
+from rankclip_jax.parallel.platform import COMPILER_OPTIONS
 from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.run.state import describe
 from rankclip_jax.telemetry.clock import format_duration
@@ -35,7 +36,11 @@ def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
         say("compiling the training step: seconds for a small model, about a minute for a large one")
     start = time.perf_counter()
     with ExplainedMemory(assembly):
-        compiled = make_step(assembly).lower(describe(assembly), describe_batch(assembly)).compile()
+        compiled = (
+            make_step(assembly)
+            .lower(describe(assembly), describe_batch(assembly))
+            .compile(compiler_options=COMPILER_OPTIONS[jax.default_backend()])
+        )
     needed = bytes_needed(compiled)
     if announce:
         say(

@@ -1,0 +1,190 @@
+"""A recipe on a topology: does it fit, what does it move, and how fast can it be at most."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from rankclip_jax.parallel.hardware import Accelerator
+from rankclip_jax.parallel.layout import bytes_a_device
+from rankclip_jax.parallel.mesh import make_mesh
+from rankclip_jax.parallel.platform import MEMORY_SHARE
+from rankclip_jax.parallel.topology import Topology
+from rankclip_jax.planning import arithmetic, program
+from rankclip_jax.planning.program import Collective
+from rankclip_jax.run import settings
+from rankclip_jax.run.assembly import Assembly, assemble
+from rankclip_jax.run.state import describe
+from rankclip_jax.training.compilation import bytes_needed
+from rankclip_jax.training.step import describe_batch, make_step
+
+_STEPS = 1000  # of the run that is planned, where its length depends on data that need not be here
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one step takes, on each device unless it says otherwise.
+
+    Args:
+      topology: the devices, by name.
+      mesh: devices along each axis.
+      settings: those that were planned with and change what is taken, by name.
+      pairs: of a step, over all devices.
+      bytes: ``parameters``, ``optimizer`` (and all else that is kept), ``batch``, ``temporaries``, ``total``,
+        ``capacity``.
+      flops: operations of products; ``useful_flops`` leaves out what is computed again.
+      useful_flops: the same.
+      memory_bytes: to and from memory, by the program's text.
+      collectives: see `Collective`.
+      seconds: the least that ``compute``, ``memory`` (of what is written) and ``network`` can take.
+      peak_flops: of the device, for the type that is fastest.
+      refusal: why the compiler refused the program; None: it did not.
+    """
+
+    topology: str
+    mesh: dict[str, int]
+    settings: dict[str, Any]
+    pairs: int
+    bytes: dict[str, int]
+    flops: float = 0
+    useful_flops: float = 0
+    memory_bytes: int = 0
+    collectives: Sequence[Collective] = ()
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    peak_flops: float = 0
+    refusal: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the program needs no more memory than there is."""
+        return self.refusal is None and self.bytes["total"] <= self.bytes["capacity"]
+
+    @property
+    def step_seconds(self) -> float:
+        """The least that a step can take, were compute, memory and network perfectly overlapped."""
+        return max(self.seconds.values(), default=0.0)
+
+    @property
+    def pairs_per_second(self) -> float:
+        """The most, over all devices."""
+        return self.pairs / self.step_seconds if self.step_seconds else 0.0
+
+    @property
+    def mfu(self) -> float:
+        """The largest share of the devices' peak that useful operations can reach."""
+        return self.useful_flops / (self.step_seconds * self.peak_flops) if self.step_seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, under public names."""
+        return {
+            "topology": self.topology,
+            "mesh": self.mesh,
+            "settings": self.settings,
+            "global_batch_size": self.pairs,
+            "fits": self.fits,
+            "refusal": self.refusal,
+            "bytes": self.bytes,
+            "flops": self.flops,
+            "memory_bytes": self.memory_bytes,
+            "collectives": [dataclasses.asdict(collective) for collective in self.collectives],
+            "seconds": self.seconds,
+            "step_seconds_bound": self.step_seconds,
+            "pairs_per_second_bound": self.pairs_per_second,
+            "mfu_bound": self.mfu,
+        }
+
+
+def plan(config: ConfigDict, topology: Topology, capacity: int | None = None) -> Plan:
+    """Compiles the training step for devices that need not be here, and reads what it takes.
+
+    Args:
+      config: the settings.
+      topology: the devices.
+      capacity: bytes of memory of each; None: the device's own.
+
+    Raises:
+      UserError: no run can have these settings on so many devices, or the compiler for them is not installed.
+    """
+    devices = topology.devices()
+    settings.check(config, len(devices), platform="gpu" if topology.is_gpu else "tpu")
+    assembly = assemble(config, make_mesh(config.mesh, devices), config.train.steps or _STEPS)
+    usable = int((capacity or topology.accelerator.memory) * MEMORY_SHARE)
+    return plan_step(assembly, topology.accelerator, topology.name, usable, topology.compiler_options)
+
+
+def plan_step(
+    assembly: Assembly, accelerator: Accelerator, name: str, capacity: int, options: dict[str, Any] | None = None
+) -> Plan:
+    """The same for the parts of a run on any mesh, such as the devices that are here."""
+    config, mesh = assembly.config, assembly.layout.mesh
+    state, batch = describe(assembly), describe_batch(assembly)
+    sizes = {
+        "parameters": bytes_a_device(state.parameters),
+        "optimizer": bytes_a_device(state) - bytes_a_device(state.parameters),
+        "batch": bytes_a_device(batch),
+    }
+    told = {
+        name: config[name.partition(".")[0]][name.partition(".")[2]]
+        for name in ("model.name", "model.dtype", "model.rematerialise", "train.accumulation", "objective.name")
+    }
+    common: dict[str, Any] = {
+        "topology": name,
+        "mesh": dict(mesh.shape),
+        "settings": told,
+        "pairs": config.train.global_batch_size,
+    }
+    traced = make_step(assembly).trace(state, batch)
+    try:
+        compiled = traced.lower().compile(compiler_options=options or {})
+    except jax.errors.JaxRuntimeError as error:
+        refusal = next(line for line in str(error).splitlines() if line.strip())[:300]
+        return Plan(**common, bytes=sizes | {"capacity": capacity}, refusal=refusal)
+    total = bytes_needed(compiled)
+    text = compiled.as_text() or ""
+    operations = arithmetic.flops(traced)
+    moved = program.collectives(text, mesh)
+    written = program.bytes_written(text)
+    seconds = {
+        "compute": compute_seconds(operations, accelerator),
+        "memory": written / accelerator.bandwidth,
+        "network": sum(network_seconds(collective, accelerator) for collective in moved),
+    }
+    return Plan(
+        **common,
+        bytes=sizes | {"temporaries": total - sum(sizes.values()), "total": total, "capacity": capacity},
+        flops=sum(operations.values()),
+        useful_flops=_useful_flops(assembly),
+        memory_bytes=2 * written,  # what is written is read again, if not from a cache
+        collectives=moved,
+        seconds=seconds,
+        peak_flops=accelerator.flops["bfloat16"],
+    )
+
+
+def _useful_flops(assembly: Assembly) -> float:
+    """Operations of a step in which nothing is computed again."""
+    config = assembly.config.copy_and_resolve_references()
+    config.model.rematerialise, config.train.accumulation = "nothing", 1
+    plain = assemble(config, assembly.layout.mesh, assembly.total_steps)
+    return sum(arithmetic.flops(make_step(plain).trace(describe(plain), describe_batch(plain))).values())
+
+
+def compute_seconds(operations: Counter[str], accelerator: Accelerator) -> float:
+    """The least that products can take at the device's peaks."""
+    return sum(count / accelerator.flops.get(kind, accelerator.flops["float32"]) for kind, count in operations.items())
+
+
+def network_seconds(collective: Collective, accelerator: Accelerator) -> float:
+    """The least that a collective can take: each byte passes the slowest link that it must, all devices sharing it.
+
+    In a ring of n each device sends ``(n - 1) / n`` of what is gathered or scattered, and twice that of what is summed
+    everywhere. Where it crosses hosts, those of one host send a part each.
+    """
+    passes = 2 if collective.kind == "all-reduce" else 1
+    inside = passes * collective.bytes * (1 - 1 / collective.devices) / accelerator.link
+    here = collective.devices // collective.hosts
+    across = passes * collective.bytes * (1 - 1 / collective.hosts) / (max(here, 1) * accelerator.network)
+    return max(across, inside if here > 1 else 0.0)
