@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
     config.objective.position_decay = False  # weigh the k-th place of a list by 1 / log(k + 1)
     config.objective.list_size = 0  # rank each row against so many random columns; 0: all
     config.objective.chunk_size = 0  # rows a device handles at once; 0: by a memory budget
+    config.objective.precision = "auto"  # of similarities: highest, tf32_x3, bf16_x3, bf16_x6 (docs/objectives.md)
     config.objective.second_view = False  # contrast each image and text with an augmented view of itself too
     config.objective.cyclic = (0.25, 0.25)  # cyclip: weights of cross- and in-modal consistency (its paper's)
     config.objective.soft_share = 0.5  # softclip: share of the soft targets

@@ -24,7 +24,7 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
         return contrastive_rows(similarity, scalars["scale"])
 
-    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)
+    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)
 
 
 def contrastive_rows(similarity: Similarities, scale: jax.Array) -> tuple[jax.Array, Metrics]:

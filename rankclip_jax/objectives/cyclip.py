@@ -32,4 +32,4 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
         total = contrastive + cross_weight * cross + in_weight * within
         return total, metrics | {"cyclic_cross": cross, "cyclic_in": within}
 
-    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)
+    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rankclip_jax.objectives.objective import Metrics, Step
+from rankclip_jax.objectives.objective import Metrics, Options, Step, chosen_precision
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
 CHUNK_BYTES = 64 * 2**20
@@ -35,10 +35,17 @@ Scalars = Mapping[str, jax.Array]
 class Similarities:
     """Dot products of a chunk of rows with all columns, each computed once, when first asked for."""
 
-    def __init__(self, rows: Embeddings, columns: Embeddings, own: jax.Array) -> None:
+    def __init__(
+        self,
+        rows: Embeddings,
+        columns: Embeddings,
+        own: jax.Array,
+        precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
+    ) -> None:
         self.kinds = frozenset(rows)  # image, text, and the augmented views where there are any
         self._rows = rows
         self._columns = columns
+        self._precision = precision
         self.size = own.shape[1]  # B
         self.own = own  # bool [chunk, B]: where a column is the row's own pair
         self._products: dict[tuple[str, str, int | None], jax.Array] = {}
@@ -48,7 +55,7 @@ class Similarities:
         name = (row, column, count)
         if name not in self._products:
             columns = self._columns[column][:count]
-            self._products[name] = jnp.matmul(self._rows[row], columns.T, precision=jax.lax.Precision.HIGHEST)
+            self._products[name] = jnp.matmul(self._rows[row], columns.T, precision=self._precision)
         return self._products[name]
 
     def paired(self, row: str, column: str) -> jax.Array:
@@ -73,7 +80,7 @@ def mean_over_rows(
     embeddings: Embeddings,
     scalars: Scalars,
     step: Step,
-    chunk_size: int = 0,
+    options: Options = Options(),  # noqa: B008  # frozen
 ) -> tuple[jax.Array, Metrics]:
     """The mean over all rows of ``row_loss``, with exact gradients, in memory linear in the batch.
 
@@ -82,7 +89,8 @@ def mean_over_rows(
       embeddings: name to ``[B, D]``, sharded over the mesh; gradients reach them and the scalars.
       scalars: whatever else the loss depends on, by name, the same on every device: the scale, a method's parameters.
       step: its key orders the columns at random, and so breaks ties; its mesh shares the rows.
-      chunk_size: rows handled at once by a device; 0: as many as `CHUNK_BYTES` has room for.
+      options: its ``chunk_size`` rows are handled at once by a device (0: as many as `CHUNK_BYTES` has room for), its
+        ``precision`` is that of similarities.
 
     Returns:
       The mean loss and the means of the metrics, scalars; no gradient flows through the metrics.
@@ -96,17 +104,17 @@ def mean_over_rows(
     scalars = {name: jnp.asarray(value, dtype) for name, value in scalars.items()}
     order = jnp.arange(size) if step.key is None else jax.random.permutation(step.key, size)
 
-    mesh = step.mesh
+    mesh, precision = step.mesh, chosen_precision(options, step.mesh, dtype)
     axes = () if mesh is None else mesh.axis_names
     devices = 1 if mesh is None else mesh.size
     if size % devices:
         raise ValueError(f"{size} rows cannot be split evenly over {devices} devices")
     local_size = size // devices
-    largest = min(chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
+    largest = min(options.chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
     chunk = -(-local_size // -(-local_size // largest))  # as many chunks as it takes, of equal size
 
     def over_devices(with_gradients: bool) -> Callable:
-        local = functools.partial(_local_mean, row_loss, size, chunk, axes, with_gradients)
+        local = functools.partial(_local_mean, row_loss, precision, size, chunk, axes, with_gradients)
         if mesh is None:
             return local
         sharded, replicated = PartitionSpec(axes), PartitionSpec()
@@ -136,6 +144,7 @@ def mean_over_rows(
 
 def _local_mean(
     row_loss: RowLoss,
+    precision: jax.lax.PrecisionLike,
     size: int,
     chunk: int,
     axes: tuple[str, ...],
@@ -153,7 +162,7 @@ def _local_mean(
     def chunk_loss(rows: Embeddings, columns: Embeddings, scalars: Scalars, index: jax.Array) -> tuple[Any, Any]:
         numbers = _chunk_start(index, chunk, local_size) + jnp.arange(chunk)
         own = jnp.arange(size) == places[first + numbers][:, None]
-        loss, metrics = row_loss(Similarities(rows, columns, own), scalars)
+        loss, metrics = row_loss(Similarities(rows, columns, own, precision), scalars)
         new = numbers >= index * chunk  # the last chunk may begin with rows of the one before
         return jax.tree.map(lambda value: jnp.sum(jnp.where(new, value, 0)) / size, (loss, metrics))
 

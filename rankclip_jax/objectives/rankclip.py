@@ -30,5 +30,5 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
         return contrastive + scalars["weight"] * ranked, metrics | more
 
     scalars = {**outputs.scalars, "weight": weight}
-    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options.chunk_size)
+    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options)
     return total, metrics | {"ranking_weight": weight}

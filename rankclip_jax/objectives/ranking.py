@@ -157,7 +157,7 @@ def consistency(
             return jnp.sum(losses, axis=0), {}
 
         step = Step(progress=0, key=key, mesh=mesh)
-        return mean_over_rows(loss, embeddings, {"scale": scale}, step, chunk_size or 0)[0]
+        return mean_over_rows(loss, embeddings, {"scale": scale}, step, Options(chunk_size=chunk_size or 0))[0]
 
     return term(CROSS_MODAL), term(IN_MODAL)
 

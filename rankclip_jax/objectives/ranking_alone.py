@@ -35,4 +35,4 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
     def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
         return ranking.weighted_rows(similarity, scalars["scale"], options)
 
-    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)
+    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)

@@ -50,5 +50,5 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
         return total, metrics | {"soft": soft}
 
     scalars = {**outputs.scalars, "share": share}
-    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options.chunk_size)
+    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options)
     return total, metrics | {"soft_share": share}

@@ -27,5 +27,5 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
         sigmoid = jnp.sum(jax.nn.softplus(signed), axis=-1)
         return clip.with_second_view(sigmoid, similarity, scalars["scale"], "sigmoid")
 
-    total, metrics = mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)
+    total, metrics = mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)
     return total, metrics | {"logit_bias": outputs.scalars["logit_bias"]}

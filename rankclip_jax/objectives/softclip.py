@@ -51,7 +51,7 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
         total = (1 - share) * contrastive + share * soft + options.relation_weight * relation
         return total, metrics | {"soft": soft, "relation": relation}
 
-    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options.chunk_size)
+    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)
 
 
 def _divergence(target: jax.Array, logits: jax.Array, among: jax.Array) -> jax.Array:

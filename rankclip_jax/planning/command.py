@@ -63,7 +63,12 @@ def run(
         plans = [planned(config)]
     best = plans[0]
     print(shown.table(best))
-    if not best.fits and not sweep and not find and (less := search.what_fits(config, planned)):
+    if (
+        not best.fits
+        and not sweep
+        and not find
+        and (less := search.what_fits(config, lambda settings: planned(settings).fits))
+    ):
         print(f"It fits with: {search.as_flags(less)}")
         changes = less
     if price is not None and best.pairs_per_second:

@@ -18,8 +18,7 @@ from rankclip_jax.planning.program import Collective
 from rankclip_jax.run import settings
 from rankclip_jax.run.assembly import Assembly, assemble
 from rankclip_jax.run.state import describe
-from rankclip_jax.training.compilation import bytes_needed
-from rankclip_jax.training.step import describe_batch, make_step
+from rankclip_jax.run.step import describe_batch, make_step
 
 _STEPS = 1000  # of the run that is planned, where its length depends on data that need not be here
 
@@ -142,7 +141,7 @@ def plan_step(
     except jax.errors.JaxRuntimeError as error:
         refusal = next(line for line in str(error).splitlines() if line.strip())[:300]
         return Plan(**common, bytes=sizes | {"capacity": capacity}, refusal=refusal)
-    total = bytes_needed(compiled)
+    total = program.bytes_needed(compiled)
     text = compiled.as_text() or ""
     operations = arithmetic.flops(traced)
     moved = program.collectives(text, mesh)

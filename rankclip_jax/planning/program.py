@@ -36,6 +36,13 @@ class Collective:
     hosts: int
 
 
+def bytes_needed(compiled: Any) -> int:
+    """What a compiled program occupies on one device: arguments, results that are not in their place, temporaries."""
+    memory = compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+
+
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
     """The collectives of a compiled program's text, the largest first, those in loops as often as these turn."""
     found: dict[tuple, tuple[int, int]] = {}

@@ -104,11 +104,11 @@ def sweep(config: ConfigDict, planner: Planner, devices: int, devices_a_host: in
             continue  # such as micro-batches that the rows of a device do not make up
 
 
-def what_fits(config: ConfigDict, planner: Planner) -> dict[str, Any] | None:
-    """The changes, computing as little again as possible, with which a step fits; None: none of those tried."""
+def what_fits(config: ConfigDict, fits: Callable[[ConfigDict], bool]) -> dict[str, Any] | None:
+    """The changes, computing as little again as possible, with which settings fit; None: none of those tried."""
     for changes in _FRUGAL:
         try:
-            if planner(changed(config, changes)).fits:
+            if fits(changed(config, changes)):
                 return changes
         except UserError:
             continue

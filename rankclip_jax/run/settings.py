@@ -16,6 +16,7 @@ from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
+from rankclip_jax.objectives.objective import PRECISIONS
 from rankclip_jax.recipes import flatten
 from rankclip_jax.run import ranges, schedule
 from rankclip_jax.run.optimizer import OPTIMIZERS
@@ -41,6 +42,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "model.attention": ("xla", "cudnn"),
     "model.rematerialise": rematerialisation.CHOICES,
     "objective.name": OBJECTIVES,
+    "objective.precision": ("auto", *PRECISIONS),
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": schedule.SCHEDULES,
     "optimizer.moments": ("float32", "bfloat16"),

@@ -44,6 +44,7 @@ def _to_3(settings: Settings) -> None:
     model["rematerialise"] = "blocks" if model["rematerialise"] else "nothing"
     settings["optimizer"]["moments"] = "float32"
     settings["train"]["accumulation"] = 1
+    settings["objective"]["precision"] = "auto"
     settings["mesh"] = {"replica": 1, "data": -1, "fsdp": 1, "overrides": []}
     settings["processes"] = {"start_seconds": 300, "heartbeat_seconds": 100}
 

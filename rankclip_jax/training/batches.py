@@ -9,7 +9,7 @@ from input_pipeline.loader import training_batches
 from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.run.assembly import Assembly
-from rankclip_jax.training.forward import Batch
+from rankclip_jax.run.forward import Batch
 
 
 def device_batches(

@@ -6,15 +6,19 @@ from types import TracebackType
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
 from rankclip_jax.parallel.layout import bytes_a_device
 from rankclip_jax.parallel.platform import COMPILER_OPTIONS
-from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.planning.program import bytes_needed
+from rankclip_jax.planning.search import as_flags, what_fits
+from rankclip_jax.run import settings
+from rankclip_jax.run.assembly import Assembly, assemble
 from rankclip_jax.run.state import describe
+from rankclip_jax.run.step import StepFunction, describe_batch, make_step
 from rankclip_jax.telemetry.clock import format_duration
 from rankclip_jax.telemetry.console import say
-from rankclip_jax.training.step import StepFunction, describe_batch, make_step
 
 _ADVICE = (
     "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.rematerialise=blocks, by "
@@ -36,17 +40,14 @@ def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
         say("compiling the training step: seconds for a small model, about a minute for a large one")
     start = time.perf_counter()
     with ExplainedMemory(assembly):
-        compiled = (
-            make_step(assembly)
-            .lower(describe(assembly), describe_batch(assembly))
-            .compile(compiler_options=COMPILER_OPTIONS[jax.default_backend()])
-        )
+        compiled = _compile(assembly)
     needed = bytes_needed(compiled)
     if announce:
         say(
             f"compiled in {format_duration(time.perf_counter() - start)}; a step needs {needed / 2**30:.2f} GiB a "
             "device"
         )
+    _check_device_memory(needed, assembly)
     _check_host_memory(needed - _bytes_of_state(assembly), assembly)
     return compiled
 
@@ -73,16 +74,37 @@ class ExplainedMemory:
             raise UserError(f"{self._what} does not fit in memory ({words[:200]}). {_ADVICE}") from error
 
 
-def bytes_needed(compiled: Any) -> int:
-    """What a compiled program occupies on one device: arguments, results that are not in their place, temporaries."""
-    memory = compiled.memory_analysis()
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
-
-
 def _bytes_of_state(assembly: Assembly) -> int:
     """What the state occupies on one device, which it does before the first step."""
     return bytes_a_device(describe(assembly))
+
+
+def _check_device_memory(needed: int, assembly: Assembly) -> None:
+    limit = bytes_of_device()
+    if limit is None or needed <= limit:
+        return
+    changes = what_fits(assembly.config, lambda config: _needs(config, assembly) <= limit)
+    advice = f"It fits with: {as_flags(changes)}" if changes else _ADVICE
+    raise UserError(
+        f"{_what(assembly)} needs {needed / 2**30:.1f} GiB on each device, which has {limit / 2**30:.1f}. {advice}"
+    )
+
+
+def bytes_of_device() -> int | None:
+    """What programs may occupy on one of this process's devices; None: it does not say."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit")
+
+
+def _needs(config: ConfigDict, like: Assembly) -> int:
+    """Bytes on one device of a step with other settings, on the same devices."""
+    settings.check(config, like.layout.mesh.size)
+    return bytes_needed(_compile(assemble(config, like.layout.mesh, like.total_steps, like.examples)))
+
+
+def _compile(assembly: Assembly) -> Any:
+    program = make_step(assembly).lower(describe(assembly), describe_batch(assembly))
+    return program.compile(compiler_options=COMPILER_OPTIONS[jax.default_backend()])
 
 
 def _check_host_memory(needed: int, assembly: Assembly) -> None:

@@ -106,7 +106,7 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
             with contextlib.ExitStack() as inner:
                 hooks = _enter_hooks(inner, assembly, workdir, logging, evaluator)
                 for step in range(start.step + 1, total_steps + 1):
-                    with memory:
+                    with memory, jax.transfer_guard("disallow"):
                         state, metrics = step_function(state, batch)
                     info = StepInfo(step, start.step + 1, total_steps, state, metrics)
                     for hook in hooks:

@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import OBJECTIVES, Step, options_of, pairwise, parameters_of, ranking
+from rankclip_jax.objectives import OBJECTIVES, Options, Step, options_of, pairwise, parameters_of, ranking
 from tests.objectives import numpy_reference as reference
 
 
@@ -64,5 +64,7 @@ def test_own_columns_follow_the_columns_random_order():
     def row_loss(similarity, scalars):
         return jnp.sum(jnp.where(similarity.own, similarity("image", "text"), 0), axis=1), {}
 
-    value, _ = pairwise.mean_over_rows(row_loss, {"image": x, "text": t}, {}, Step(0, jax.random.key(3)), chunk_size=3)
+    value, _ = pairwise.mean_over_rows(
+        row_loss, {"image": x, "text": t}, {}, Step(0, jax.random.key(3)), Options(chunk_size=3)
+    )
     assert value == pytest.approx(float(jnp.mean(jnp.sum(x * t, axis=1))), rel=1e-5)

@@ -14,9 +14,9 @@ from rankclip_jax.objectives import OBJECTIVES, Step
 from rankclip_jax.parallel.layout import bytes_a_device
 from rankclip_jax.parallel.mesh import AXES
 from rankclip_jax.run.assembly import assemble
+from rankclip_jax.run.forward import outputs_of_batch
 from rankclip_jax.run.state import create, describe
-from rankclip_jax.training.forward import outputs_of_batch
-from rankclip_jax.training.step import describe_batch, make_step
+from rankclip_jax.run.step import describe_batch, make_step
 
 SIZE = 32
 TEXT = TextPreset(32, 1, 1, context_length=24, vocabulary_size=1000)

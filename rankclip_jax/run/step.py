@@ -11,8 +11,8 @@ from rankclip_jax.models.clip import MAX_LOGIT_SCALE
 from rankclip_jax.objectives import Step
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.run.forward import Batch, outputs_of_batch
 from rankclip_jax.run.state import TrainState, describe
-from rankclip_jax.training.forward import Batch, outputs_of_batch
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 

@@ -12,7 +12,7 @@ from rankclip_jax.models.clip import Clip
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
 from rankclip_jax.run.assembly import assemble
 from rankclip_jax.run.state import create
-from rankclip_jax.training.step import make_step
+from rankclip_jax.run.step import make_step
 
 TEXT = TextPreset(64, 1, 1, context_length=24, vocabulary_size=1000)
 VIT = Preset(64, VisionPreset(32, 8, 64, 2, 1), TEXT)

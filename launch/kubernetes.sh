@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Prints a JobSet (jobset.x-k8s.io) that trains; give it to kubectl to start it:
+#   IMAGE=registry/rankclip launch/kubernetes.sh gpu HOSTS GPUS -- --config configs/cc3m.py --workdir gs://... | kubectl apply -f -
+#   IMAGE=registry/rankclip launch/kubernetes.sh tpu tpu-v5-lite-podslice 16x16 SLICES -- --config configs/cc3m.py
+# NAME is the JobSet's (rankclip unless given). Processes find each other by the JobSet's own DNS names: no rights in the
+# cluster are needed. A failed or evicted pod restarts all of them, which go on from the last checkpoint.
+set -u
+# shellcheck source=launch/common.sh
+. "$(dirname "$0")/common.sh"
+
+kind=${1:-}
+case $kind in
+gpu) hosts=${2:-} devices=${3:-} && [ $# -ge 3 ] && shift 3 ;;
+tpu) accelerator=${2:-} topology=${3:-} slices=${4:-} && [ $# -ge 4 ] && shift 4 ;;
+*) explain "expected gpu or tpu first; found '$kind'. Say: launch/kubernetes.sh gpu 2 8 -- --config configs/cc3m.py" ;;
+esac
+[ "${1:-}" = -- ] && [ $# -gt 1 ] || explain "no flags of the training after --. Say: launch/kubernetes.sh gpu 2 8 -- --config configs/cc3m.py"
+shift
+name=${NAME:-rankclip}
+image=${IMAGE:-}
+[ -n "$image" ] || explain "IMAGE: not set. Name an image with rankclip_jax installed, such as IMAGE=registry/rankclip"
+[[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || explain "NAME: expected small letters, digits and dashes; found '$name'"
+
+whole() { [[ $2 =~ ^[1-9][0-9]*$ ]] || explain "$1: expected a number from 1; found '$2'"; }
+if [ "$kind" = gpu ]; then
+  whole HOSTS "$hosts"
+  whole GPUS "$devices"
+  replicas=1 pods=$hosts limits="nvidia.com/gpu: $devices" selector=
+else
+  whole SLICES "$slices"
+  [[ $topology =~ ^[0-9]+(x[0-9]+){1,2}$ ]] || explain "topology: expected sides such as 16x16; found '$topology'"
+  chips=$((${topology//x/*}))
+  devices=$((chips < 4 ? chips : 4)) # chips of one host
+  replicas=$slices pods=$((chips / devices)) limits="google.com/tpu: $devices"
+  selector="
+            nodeSelector:
+              cloud.google.com/gke-tpu-accelerator: $accelerator
+              cloud.google.com/gke-tpu-topology: $topology"
+fi
+
+# On TPUs JAX reads what GKE has set; elsewhere the address is made of names that the JobSet gives.
+variables=
+if [ "$kind" = gpu ]; then
+  variables="
+              env:
+              - {name: JAX_COORDINATOR_ADDRESS, value: \"$name-workers-0-0.$name:8476\"}
+              - {name: JAX_NUM_PROCESSES, value: \"$hosts\"}"
+fi
+arguments=
+for word in "$@"; do
+  arguments+="
+              - '${word//\'/\'\'}'"
+done
+
+cat <<END
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: $name
+spec:
+  network:
+    enableDNSHostnames: true
+    publishNotReadyAddresses: true
+  failurePolicy:
+    maxRestarts: 10
+    restartStrategy: BlockingRecreate
+    rules:
+    - name: evicted
+      action: RestartJobSetAndIgnoreMaxRestarts
+      onJobFailureReasons: [PodFailurePolicy]
+  replicatedJobs:
+  - name: workers
+    replicas: $replicas
+    template:
+      spec:
+        completionMode: Indexed
+        parallelism: $pods
+        completions: $pods
+        backoffLimit: 0
+        podFailurePolicy:
+          rules:
+          - action: FailJob
+            onPodConditions:
+            - {type: DisruptionTarget, status: "True"}
+        template:
+          spec:
+            restartPolicy: Never
+            terminationGracePeriodSeconds: 300$selector
+            containers:
+            - name: train
+              image: $image
+              command: [python, -m, rankclip_jax.train]
+              args:$arguments$variables
+              ports:
+              - containerPort: 8476
+              resources:
+                limits: {$limits}
+              volumeMounts:
+              - {name: memory, mountPath: /dev/shm}
+            volumes:
+            - name: memory
+              emptyDir: {medium: Memory}
+END

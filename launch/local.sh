@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# N processes of a command on this machine, as on N hosts:
+#   launch/local.sh 2 python -m rankclip_jax.train --config configs/demo.py
+# Where there are GPUs they are dealt out evenly. DRY_RUN=1 prints what would run.
+set -u
+# shellcheck source=launch/common.sh
+. "$(dirname "$0")/common.sh"
+
+count=${1:-}
+case $count in
+'' | *[!0-9]* | 0*) explain "expected a number of processes first, such as: launch/local.sh 2 COMMAND; found '$count'" ;;
+esac
+shift
+[ $# -gt 0 ] || explain "no command. Say: launch/local.sh $count python -m rankclip_jax.train --config configs/demo.py"
+
+port=${PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+share=$((gpus / count))
+if [ "$gpus" -gt 0 ] && [ "$share" = 0 ]; then
+  explain "$count processes cannot share $gpus GPU(s). Say: launch/local.sh $gpus COMMAND, or hide the GPUs: JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES="
+fi
+
+pids=()
+for ((number = 0; number < count; number++)); do
+  own=(JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$count" JAX_PROCESS_ID="$number")
+  if [ "$share" -gt 0 ]; then
+    own+=(CUDA_VISIBLE_DEVICES="$(seq -s, $((number * share)) $((number * share + share - 1)))")
+  fi
+  if is_dry; then
+    printf '%q ' env "${own[@]}" "$@"
+    echo
+  else
+    # A session of its own: a terminal's Ctrl-C reaches this script alone, which passes it on once.
+    setsid env "${own[@]}" "$@" &
+    pids+=($!)
+  fi
+done
+is_dry && exit
+wait_for_all "${pids[@]}"

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Trains under SLURM, and goes on by itself after a time limit or a preemption:
+#   sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config configs/cc3m.py --workdir runs/cc3m
+# A process for each GPU, or with PROCESSES=node one for each node. DRY_RUN=1 prints what would run in the job.
+#SBATCH --job-name=rankclip
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@300
+set -u
+
+python=${PYTHON:-.venv/bin/python}
+case ${PROCESSES:-gpu} in
+gpu) tasks=${SLURM_GPUS_ON_NODE:-1} ;;
+node) tasks=1 ;;
+*)
+  echo "launch: PROCESSES: expected gpu or node; found '$PROCESSES'" >&2
+  exit 2
+  ;;
+esac
+if [ $# = 0 ]; then
+  echo "launch: no flags. Say: sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config configs/cc3m.py" >&2
+  exit 2
+fi
+
+# A dead process ends the step; --signal above lets it save five minutes before the time is over.
+step=(srun --kill-on-bad-exit=1 --ntasks-per-node="$tasks" --ntasks=$((${SLURM_NNODES:-1} * tasks))
+  "$python" -m rankclip_jax.train "$@")
+if [ "${DRY_RUN:-0}" = 1 ]; then
+  printf '%q ' "${step[@]}"
+  echo
+  exit
+fi
+
+"${step[@]}" &
+running=$! stopped=
+trap 'stopped=yes; kill -TERM $running' TERM
+wait $running
+status=$?
+if [ -n "$stopped" ]; then
+  wait $running # the first wait ended with the signal, not with the step
+  status=$?
+  echo "launch: stopped and saved (status $status); back into the queue"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status

@@ -1,0 +1,200 @@
+"""The launchers: what they start and with which variables, how they end, and whether others can read what they write."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.training.conftest import SMALL_FLAGS
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
+TRAIN = ["python", "-m", "rankclip_jax.train", "--config", "configs/cc3m.py"]
+
+
+def launch(script, *words, check=True, **variables):
+    done = subprocess.run(
+        [ROOT / "launch" / script, *words],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_scripts_are_without_known_mistakes():
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not shellcheck:
+        pytest.skip("shellcheck is not installed")
+    subprocess.run([shellcheck, "-x", *(f"launch/{name}" for name in SCRIPTS)], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "variables", "expected"),
+    [
+        ("local.sh", ["2", *TRAIN], {}, ["JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 python -m rankclip_jax.train"]),
+        ("tpu-vm.sh", ["pod", *TRAIN], {"ZONE": "z"}, ["ssh pod --zone=z --worker=all", "rankclip_jax.train"]),
+        (
+            "slurm.sh",
+            TRAIN[3:],
+            {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8"},
+            ["srun --kill-on-bad-exit=1 --ntasks-per-node=8 --ntasks=16", "--config configs/cc3m.py"],
+        ),
+        (
+            "slurm.sh",
+            TRAIN[3:],
+            {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8", "PROCESSES": "node"},
+            ["--ntasks-per-node=1 --ntasks=2"],
+        ),
+    ],
+)
+def test_the_dry_form_prints_what_would_run(script, words, variables, expected):
+    printed = launch(script, *words, DRY_RUN="1", **variables).stdout
+    for part in expected:
+        assert part in printed
+
+
+def test_the_dry_form_of_ssh_names_each_host_and_its_number(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("# ours\nuser@one\n\ntwo\n")
+    lines = launch("ssh.sh", str(hosts), *TRAIN, DRY_RUN="1").stdout.splitlines()
+    assert [("user@one" in line, "two" in line) for line in lines] == [(True, False), (False, True)]
+    for number, line in enumerate(lines):
+        plain = line.replace("\\", "")
+        assert f"JAX_COORDINATOR_ADDRESS=one:8476 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID={number} python -m" in plain
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("local.sh", [], "found ''"),
+        ("local.sh", ["two", "true"], "found 'two'"),
+        ("local.sh", ["2"], "no command"),
+        ("ssh.sh", ["nowhere.txt", "true"], "no file of hosts at 'nowhere.txt'"),
+        ("ssh.sh", ["/dev/null", "true"], "names no host"),
+        ("slurm.sh", [], "no flags"),
+        ("tpu-vm.sh", ["pod", "true"], "ZONE: not set"),
+        ("kubernetes.sh", ["cpu"], "expected gpu or tpu first; found 'cpu'"),
+        ("kubernetes.sh", ["gpu", "2", "8", "--", "--config", "demo"], "IMAGE: not set"),
+        ("kubernetes.sh", ["gpu", "2", "8"], "no flags"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(script, words, said):
+    done = launch(script, *words, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["gpu", "4", "8"], ["tpu", "tpu-v5-lite-podslice", "16x16", "2"]])
+def test_the_manifest_is_a_jobset(words):
+    """As the models of Kubeflow Trainer, made from the JobSet's schema, read it: nothing is unknown to them."""
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    text = launch("kubernetes.sh", *words, "--", "--config", "it's", "--workdir", "a b", IMAGE="registry/image").stdout
+    found = yaml.safe_load(text)
+    read = models.JobsetV1alpha2JobSet.from_dict(found).to_dict()
+    assert not list(unread(found, read))
+    job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    assert container["args"] == ["--config", "it's", "--workdir", "a b"]
+    if words[0] == "gpu":
+        variables = {one["name"]: one["value"] for one in container["env"]}
+        assert variables["JAX_COORDINATOR_ADDRESS"] == "rankclip-workers-0-0.rankclip:8476"
+        assert int(variables["JAX_NUM_PROCESSES"]) == job["completions"] == job["parallelism"] == 4
+    else:
+        assert (job["completions"], container["resources"]["limits"]) == (64, {"google.com/tpu": 4})
+
+
+def unread(written, read, path=""):
+    """What a manifest holds that its reader did not take."""
+    if isinstance(written, dict):
+        for key, value in written.items():
+            if key not in read:
+                yield f"{path}.{key}"
+            else:
+                yield from unread(value, read[key], f"{path}.{key}")
+    elif isinstance(written, list):
+        for number, pair in enumerate(zip(written, read, strict=True)):
+            yield from unread(*pair, f"{path}[{number}]")
+
+
+def test_skypilots_task_has_the_keys_that_it_knows():
+    task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
+    assert set(task) <= {"name", "num_nodes", "resources", "envs", "workdir", "file_mounts", "setup", "run"}
+    assert "rankclip_jax.train ${FLAGS}" in task["run"]
+
+
+def test_each_local_process_gets_its_number_and_the_same_address():
+    printed = launch("local.sh", "3", "sh", "-c", "echo $JAX_PROCESS_ID $JAX_NUM_PROCESSES $JAX_COORDINATOR_ADDRESS")
+    rows = sorted(line.split() for line in printed.stdout.splitlines())
+    assert [row[:2] for row in rows] == [["0", "3"], ["1", "3"], ["2", "3"]]
+    assert len({row[2] for row in rows}) == 1
+
+
+def test_a_local_process_that_fails_ends_the_others():
+    start = time.monotonic()
+    done = launch("local.sh", "2", "sh", "-c", "[ $JAX_PROCESS_ID = 1 ] && exit 7; exec sleep 200", check=False)
+    assert done.returncode == 7
+    assert time.monotonic() - start < 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_each_local_process_once_and_none_is_left(number, tmp_path):
+    child = (
+        "import os, pathlib, signal, sys, time\n"
+        "place = pathlib.Path(sys.argv[1], os.environ['JAX_PROCESS_ID'])\n"
+        "heard = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: heard.append(1))\n"
+        "place.write_text(str(os.getpid()))\n"
+        "while not heard: time.sleep(0.05)\n"
+        "time.sleep(1)\n"
+        "place.with_suffix('.heard').write_text(str(len(heard)))\n"
+    )
+    script = subprocess.Popen([ROOT / "launch" / "local.sh", "2", sys.executable, "-c", child, tmp_path])
+    while not all((tmp_path / name).exists() for name in "01"):
+        time.sleep(0.05)
+    script.send_signal(number)
+    assert script.wait(60) == 128 + number
+    assert [(tmp_path / f"{name}.heard").read_text() for name in "01"] == ["1", "1"]
+    for name in "01":
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / name).read_text()), 0)
+
+
+def losses(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.slow
+def test_two_local_processes_train_as_one(tmp_path):
+    words = ["-m", "rankclip_jax.train", *SMALL_FLAGS, "--config.objective.name=clip"]
+    variables = {"JAX_NUM_CPU_DEVICES": "1"}
+    launch("local.sh", "1", sys.executable, *words, "--workdir", str(tmp_path / "one"), **variables)
+    done = launch("local.sh", "2", sys.executable, *words, "--workdir", str(tmp_path / "two"), **variables)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert "2 process(es)" in done.stdout
+    assert done.stdout.count("Report: ") == 1
+
+
+@pytest.mark.slow
+def test_processes_that_were_given_other_settings_stop_and_name_the_host(tmp_path):
+    words = [sys.executable, "-m", "rankclip_jax.train", *SMALL_FLAGS, "--workdir", str(tmp_path / "run")]
+    command = 'exec "$@" --config.seed=$JAX_PROCESS_ID'
+    done = launch("local.sh", "2", "sh", "-c", command, "sh", *words, check=False, JAX_NUM_CPU_DEVICES="1")
+    assert done.returncode == 2
+    assert "has config.seed: 1" in done.stderr
+    assert "process 1" in done.stderr
+    assert not (tmp_path / "run").exists()
