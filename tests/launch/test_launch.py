@@ -1,4 +1,4 @@
-"""The launchers: what they start and with which variables, how they end, and whether others can read what they write."""
+"""The launchers: what they start and with which variables, how they end, and that others can read what they write."""
 
 import json
 import os

@@ -202,6 +202,7 @@ def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     from rankclip_jax.run.assembly import assemble
 
     config = demo.get_config()
+    config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.0
     config.optimizer.gradient_clip = 0.0
     config.optimizer.rate_overrides = (("vision/transformer/blocks/[01]/", 0.0), ("^text/", 0.5))

@@ -17,7 +17,7 @@ TINY = Preset(32, VisionPreset(32, 8, 32, 1, 1), TextPreset(32, 1, 1, context_le
 # What makes the demo a run of seconds, as flags and as settings.
 SMALL = {
     "train.global_batch_size": 16, "train.steps": 20, "data.validation_examples": 64, "checkpoint.every_steps": 5,
-    "logging.every_steps": 1,
+    "logging.every_steps": 1, "optimizer.name": "adamw", "optimizer.learning_rate": 7e-4,
 }  # fmt: skip
 SMALL_FLAGS = ["--config", "configs/demo.py", *(f"--config.{name}={value}" for name, value in SMALL.items())]
 
@@ -35,7 +35,7 @@ def small(**changes):
     config = demo.get_config()
     changed = (
         SMALL
-        | {"model.name": "tiny", "objective.name": "clip", "optimizer.name": "adamw", "optimizer.learning_rate": 7e-4}
+        | {"model.name": "tiny", "objective.name": "clip"}
         | {name.replace("__", "."): value for name, value in changes.items()}
     )
     for name, value in changed.items():

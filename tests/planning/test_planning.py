@@ -1,0 +1,120 @@
+"""What the planner reads in a program, compared with counts by hand and with what was asked for."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from configs import demo
+from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.parallel.hardware import GPUS
+from rankclip_jax.parallel.mesh import AXES, make_mesh
+from rankclip_jax.planning import arithmetic, program, search
+from rankclip_jax.planning.plan import Plan, plan_step
+from rankclip_jax.run.assembly import assemble
+from tests.training.conftest import TINY
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY)
+        yield
+
+
+def test_operations_are_counted_through_loops_and_by_type():
+    def work(x, weights, kernel):
+        x, _ = jax.lax.scan(lambda x, w: (x @ w, None), x, weights)
+        y = jnp.matmul(x.astype(jnp.float32), x.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST)
+        image = jnp.ones((2, 8, 8, 3), jnp.bfloat16)
+        convolved = jax.lax.conv_general_dilated(
+            image, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y, convolved
+
+    shapes = [(16, 32), (5, 32, 32), (2, 2, 3, 7)]
+    traced = jax.jit(work).trace(*(jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes))
+    loop, convolution = 5 * 2 * 16 * 32 * 32, 2 * (2 * 4 * 4 * 7) * (2 * 2 * 3)
+    assert arithmetic.flops(traced) == {"bfloat16": loop + convolution, "float32": 2 * 16 * 16 * 32}
+
+
+def test_collectives_are_found_with_their_bytes_and_the_axis_that_they_cross():
+    devices = np.asarray(jax.devices()).reshape(2, 2, 2)
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+
+    def exchange(x):
+        x = jax.lax.psum(x, "replica")
+        gathered = jax.lax.all_gather(x, ("data", "fsdp"), tiled=True)
+        return jax.lax.scan(
+            lambda y, _: (jax.lax.ppermute(y, "fsdp", [(0, 1), (1, 0)]), None), gathered, None, length=3
+        )[0]
+
+    rows = PartitionSpec(AXES)
+    mapped = jax.shard_map(exchange, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    argument = jax.ShapeDtypeStruct((64, 4), jnp.float32, sharding=NamedSharding(mesh, rows))
+    found = {row.kind: row for row in program.collectives(jax.jit(mapped).lower(argument).compile().as_text(), mesh)}
+    own = 8 * 4 * 4
+    assert (found["all-reduce"].axis, found["all-reduce"].bytes, found["all-reduce"].devices) == ("replica", own, 2)
+    assert (found["all-gather"].axis, found["all-gather"].bytes) == ("data+fsdp", 4 * own)
+    moved = found["collective-permute"]
+    assert (moved.axis, moved.count, moved.bytes) == ("fsdp", 3, 3 * 4 * own)
+
+
+@pytest.fixture(scope="module")
+def planned():
+    config = demo.get_config()
+    config.model.name, config.optimizer.name, config.objective.name = "tiny", "adamw", "clip"
+    config.train.global_batch_size = 64
+    assembly = assemble(config, make_mesh(config.mesh), 10)
+    return assembly, plan_step(assembly, GPUS["h200"], "cpu", 10**9)
+
+
+def test_a_plan_has_the_bytes_of_the_state_and_the_gradients_collectives(planned):
+    assembly, found = planned
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(assembly.describe_variables()["params"]))
+    assert found.bytes["parameters"] == 4 * count
+    assert 8 * count <= found.bytes["optimizer"] <= 8 * count + 64
+    assert found.bytes["batch"] == 8 * (32 * 32 * 3 + 24 * 4)
+    summed = sum(row.bytes for row in found.collectives if row.kind == "all-reduce")
+    assert 4 * count <= summed <= 4 * count + 256  # the gradients once, and a few numbers
+    gathered = [row.bytes for row in found.collectives if row.kind == "all-gather"]
+    assert gathered == [2 * 64 * 32 * 4]  # the embeddings of both, once
+    assert {row.kind for row in found.collectives} == {"all-reduce", "all-gather", "reduce-scatter"}
+    assert found.fits
+    assert 0 < found.mfu <= 1
+    assert found.to_dict()["fits"]
+
+
+def test_the_largest_batch_is_found_to_a_few_percent():
+    """With memory of 3 GB and 7 MB a pair, and room for 80."""
+
+    def planner(config):
+        size = config.train.global_batch_size
+        total = 3 * 10**9 + 7 * 10**6 * size
+        return Plan("t", {}, {}, size, {"total": total, "capacity": 80 * 10**9})
+
+    best, tried = search.largest_batch(demo.get_config(), planner, multiple=8)
+    assert 0.95 * 11_000 <= best.pairs <= 11_000
+    assert best.pairs % 8 == 0
+    assert len(tried) <= 8
+
+
+@pytest.mark.planned
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        *((["--config", name, "--topology", "h200:1x1", "--memory", "80"], True) for name in ("cc3m", "cc3m_released")),
+        (["--config", "csv", "--topology", "h200:1x1", "--memory", "24", "--config.data.train=x.csv"], True),
+        (["--config", "cc3m", "--topology", "h100:1x1", "--config.train.global_batch_size=32768",
+          "--config.model.rematerialise=cheap", "--config.train.accumulation=16"], True),
+        (["--config", "cc3m", "--topology", "h200:8x8", "--config.train.global_batch_size=32768",
+          "--config.model.name=ViT-L-14", "--config.model.rematerialise=cheap"], True),
+    ],
+)  # fmt: skip
+def test_recipes_fit_by_the_compilers_word(words, fits, run_command):
+    pytest.importorskip("jax_cuda13_plugin")
+    assert run_command("plan", *words).returncode == (0 if fits else 1)
