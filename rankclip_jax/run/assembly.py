@@ -64,8 +64,12 @@ class Assembly:
         """What the method learns beside the model, as it starts."""
         return {name: np.asarray(value, np.float32) for name, value in parameters_of(self.method).items()}
 
-    @functools.cached_property
-    def method_state(self) -> dict[str, jax.Array]:
+    @property
+    def remembers(self) -> bool:
+        """Whether the method has a state of its own, and so wants to know which samples it sees."""
+        return hasattr(self.method, "initial_state")
+
+    def initial_method_state(self) -> dict[str, jax.Array]:
         """What the method remembers and does not learn, as it starts."""
         return state_of(self.method, self._options, self.examples)
 

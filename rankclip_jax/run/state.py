@@ -74,5 +74,5 @@ def _at_start(assembly: Assembly, variables: Variables) -> TrainState:
     parameters = variables["params"]
     average = jax.tree.map(jnp.copy, parameters) if assembly.config.optimizer.average else {}
     statistics = variables.get("batch_stats", {})
-    optimizer_state, method_state = assembly.optimizer.init(parameters), assembly.method_state
+    optimizer_state, method_state = assembly.optimizer.init(parameters), assembly.initial_method_state()
     return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer_state, average, method_state)

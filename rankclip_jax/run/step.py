@@ -64,7 +64,7 @@ def describe_batch(assembly: Assembly) -> dict[str, jax.ShapeDtypeStruct]:
     views = {"image": image, "text": text}
     if config.objective.second_view:
         views |= {"image_augmented": image, "text_augmented": text}
-    if assembly.method_state:
+    if assembly.remembers:
         views["sample"] = ((rows,), jnp.int32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=assembly.layout.rows)

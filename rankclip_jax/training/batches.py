@@ -42,7 +42,7 @@ def device_batches(
     try:
         for batch in batches:
             lines = batch.pop("unreadable")
-            if not assembly.method_state:
+            if not assembly.remembers:
                 del batch["sample"]
             ahead.append((lines, assembly.layout.put_rows(batch)))
             if len(ahead) > 1:

@@ -192,6 +192,36 @@ def test_a_method_may_learn_arrays(tmp_path, monkeypatch):
     assert 0 < np.abs(head - np.eye(32)).max() < 0.01
 
 
+def test_a_method_may_remember_something_of_each_sample(tmp_path, monkeypatch):
+    """How often each was seen, here: kept, saved and gone on with, over two meshes, and no metric."""
+    import types
+
+    def loss(outputs, options, step):
+        total, metrics = OBJECTIVES["clip"].loss(outputs, options, step)
+        return total, metrics | {"seen": step.state["seen"].at[step.sample].add(1)}
+
+    method = types.SimpleNamespace(loss=loss, initial_state=lambda options, examples: {"seen": np.zeros(examples)})
+    monkeypatch.setitem(OBJECTIVES, "remembering", method)
+    changes = {"objective__name": "remembering", "data__train_examples": 40, "optimizer__schedule": "constant"}
+    train_small(tmp_path / "run", **changes, train__steps=5)  # 16 of the 40 a step: twice each
+    np.testing.assert_array_equal(final_state(tmp_path / "run")[1]["method_state"]["seen"], 2)
+    assert train_small(tmp_path / "run", **changes, train__steps=10).finished
+    np.testing.assert_array_equal(final_state(tmp_path / "run")[1]["method_state"]["seen"], 4)
+    assert "seen" not in read_metrics(tmp_path / "run")[0]
+
+
+def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **more: compiled.append(event) if "backend_compile" in event else None
+    )
+    counts = []
+    monkeypatch.setattr(loop.Logging, "__call__", lambda self, info: counts.append(len(compiled)))
+    train_small(tmp_path / "run", objective__name="rankclip", train__steps=8, checkpoint__every_steps=100)
+    assert counts[0] > 0
+    assert counts[1:] == [counts[1]] * 7
+
+
 def test_a_tower_that_pools_its_patches_starts_from_one_of_another_image_size(tmp_path):
     train_small(tmp_path / "start", model__pooling="mean", train__steps=1)
     changes = {"model__pooling": "mean", "model__image_size": 48, "init_from": str(tmp_path / "start")}
