@@ -19,7 +19,7 @@ wait_for_all() {
   trap 'end_all 130' INT
   trap 'end_all 143' TERM HUP
   while :; do
-    wait -n "${pids[@]}"
+    wait -n "${pids[@]}" 2>/dev/null # which has a word for those that were waited for already
     code=$?
     [ $code = 127 ] && break
     [ $code != 0 ] && end_all $code
@@ -33,8 +33,10 @@ end_all() {
   ending=yes status=$1
   kill -TERM "${pids[@]}" 2>/dev/null
   (
-    trap - INT TERM HUP
-    sleep "${PATIENCE:-30}"
+    trap - INT HUP
+    trap 'kill "$!"; exit' TERM
+    sleep "${PATIENCE:-30}" &
+    wait "$!"
     for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null; done
   ) &
   timer=$!

@@ -142,7 +142,7 @@ def _what_all_share(config: ConfigDict, source: Source) -> dict[str, object]:
         for name, value in values.items()
         if not name.startswith(("data.threads", "data.workers"))
     }
-    return {"training data": f"{len(source):,} records, captions {told:08x}", **alike}
+    return {**alike, "training data": f"{len(source):,} records, captions {told:08x}"}
 
 
 @dataclasses.dataclass(frozen=True)
