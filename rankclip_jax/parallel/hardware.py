@@ -47,6 +47,17 @@ class Gpu(Accelerator):
     threads: int = 2048
 
 
+@dataclasses.dataclass(frozen=True)
+class Tpu(Accelerator):
+    """A TPU chip.
+
+    Args:
+      label: of its kind of node in Google's Kubernetes Engine.
+    """
+
+    label: str
+
+
 GPUS = {
     "a100": Gpu(
         "NVIDIA A100-SXM4-80GB", 84_987_740_160, 2.039e12, {"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12},
@@ -71,15 +82,18 @@ GPUS = {
 }  # fmt: skip
 
 TPUS = {
-    "v5e": Accelerator(
-        "TPU v5e", 16_911_433_728, 0.819e12, {"bfloat16": 197e12, "tf32": 98e12, "float32": 33e12}, 100e9, 6.25e9
+    "v5e": Tpu(
+        "TPU v5e", 16_911_433_728, 0.819e12, {"bfloat16": 197e12, "tf32": 98e12, "float32": 33e12},
+        100e9, 6.25e9, "tpu-v5-lite-podslice",
     ),
-    "v5p": Accelerator(
-        "TPU v5p", 102_803_439_616, 2.765e12, {"bfloat16": 459e12, "tf32": 230e12, "float32": 76e12}, 300e9, 12.5e9
+    "v5p": Tpu(
+        "TPU v5p", 102_803_439_616, 2.765e12, {"bfloat16": 459e12, "tf32": 230e12, "float32": 76e12},
+        300e9, 12.5e9, "tpu-v5p-slice",
     ),
-    "v6e": Accelerator(
-        "TPU v6e", 33_550_237_696, 1.64e12, {"bfloat16": 918e12, "tf32": 459e12, "float32": 153e12}, 200e9, 12.5e9
+    "v6e": Tpu(
+        "TPU v6e", 33_550_237_696, 1.64e12, {"bfloat16": 918e12, "tf32": 459e12, "float32": 153e12},
+        200e9, 12.5e9, "tpu-v6e-slice",
     ),
-}
+}  # fmt: skip
 
 ACCELERATORS: dict[str, Accelerator] = {**GPUS, **TPUS}

@@ -89,6 +89,16 @@ class Layout:
             self.state(shapes),
         )
 
+    def check_overrides(self, tree: Any) -> None:
+        """Raises UserError if an override is for no array of the state."""
+        names = [name_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+        for pattern, _ in self.overrides:
+            if not any(re.search(pattern, name) for name in names):
+                raise UserError(
+                    f"config.mesh.overrides: no array of the state has a name with {pattern!r}; names are such as "
+                    f"{names[1]}."
+                )
+
     def put_rows(self, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a global batch, to global arrays.
 
@@ -115,16 +125,16 @@ def bytes_a_device(described: Any) -> int:
     )
 
 
-def table(described: Any, layout: Layout) -> str:
+def table(arrays: Any, layout: Layout) -> str:
     """How each array of a state lies, a line each: its name, shape, split and bytes on one device."""
     lines = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(described)[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         dimension = layout.split_dimension(name_of(path), leaf.shape)
         shape = [
             f"{size}/{layout.shards}" if place == dimension else f"{size}" for place, size in enumerate(leaf.shape)
         ]
-        lines.append((name_of(path), f"[{', '.join(shape)}]", f"{bytes_a_device(leaf) / 2**20:.3f} MiB"))
+        own = leaf.size * leaf.dtype.itemsize / (1 if dimension is None else layout.shards)
+        lines.append((name_of(path), f"[{', '.join(shape)}]", f"{own / 2**20:.3f} MiB"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  " + "  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in lines
-    )
+    rows = ("  ".join(f"{word:<{width}}" for word, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(f"  {row.rstrip()}" for row in rows)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rankclip_jax.parallel.hardware import TPUS
 from rankclip_jax.parallel.topology import Topology, topology_of
 from rankclip_jax.planning import search, shown
 from rankclip_jax.planning.plan import Plan, plan
@@ -89,7 +90,8 @@ def how_to_start(topology: Topology, recipe: str, changes: dict[str, Any]) -> st
     flags = f"--config {shlex.quote(recipe)} {search.as_flags(changes)}".strip()
     if not topology.is_gpu:
         shape = "x".join(map(str, topology.shape))
-        return f"sh launch/kubernetes.sh --tpu {topology.kind} --topology {shape} -- {flags}"
+        words = f"tpu {TPUS[topology.kind].label} {shape} 1 -- {flags}"
+        return f"IMAGE=YOURS launch/kubernetes.sh {words} | kubectl apply -f -"
     hosts, devices = topology.shape
     if hosts == 1:
         return f"python -m rankclip_jax.train {flags}"

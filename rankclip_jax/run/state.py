@@ -67,6 +67,7 @@ def create(assembly: Assembly, variables: Variables | None = None) -> TrainState
 def describe(assembly: Assembly) -> TrainState:
     """The shapes, types and layout of the state, without computing it."""
     shapes = jax.eval_shape(lambda variables: _at_start(assembly, variables), assembly.describe_variables())
+    assembly.layout.check_overrides(shapes)
     return assembly.layout.describe(shapes)
 
 

@@ -26,6 +26,7 @@ from rankclip_jax.hooks.logging import Logging
 from rankclip_jax.hooks.saving import Saving
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel import start_up
+from rankclip_jax.parallel.layout import table
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first, sum_over_all
 from rankclip_jax.report import picture
@@ -292,5 +293,8 @@ def _print_banner(
         "steps": f"{total_steps:,} ({epochs:,.2f} epochs)",
     }
     say("\n".join(f"{name + ':':<11}{line}" for name, line in lines.items()))
+    if assembly.layout.shards > 1:
+        arrays = table({"parameters": state.parameters}, assembly.layout)
+        say(f"parameters, split over the axis fsdp:\n{arrays}")
     if len(source) < batch:
         say(f"note: {len(source)} pairs are fewer than a batch of {batch}, so pairs repeat within a batch")

@@ -1,20 +1,29 @@
 """What the planner reads in a program, compared with counts by hand and with what was asked for."""
 
 import math
+import os
+import re
+import shlex
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from configs import demo
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.parallel.hardware import GPUS
 from rankclip_jax.parallel.mesh import AXES, make_mesh
+from rankclip_jax.parallel.topology import topology_of
 from rankclip_jax.planning import arithmetic, program, search
+from rankclip_jax.planning.command import how_to_start
 from rankclip_jax.planning.plan import Plan, plan_step
+from rankclip_jax.recipes import names
 from rankclip_jax.run.assembly import assemble
+from tests.planning.conftest import ROOT
 from tests.training.conftest import TINY
 
 
@@ -102,19 +111,41 @@ def test_the_largest_batch_is_found_to_a_few_percent():
     assert len(tried) <= 8
 
 
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("h200:1x8", r"python -m rankclip_jax.train (.*)"),
+        ("h200:4x8", r"sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh (.*)"),
+        ("v5e:16x16", r"IMAGE=YOURS (launch/kubernetes.sh tpu .* 1 -- .*) \| kubectl apply -f -"),
+    ],
+)
+def test_the_command_that_starts_the_run_is_one_that_the_launchers_take(name, form):
+    found = re.fullmatch(form, how_to_start(topology_of(name), "configs/cc3m.py", {"train.accumulation": 4}))[1]
+    assert found.endswith("--config configs/cc3m.py --config.train.accumulation=4")
+    if found.startswith("launch"):
+        done = subprocess.run(
+            shlex.split(found), cwd=ROOT, env=os.environ | {"IMAGE": "i"}, capture_output=True, text=True, check=True
+        )
+        assert yaml.safe_load(done.stdout)["kind"] == "JobSet"
+
+
+H200, H100 = ["--topology", "h200:1x1"], ["--topology", "h100:1x1"]
+AT_32K = "--config.train.global_batch_size=32768"
+
+
 @pytest.mark.planned
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "fits"),
+    "words",
     [
-        *((["--config", name, "--topology", "h200:1x1", "--memory", "80"], True) for name in ("cc3m", "cc3m_released")),
-        (["--config", "csv", "--topology", "h200:1x1", "--memory", "24", "--config.data.train=x.csv"], True),
-        (["--config", "cc3m", "--topology", "h100:1x1", "--config.train.global_batch_size=32768",
-          "--config.model.rematerialise=cheap", "--config.train.accumulation=16"], True),
-        (["--config", "cc3m", "--topology", "h200:8x8", "--config.train.global_batch_size=32768",
-          "--config.model.name=ViT-L-14", "--config.model.rematerialise=cheap"], True),
+        *(["--config", name, *H200, "--memory", "80", "--config.data.train=x.csv"] for name in names()),
+        ["--config", "csv", *H200, "--memory", "24", "--config.data.train=x.csv"],
+        ["--config", "cc3m", *H100, AT_32K, "--config.model.rematerialise=cheap", "--config.train.accumulation=16"],
+        ["--config", "cc3m", "--topology", "h200:8x8", AT_32K, "--config.model.name=ViT-L-14",
+         "--config.model.rematerialise=cheap"],
     ],
 )  # fmt: skip
-def test_recipes_fit_by_the_compilers_word(words, fits, run_command):
+def test_recipes_fit_by_the_compilers_word(words, run_command):
     pytest.importorskip("jax_cuda13_plugin")
-    assert run_command("plan", *words).returncode == (0 if fits else 1)
+    done = run_command("plan", *words)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from configs import demo
+from input_pipeline.errors import UserError
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
 from rankclip_jax.objectives import OBJECTIVES, Step
-from rankclip_jax.parallel.layout import bytes_a_device
+from rankclip_jax.parallel.layout import bytes_a_device, name_of, table
 from rankclip_jax.parallel.mesh import AXES
 from rankclip_jax.run.assembly import assemble
 from rankclip_jax.run.forward import outputs_of_batch
@@ -133,6 +134,31 @@ def test_a_fully_sharded_state_takes_an_eighth_of_the_bytes():
         bytes_a_device(describe(assembled("rankclip", mesh, model="ViT-B-32"))) for mesh in ("one", "sharded")
     )
     assert eight <= 1.02 * one / 8
+
+
+def test_the_table_says_of_each_array_how_it_lies():
+    assembly = assembled("clip", "sharded", mesh__overrides=(("text/token_embedding", -1), ("vision/projection", 0)))
+    parameters = {"parameters": describe(assembly).parameters}
+    lines = {line.split()[0]: line for line in table(parameters, assembly.layout).splitlines()}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
+        line, own = lines[name_of(path)], leaf.sharding.shard_shape(leaf.shape)
+        sides = [f"{size}/8" if part < size else str(size) for size, part in zip(leaf.shape, own, strict=True)]
+        assert f"[{', '.join(sides)}]" in line
+        assert line.endswith(f"{4 * np.prod(own) / 2**20:.3f} MiB")
+    assert "[1000, 32]" in lines["parameters/text/token_embedding/embedding"]
+    assert "[32/8, 32]" in lines["parameters/vision/projection/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (("visoin", 0), "no array of the state has a name with 'visoin'"),
+        (("token_embedding", 2), "cannot be split along dimension 2 into 8 parts"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(override, said):
+    with pytest.raises(UserError, match=f"config.mesh.overrides: .*{said}"):
+        describe(assembled("clip", "sharded", mesh__overrides=(override,)))
 
 
 @pytest.mark.slow
