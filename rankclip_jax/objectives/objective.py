@@ -109,9 +109,17 @@ def options_of(objective: Objective, config: ConfigDict) -> Options:
 
 
 def chosen_precision(options: Options, mesh: Mesh | None, dtype: jax.typing.DTypeLike) -> jax.lax.PrecisionLike:
-    """What similarities of a type are computed with on a mesh's devices, or on those that are here."""
+    """What similarities of a type are computed with on a mesh's devices, or on those that are here.
+
+    Raises:
+      UserError: these devices do not have it.
+    """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     name = _FASTEST_EXACT.get(platform, "highest") if options.precision == "auto" else options.precision
+    if name.startswith("tf32") and platform not in ("gpu", "cuda"):
+        raise UserError(
+            f"config.objective.precision: {name} is of NVIDIA's GPUs; found {platform}. Say auto, or highest."
+        )
     return PRECISIONS[name if jnp.dtype(dtype) == jnp.float32 else "highest"]
 
 

@@ -55,7 +55,7 @@ class Similarities:
         name = (row, column, count)
         if name not in self._products:
             columns = self._columns[column][:count]
-            self._products[name] = jnp.matmul(self._rows[row], columns.T, precision=self._precision)
+            self._products[name] = product(self._rows[row], columns.T, self._precision)
         return self._products[name]
 
     def paired(self, row: str, column: str) -> jax.Array:
@@ -70,6 +70,11 @@ class Similarities:
         """``-log softmax(scale * similarity)`` at the row's own column, exact however small it is: ``[chunk]``."""
         others = jax.nn.logsumexp(scale * self.margins(row, column), axis=-1, where=~self.own)
         return jax.nn.softplus(others)
+
+
+def product(rows: jax.Array, columns: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+    """``[chunk, D]`` times ``[D, B]``: where almost all of a loss's operations are."""
+    return jnp.matmul(rows, columns, precision=precision)
 
 
 RowLoss = Callable[[Similarities, Scalars], tuple[jax.Array, Metrics]]

@@ -1,0 +1,112 @@
+"""What shorter numbers cost: float32 products as matrix units add them up, emulated, beside float64.
+
+`python -m tests.objectives.test_precision` prints the table of docs/objectives.md.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from input_pipeline.errors import UserError
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives import OBJECTIVES, Step, options_of, pairwise, parameters_of
+from rankclip_jax.recipes import base
+from tests.objectives.numpy_reference import unit_rows
+
+# Bits of the mantissa that are stored, into how many numbers an operand is split, and the products that are left out:
+# those of the smallest parts. cuBLAS' and XLA's TF32 and bfloat16 have 10 and 7 bits.
+SPLITS = {
+    "tf32": (10, 1, 0),
+    "tf32_x3": (10, 2, 1),
+    "bf16": (7, 1, 0),
+    "bf16_x3": (7, 2, 1),
+    "bf16_x6": (7, 3, 2),
+}
+
+
+def emulated(bits, parts, largest):
+    """A product of operands split into parts, of which those whose places add up to at most ``largest`` are kept."""
+
+    def split(x):
+        for _ in range(parts):
+            part = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=bits)
+            yield part
+            x = x - part
+
+    def multiply(x, y):
+        pairs = itertools.product(enumerate(split(x)), enumerate(split(y)))
+        kept = sorted(((i + j, a, b) for (i, a), (j, b) in pairs if i + j <= largest), key=lambda one: -one[0])
+        return sum(jnp.matmul(a, b, precision="highest") for _, a, b in kept)
+
+    @jax.custom_vjp
+    def product(x, y):
+        return multiply(x, y)
+
+    product.defvjp(
+        lambda x, y: (multiply(x, y), (x, y)), lambda kept, g: (multiply(g, kept[1].T), multiply(kept[0].T, g))
+    )
+    return lambda x, y, precision: product(x, y)
+
+
+def gradients(objective, size, width, dtype, scale, patch=None):
+    """Of the loss by both embeddings and the scale, as float64 vectors."""
+    method, config = OBJECTIVES[objective], base().objective
+    image = unit_rows(0, size, width)
+    text = image + 2 * unit_rows(1, size, width)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+
+    def loss(image, text, scale):
+        scalars = {"scale": scale, **parameters_of(method)}
+        step = Step(1.0, jax.random.key(0))
+        return method.loss(Outputs({"image": image, "text": text}, scalars), options_of(method, config), step)[0]
+
+    with pytest.MonkeyPatch.context() as change:
+        if patch:
+            change.setattr(pairwise, "product", patch)
+        arguments = [jnp.asarray(value, dtype) for value in (image, text, scale)]
+        found = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arguments)
+    return [np.asarray(value, np.float64).ravel() for value in found]
+
+
+def error(found, expected):
+    """The largest relative error of a gradient, by its norm."""
+    return max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(found, expected, strict=True))
+
+
+def errors(objective, size, width, scale):
+    with jax.enable_x64(True):
+        exact = gradients(objective, size, width, jnp.float64, scale)
+    yield "highest", error(gradients(objective, size, width, jnp.float32, scale), exact)
+    for name, split in SPLITS.items():
+        yield name, error(gradients(objective, size, width, jnp.float32, scale, emulated(*split)), exact)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["clip", "rankclip"])
+def test_what_is_the_default_on_gpus_is_as_exact_as_float32_and_what_is_faster_is_not(objective):
+    """At the largest scale that training reaches, where errors are largest: float32 itself is off by about 1e-5."""
+    found = dict(errors(objective, 1024, 512, 100))
+    assert found["tf32_x3"] < max(1e-5, 3 * found["highest"])
+    assert found["bf16_x6"] < 1e-5
+    assert 1e-5 < found["bf16_x3"] < found["tf32"] < found["bf16"]
+
+
+def test_a_precision_that_the_devices_do_not_have_is_refused():
+    config = base().objective
+    config.precision = "tf32_x3"
+    rows = {"image": jnp.ones((4, 8)), "text": jnp.ones((4, 8))}
+    with pytest.raises(UserError, match=r"config\.objective\.precision: tf32_x3 is of NVIDIA's GPUs; found cpu"):
+        OBJECTIVES["clip"].loss(
+            Outputs(rows, {"scale": 1.0}), options_of(OBJECTIVES["clip"], config), Step(0.5, jax.random.key(0))
+        )
+
+
+if __name__ == "__main__":
+    columns = [(objective, scale) for scale in (1 / 0.07, 100) for objective in ("clip", "rankclip")]
+    print("| precision |", " | ".join(f"{objective}, scale {scale:.3g}" for objective, scale in columns), "|")
+    print("|---" * 5, "|", sep="")
+    for row in zip(*(errors(objective, 1024, 512, scale) for objective, scale in columns), strict=True):
+        print(f"| `{row[0][0]}` |", " | ".join(f"{found:.1e}" for _, found in row), "|", flush=True)
