@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains under SLURM, and goes on by itself after a time limit or a preemption:
 #   sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config configs/cc3m.py --workdir runs/cc3m
-# A process for each GPU, or with PROCESSES=node one for each node. DRY_RUN=1 prints what would run in the job.
+# A process for each GPU, or so many on each node: PROCESSES=1. DRY_RUN=1 prints what would run in the job.
 #SBATCH --job-name=rankclip
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
@@ -10,11 +10,10 @@
 set -u
 
 python=${PYTHON:-.venv/bin/python}
-case ${PROCESSES:-gpu} in
-gpu) tasks=${SLURM_GPUS_ON_NODE:-1} ;;
-node) tasks=1 ;;
-*)
-  echo "launch: PROCESSES: expected gpu or node; found '$PROCESSES'" >&2
+tasks=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
+case $tasks in
+*[!0-9]* | 0*)
+  echo "launch: PROCESSES: expected a number of processes on each node; found '$tasks'" >&2
   exit 2
   ;;
 esac

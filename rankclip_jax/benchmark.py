@@ -1,6 +1,7 @@
 """Measures a part of the system, side by side with the straightforward way; prints a table and can write JSON.
 
 python -m rankclip_jax.benchmark loss [--batch_sizes 1024,2048] [--objective rankclip] [--topology h200:1x8] [--json F]
+python -m rankclip_jax.benchmark train --config F [--steps 10] [--ours_only] [--json F]
 python -m rankclip_jax.benchmark input --config F [--pairs 1024] [--rate 10000] [--original LIST.csv] [--json F]
 """
 
@@ -23,8 +24,9 @@ _CHUNK_SIZE = flags.DEFINE_integer(
     "chunk_size", 0, "loss: rows a device handles at once; 0: by a memory budget", lower_bound=0
 )
 _LIST_SIZE = flags.DEFINE_integer("list_size", 0, "loss: columns that a row is ranked against; 0: all", lower_bound=0)
-_OURS_ONLY = flags.DEFINE_bool("ours_only", False, "loss: leave out the straightforward version, which may not fit")
+_OURS_ONLY = flags.DEFINE_bool("ours_only", False, "loss, train: leave out what ours is compared with")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "loss: compile for these devices instead, such as h200:1x8")
+_STEPS = flags.DEFINE_integer("steps", 10, "train: steps in each turn", lower_bound=1, upper_bound=100_000)
 _PAIRS = flags.DEFINE_integer(
     "pairs", 1024, "input: pairs to read for each measurement", lower_bound=1, upper_bound=10_000_000
 )
@@ -41,7 +43,7 @@ def main(subject: str) -> None:
     if _JSON.value is not None:
         output = entry.folder_of(_JSON, "Name a file to write, such as --json rows.json")
         entry.check_can_be_written("json", output)
-    rows = {"loss": _loss, "input": _input}[subject]()
+    rows = {"loss": _loss, "train": _train, "input": _input}[subject]()
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(rows, indent=2) + "\n")
@@ -64,6 +66,15 @@ def _loss() -> list[dict]:
     )
 
 
+def _train() -> list[dict]:
+    config = entry.config_of(_CONFIG)
+    if not _OURS_ONLY.value:
+        platform.set_variables_to_share()
+    from rankclip_jax.benchmarks import train  # after the flags are read, since importing JAX takes a second
+
+    return train.run(config, _STEPS.value, _OURS_ONLY.value)
+
+
 def _input() -> list[dict]:
     config = entry.config_of(_CONFIG)
     from rankclip_jax.benchmarks import (
@@ -75,4 +86,4 @@ def _input() -> list[dict]:
 
 
 if __name__ == "__main__":
-    entry.run(main, subjects=("loss", "input"))
+    entry.run(main, subjects=("loss", "train", "input"))

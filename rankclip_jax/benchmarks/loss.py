@@ -1,9 +1,8 @@
 """Time, memory and traffic of the loss and its gradients, beside a straightforward version of the same loss."""
 
-import re
-import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -14,16 +13,14 @@ from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
 from rankclip_jax import recipes
+from rankclip_jax.benchmarks.timing import medians_in_turn, timed
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.topology import Topology, topology_of
+from rankclip_jax.planning import program
 from rankclip_jax.run.ranges import LARGEST_BATCH
-
-_REPEATS = 5
-_COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
-_BYTES = {"f32": 4, "f64": 8, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
 
 LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 
@@ -71,8 +68,8 @@ def _format(row: dict) -> str:
     text += f"  {row['devices']} device(s)  {row['temporary_gib']:8.3f} GiB temporary"
     if "milliseconds" in row:
         text += f"  {row['milliseconds']:10.1f} ms  ({row['time_against_ours']:.2f} x ours)"
-    for kind, traffic in row.get("collectives", {}).items():
-        text += f"\n    {kind}: {traffic['count']}, {traffic['bytes']:,} bytes"
+    for moved in row.get("collectives", []):
+        text += f"\n    {moved['kind']}: {moved['count']}, {moved['bytes']:,} bytes"
     return text
 
 
@@ -104,9 +101,9 @@ def measure(
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=x) for shape, x in zip(shapes, layouts, strict=True)]
     compiled = {}
     rows = {}
-    for name, program in programs.items():
+    for name, function in programs.items():
         outputs = (layout.replicated, tuple(layouts))
-        lowered = jax.jit(program, in_shardings=tuple(layouts), out_shardings=outputs).lower(*arguments)
+        lowered = jax.jit(function, in_shardings=tuple(layouts), out_shardings=outputs).lower(*arguments)
         options = topology.compiler_options if topology else {}
         compiled[name] = lowered.compile(compiler_options=options)
         memory: Any = compiled[name].memory_analysis()
@@ -121,32 +118,15 @@ def measure(
             "temporary_gib": memory.temp_size_in_bytes / 2**30,
         }
         if topology:
-            rows[name]["collectives"] = collectives(str(compiled[name].as_text()))
+            moved = program.collectives(str(compiled[name].as_text()), mesh)
+            rows[name]["collectives"] = [dataclasses.asdict(collective) for collective in moved]
     if not topology:
-        for name, seconds in _time_in_turn(compiled, arguments).items():
+        inputs = _inputs(arguments)
+        versions = {name: timed(functools.partial(function, *inputs)) for name, function in compiled.items()}
+        for name, seconds in medians_in_turn(versions).items():
             rows[name]["milliseconds"] = seconds * 1e3
             rows[name]["time_against_ours"] = rows[name]["milliseconds"] / rows["rankclip_jax"]["milliseconds"]
     return rows.values()
-
-
-def collectives(program: str) -> dict[str, dict[str, int]]:
-    """Kind to ``{"count": n, "bytes": of all their results}`` of a compiled program's text.
-
-    Those inside a loop are counted once for the program text, not once for each turn.
-    """
-    found: dict[str, dict[str, int]] = {}
-    for line in program.splitlines():
-        match = re.match(rf"\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
-        if match:
-            shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            if match[3] and match[2] != "all-reduce":
-                shapes = shapes[len(shapes) // 2 :]  # the start of these names its operands first, then its results
-            entry = found.setdefault(match[2], {"count": 0, "bytes": 0})
-            entry["count"] += 1
-            entry["bytes"] += sum(
-                _BYTES[kind] * int(np.prod([int(size) for size in shape.split(",") if size])) for kind, shape in shapes
-            )
-    return found
 
 
 def _ours(objective: str, config: ConfigDict, mesh: Mesh) -> LossAndGradients:
@@ -188,19 +168,12 @@ def _straightforward(variant: ranking.Variant) -> LossAndGradients:
     return jax.value_and_grad(loss, argnums=(0, 1, 2))
 
 
-def _time_in_turn(programs: Mapping[str, Callable], arguments: list[jax.ShapeDtypeStruct]) -> dict[str, float]:
-    """Median seconds of each program, run alternately so that a drifting machine is fair to both."""
+def _inputs(arguments: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    """Unit rows, and CLIP's first scale."""
     rng = np.random.default_rng(0)
     inputs = []
     for argument in arguments:
         rows = rng.normal(size=argument.shape).astype(np.float32)
         value = rows / np.linalg.norm(rows, axis=-1, keepdims=True) if rows.ndim else np.float32(np.log(1 / 0.07))
         inputs.append(jax.device_put(value, argument.sharding))
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for repeat in range(_REPEATS + 1):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(*inputs))
-            if repeat:  # the first run warms up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return inputs

@@ -35,6 +35,11 @@ def set_variables() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
+def set_variables_to_share() -> None:
+    """Tells JAX to take of a GPU's memory only what it uses: another process works there too; not imported yet."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def set_variables_to_plan() -> None:
     """Tells JAX that no device is to be looked for: programs are compiled for others; JAX is not imported yet."""
     os.environ["JAX_PLATFORMS"] = "cpu"

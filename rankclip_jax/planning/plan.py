@@ -155,7 +155,7 @@ def plan_step(
         **common,
         bytes=sizes | {"temporaries": total - sum(sizes.values()), "total": total, "capacity": capacity},
         flops=sum(operations.values()),
-        useful_flops=_useful_flops(assembly),
+        useful_flops=useful_flops(assembly),
         memory_bytes=2 * written,  # what is written is read again, if not from a cache
         collectives=moved,
         seconds=seconds,
@@ -163,7 +163,7 @@ def plan_step(
     )
 
 
-def _useful_flops(assembly: Assembly) -> float:
+def useful_flops(assembly: Assembly) -> float:
     """Operations of a step in which nothing is computed again."""
     config = assembly.config.copy_and_resolve_references()
     config.model.rematerialise, config.train.accumulation = "nothing", 1

@@ -1,0 +1,180 @@
+"""Runs of two processes as launchers start them: on this machine, by ssh and under SLURM, and what they compute.
+
+A server of ssh or of SLURM is started for the test, on the loopback address and in a folder of its own; where one is
+not installed (Debian: openssh-server; slurmctld, slurmd) its test is skipped.
+"""
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.launch.test_launch import ROOT, launch
+from tests.training.conftest import SMALL_FLAGS
+
+FLAGS = [*SMALL_FLAGS, "--config.objective.name=clip"]
+TRAIN = ["env", "JAX_PLATFORMS=cpu", "JAX_NUM_CPU_DEVICES=1", sys.executable, "-m", "rankclip_jax.train", *FLAGS]
+LONG = ["--config.train.steps=100000", "--config.checkpoint.every_steps=1000000"]
+
+
+def losses(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The losses of one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    launch("local.sh", "1", *TRAIN, "--workdir", str(workdir))
+    return losses(workdir)
+
+
+def until(reached, seconds=100):
+    """Waits for a condition."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def program(name):
+    """A server's, or the test is skipped."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@contextlib.contextmanager
+def serving(*commands, **variables):
+    servers = [
+        subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in commands
+    ]
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def ssh(tmp_path_factory):
+    """The options of a client that reach a server of ours."""
+    server, folder, port = program("sshd"), tmp_path_factory.mktemp("ssh"), free_port()
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # which it insists on
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
+        f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+    )
+    options = f"-p {port} -i {folder}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -q"
+    with serving([server, "-D", "-f", folder / "config"]):
+        until(lambda: not subprocess.run(["ssh", *options.split(), "127.0.0.1", "true"], check=False).returncode, 20)
+        yield options
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """The settings of a cluster of this machine."""
+    control, node, folder = program("slurmctld"), program("slurmd"), tmp_path_factory.mktemp("slurm")
+    host = socket.gethostname().partition(".")[0]
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    settings = folder / "slurm.conf"
+    settings.write_text(f"""
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+AuthType=auth/none
+CredType=cred/none
+SlurmctldPort={free_port()}
+SlurmdPort={free_port()}
+SlurmUser={getpass.getuser()}
+SlurmdUser={getpass.getuser()}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/control.pid
+SlurmdPidFile={folder}/node.pid
+SlurmctldLogFile={folder}/control.log
+SlurmdLogFile={folder}/node.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+""")
+    settings = {"SLURM_CONF": str(settings)}
+    with serving([control, "-D"], [node, "-D"], **settings):
+        until(lambda: "idle" in subprocess.run(["sinfo"], env=os.environ | settings, capture_output=True, text=True,
+                                               check=False).stdout, 30)  # fmt: skip
+        yield settings
+
+
+@pytest.mark.slow
+def test_two_local_processes_train_as_one(alone, tmp_path):
+    done = launch("local.sh", "2", *TRAIN, "--workdir", str(tmp_path))
+    np.testing.assert_allclose(losses(tmp_path), alone, rtol=1e-5)
+    assert "2 process(es)" in done.stdout
+    assert done.stdout.count("Report: ") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["Ctrl-C", "a process that dies"])
+def test_all_local_processes_end_when_one_does(ending, tmp_path):
+    """Within a minute, and with the step saved where it was asked to stop."""
+    script = subprocess.Popen(
+        [ROOT / "launch" / "local.sh", "2", *TRAIN, *LONG, "--workdir", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    until(lambda: (tmp_path / "metrics.jsonl").exists() and losses(tmp_path))
+    start, children = time.monotonic(), Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()
+    if ending == "Ctrl-C":
+        script.send_signal(signal.SIGINT)
+    else:
+        os.kill(int(children[1]), signal.SIGKILL)
+    said = script.communicate(timeout=100)[0]
+    assert time.monotonic() - start < 60, said
+    assert script.returncode == (130 if ending == "Ctrl-C" else 137), said
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert bool(list((tmp_path / "checkpoints").glob("[0-9]*"))) == (ending == "Ctrl-C"), said
+
+
+@pytest.mark.slow
+def test_two_processes_started_by_ssh_train_as_one(alone, ssh, tmp_path):
+    (tmp_path / "hosts").write_text("127.0.0.1\n127.0.0.1\n")
+    launch("ssh.sh", str(tmp_path / "hosts"), *TRAIN, "--workdir", str(tmp_path / "run"),
+           SSH_OPTIONS=ssh, PORT=str(free_port()))  # fmt: skip
+    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_trains_as_one(alone, slurm, tmp_path):
+    variables = slurm | {"PROCESSES": "2", "PYTHON": sys.executable, "JAX_NUM_CPU_DEVICES": "1"}
+    words = ["sbatch", "--wait", "--ntasks=2", f"--output={tmp_path}/log", "launch/slurm.sh", *FLAGS,
+             "--workdir", str(tmp_path / "run")]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | variables, timeout=300, check=False)
+    assert done.returncode == 0, (tmp_path / "log").read_text()
+    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
