@@ -15,6 +15,7 @@ from tests.training.conftest import SMALL_FLAGS
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
+HEARING = ["env", "--default-signal=INT"]  # a shell cannot hear what it was started to ignore, as in the background
 TRAIN = ["python", "-m", "rankclip_jax.train", "--config", "configs/cc3m.py"]
 
 
@@ -160,7 +161,7 @@ def test_a_signal_reaches_each_local_process_once_and_none_is_left(number, tmp_p
         "time.sleep(1)\n"
         "place.with_suffix('.heard').write_text(str(len(heard)))\n"
     )
-    script = subprocess.Popen([ROOT / "launch" / "local.sh", "2", sys.executable, "-c", child, tmp_path])
+    script = subprocess.Popen([*HEARING, ROOT / "launch" / "local.sh", "2", sys.executable, "-c", child, tmp_path])
     while not all((tmp_path / name).exists() for name in "01"):
         time.sleep(0.05)
     script.send_signal(number)

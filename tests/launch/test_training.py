@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.launch.test_launch import ROOT, launch
+from tests.launch.test_launch import HEARING, ROOT, launch
 from tests.training.conftest import SMALL_FLAGS
 
 FLAGS = [*SMALL_FLAGS, "--config.objective.name=clip"]
@@ -146,7 +146,7 @@ def test_two_local_processes_train_as_one(alone, tmp_path):
 def test_all_local_processes_end_when_one_does(ending, tmp_path):
     """Within a minute, and with the step saved where it was asked to stop."""
     script = subprocess.Popen(
-        [ROOT / "launch" / "local.sh", "2", *TRAIN, *LONG, "--workdir", str(tmp_path)],
+        [*HEARING, ROOT / "launch" / "local.sh", "2", *TRAIN, *LONG, "--workdir", str(tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     until(lambda: (tmp_path / "metrics.jsonl").exists() and losses(tmp_path))

@@ -17,6 +17,14 @@ FILES = sorted(GOLDEN.glob("n*.npz"))
 TIES = sorted(GOLDEN.glob("ties_*.npz"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_users_programs_are():
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def total_loss(golden, variant, dtype, key=0):
     """Value and gradients of the whole objective at the epoch of a golden file."""
     lambdas = float(golden.get("lambda1", 1)), float(golden.get("lambda2", 1))
