@@ -99,6 +99,7 @@ def get_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
     config.checkpoint.keep = 3  # the newest ones
+    config.checkpoint.keep_every_steps = 0  # and besides them one every so many steps, for good; 0: none
 
     config.logging = ConfigDict()
     config.logging.every_steps = 50

@@ -1,18 +1,25 @@
-"""Checkpoints of a run: Orbax, asynchronous and atomic, the newest few kept."""
+"""Checkpoints of a run: Orbax, asynchronous and atomic, proven by digests, the newest few kept."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Variables
-from rankclip_jax.parallel.processes import is_first, wait_for_all
+from rankclip_jax.parallel.layout import name_of
+from rankclip_jax.parallel.processes import is_first, largest_of_all, wait_for_all
+from rankclip_jax.run import proof, settings, versions
 from rankclip_jax.run.assembly import Assembly
-from rankclip_jax.run.state import TrainState, join
+from rankclip_jax.run.state import TrainState, describe, join
 from rankclip_jax.run.workdir import read_config, saved_steps
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -20,31 +27,130 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder.
-      keep: how many of the newest stay.
+      assembly: the parts of the run.
       always_kept: steps whose checkpoints stay whatever comes after.
     """
 
-    def __init__(self, workdir: Path, keep: int = 1, always_kept: Sequence[int] = ()) -> None:
-        policy = preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always_kept))]
+    def __init__(self, workdir: Path, assembly: Assembly, always_kept: Sequence[int] = ()) -> None:
+        config = assembly.config.checkpoint
+        policies = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps(list(always_kept))]
+        if config.keep_every_steps:
+            policies.append(preservation_policy.EveryNSteps(config.keep_every_steps))
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._prove),
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
-        self._folder = (workdir / "checkpoints").absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._workdir, self._folder = workdir, (workdir / "checkpoints").absolute()
+        self._settings = versions.written(settings.to_dict(assembly.config))
+        self._manager = self._open()
+        self._under_way: int | None = None
+        self._are_finite = jax.jit(_are_finite).lower(describe(assembly)).compile()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(self._folder, options=self._options)
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint; None: there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Starts saving in the background; the state may be donated as soon as this returns."""
+        """Starts saving in the background; the state may be donated as soon as this returns.
+
+        Raises:
+          UserError: a value of the state is not finite, so it is not saved.
+        """
         step = int(state.step)
-        if step != self._manager.latest_step():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+        if step == self._manager.latest_step():
+            return
+        if bad := [name for name, finite in jax.device_get(self._are_finite(state)).items() if not finite]:
+            raise UserError(
+                f"{', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} hold values that are not finite at step "
+                f"{step}, which is not saved. {self.kept()}"
+            )
+        self._manager.wait_until_finished()  # one at a time is written
+        self._under_way = step
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def kept(self) -> str:
+        """What there is to go back to, as a sentence."""
+        good = self.latest_step()
+        return "There is no checkpoint yet." if good is None else f"The last good checkpoint is of step {good}."
 
     def close(self) -> None:
         """Waits until what was started is safe on disk."""
         self._manager.close()
+
+    def _prove(self) -> None:
+        """Called by Orbax when all files of a checkpoint are there, before it takes its name."""
+        if is_first():
+            (folder,) = self._folder.glob(f"{self._under_way}.*tmp*")
+            assert self._under_way is not None
+            proof.write(folder, self._under_way, self._settings)
+
+
+def _are_finite(state: TrainState) -> dict[str, jax.Array]:
+    """For each array of numbers, by name, whether all of its values are finite."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {name_of(path): jnp.isfinite(x).all() for path, x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)}
+
+
+def faults_of(workdir: Path, step: int) -> list[str]:
+    """Why the checkpoint of a step is not one that this run saved, a line each; none: it is whole.
+
+    Raises:
+      UserError: a later version saved it.
+    """
+    folder = workdir / "checkpoints" / str(step)
+    if not proof.has_proof(folder):
+        _LOGGER.warning("note: the checkpoint of step %d was saved by an earlier version, without digests", step)
+        return []
+    if faults := list(proof.faults(folder)):
+        return faults
+    about = proof.about(folder)
+    if about["step"] != step:
+        return [f"{folder / proof.ABOUT} is of step {about['step']}"]
+    theirs = about["settings"]
+    versions.bring_up_to_date(theirs, theirs.pop(versions.KEY))
+    lines = settings.differences(theirs, read_config(workdir))
+    return [f"{folder / proof.ABOUT} is of another run: {'; '.join(lines)}"] if lines else []
+
+
+def describe_proof(workdir: Path, step: int) -> str:
+    """What was found of a whole checkpoint, in a few words."""
+    folder = workdir / "checkpoints" / str(step)
+    if not proof.has_proof(folder):
+        return "readable, saved by an earlier version without digests"
+    versions = proof.about(folder)["versions"]
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"whole, {size / 2**20:,.1f} MiB, saved by rankclip_jax {versions['rankclip_jax']}, jax {versions['jax']}"
+
+
+def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) -> tuple[int, list[int]]:
+    """The step of a whole checkpoint, and those that are not; all processes agree. Says which files are at fault.
+
+    Args:
+      workdir: the run's folder.
+      choose: which of several steps is best.
+
+    Raises:
+      UserError: none is whole, or usable.
+    """
+    left = saved_steps(workdir)
+    broken: list[int] = []
+    while left:
+        step = choose(left)
+        faults = faults_of(workdir, step) if is_first() else []
+        if not largest_of_all(len(faults)):
+            return step, broken
+        for fault in faults:
+            _LOGGER.warning("the checkpoint of step %d is not used: %s", step, fault)
+        left.remove(step)
+        broken.append(step)
+    raise UserError(
+        f"--workdir: no checkpoint in {workdir} is whole; what is wrong with each stands above. Restore one, or name "
+        "another --workdir to begin anew."
+    )
 
 
 def read_state(workdir: Path, like: TrainState, step: int) -> TrainState:
@@ -93,17 +199,21 @@ def _read(workdir: Path, like: Any, step: int) -> Any:
 
 
 def choose_step(workdir: Path, step: int | None) -> int:
-    """The step asked for, or the newest that has a checkpoint.
+    """The step asked for, or the newest that has a whole checkpoint.
 
     Raises:
-      UserError: it has none.
+      UserError: it has none, or the one asked for is not whole.
     """
     steps = saved_steps(workdir)
     if not steps:
         raise UserError(f"--workdir: {workdir} has no checkpoint yet.")
-    if step is not None and step not in steps:
+    if step is None:
+        return choose_whole(workdir)[0]
+    if step not in steps:
         raise UserError(f"--step: no checkpoint of step {step} in {workdir}; there are {steps}.")
-    return steps[-1] if step is None else step
+    if faults := faults_of(workdir, step):
+        raise UserError(f"--step: the checkpoint of step {step} is not what was saved: {'; '.join(faults[:3])}.")
+    return step
 
 
 def set_aside(workdir: Path, steps: Sequence[int]) -> Path:

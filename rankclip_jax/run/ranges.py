@@ -83,6 +83,7 @@ RANGES: dict[str, Range | tuple[Range, ...]] = {
     "processes.heartbeat_seconds": Range(1, 86_400),
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep": Range(1, 10**6),
+    "checkpoint.keep_every_steps": _COUNT_OR_NONE,
     "logging.every_steps": _COUNT,
     "evaluation.every_steps": _COUNT_OR_NONE,
     "evaluation.max_examples": Range(1, 10**7),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from input_pipeline.errors import UserError
 
-VERSION = 3
+VERSION = 4
 KEY = "settings_version"  # beside the settings in a run's config.json; version 1 wrote none
 
 Settings = dict[str, dict]
@@ -49,6 +49,10 @@ def _to_3(settings: Settings) -> None:
     settings["processes"] = {"start_seconds": 300, "heartbeat_seconds": 100}
 
 
+def _to_4(settings: Settings) -> None:
+    settings["checkpoint"]["keep_every_steps"] = 0
+
+
 # What a version does otherwise than the one before, with the same settings: said when a run of before goes on.
 NOTES = {
     2: "the random crop, the warmup's first rate and what a second view is averaged with are others (CHANGELOG.md)",
@@ -56,7 +60,12 @@ NOTES = {
 }
 
 # For each version, how settings of the version before become its own.
-CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2, 3: _to_3}
+CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
+
+
+def written(settings: Settings) -> dict:
+    """Settings as files hold them, with their version."""
+    return {KEY: VERSION} | settings
 
 
 def bring_up_to_date(settings: Settings, version: int) -> None:

@@ -72,7 +72,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder if need be and writes ``config.json``, by one process; the others wait."""
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        content = {versions.KEY: versions.VERSION} | settings.to_dict(config)
+        content = versions.written(settings.to_dict(config))
         files.write_atomically(workdir / "config.json", json.dumps(content, indent=2) + "\n")
     wait_for_all("config.json")
 

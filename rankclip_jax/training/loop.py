@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from rankclip_jax.report import picture
 from rankclip_jax.run import schedule, settings
 from rankclip_jax.run import workdir as workdirs
 from rankclip_jax.run.assembly import Assembly, assemble
-from rankclip_jax.run.checkpoints import Checkpoints, read_state, set_aside
+from rankclip_jax.run.checkpoints import Checkpoints, choose_whole, read_state, set_aside
 from rankclip_jax.run.state import TrainState, create, describe
 from rankclip_jax.telemetry.console import say
 from rankclip_jax.training.batches import device_batches
@@ -99,8 +100,10 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
         batches = stack.enter_context(contextlib.closing(device_batches(assembly, source, start.step, tally)))
         with memory:
             batch = next(batches)
-        if start.too_late:
-            _set_aside(workdir, start, total_steps)
+        if start.aside:
+            folder = set_aside(workdir, start.aside)
+            if is_first():
+                say(f"note: checkpoints that are not used are now in {folder}")
         workdirs.write_config(workdir, config)
         logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count))
         try:
@@ -148,22 +151,28 @@ def _what_all_share(config: ConfigDict, source: Source) -> dict[str, object]:
 
 @dataclasses.dataclass(frozen=True)
 class _Start:
-    """The step to go on from, 0 for a new run, whether it is saved, and checkpoints that a longer run cannot use."""
+    """The step to go on from, 0 for a new run, whether it is saved, and checkpoints that the run cannot use."""
 
     step: int = 0
     saved: bool = False
-    too_late: tuple[int, ...] = ()
+    aside: tuple[int, ...] = ()
 
 
 def _choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, examples: int) -> _Start:
+    """Where the run goes on: from its newest whole checkpoint, or where it is to be longer, one that can be."""
     if stored is None:
         return _Start()
-    steps, before, now = workdirs.saved_steps(workdir), settings.total_steps(stored, examples), assembly.total_steps
+    before, now = settings.total_steps(stored, examples), assembly.total_steps
     assert now is not None
     if before == now:
-        return _Start(steps[-1], saved=True)
-    step = schedule.step_to_lengthen_from(assembly.config.optimizer, before, now, steps)
-    return _Start(step, saved=True, too_late=tuple(later for later in steps if later > step))
+        step, broken = choose_whole(workdir)
+        return _Start(step, saved=True, aside=tuple(broken))
+    lengthen = functools.partial(schedule.step_to_lengthen_from, assembly.config.optimizer, before, now)
+    step, broken = choose_whole(workdir, lengthen)
+    later = {later for later in workdirs.saved_steps(workdir) if later > step}
+    if is_first():
+        say(f"note: to become {now} steps long the run goes back to step {step}, before its rate fell")
+    return _Start(step, saved=True, aside=tuple(sorted(later.union(broken))))
 
 
 def _restore_or_initialise(assembly: Assembly, workdir: Path, start: _Start) -> TrainState:
@@ -171,15 +180,6 @@ def _restore_or_initialise(assembly: Assembly, workdir: Path, start: _Start) -> 
     if not start.saved:
         return create(assembly, loading.weights_to_start_from(assembly.config, assembly.model))
     return read_state(workdir, describe(assembly), start.step)
-
-
-def _set_aside(workdir: Path, start: _Start, total_steps: int) -> None:
-    folder = set_aside(workdir, start.too_late)
-    if is_first():
-        say(
-            f"note: to become {total_steps} steps long the run goes back to step {start.step}, before its rate fell; "
-            f"later checkpoints are now in {folder}"
-        )
 
 
 def _make_logging(assembly: Assembly, workdir: Path, start_step: int, unreadable: Callable[[], int]) -> Logging:
@@ -200,7 +200,7 @@ def _enter_hooks(
     config, total_steps = assembly.config, assembly.total_steps
     assert total_steps is not None
     decay = schedule.decay_start(config.optimizer, total_steps)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep, always_kept=[decay] if decay < total_steps else [])
+    checkpoints = Checkpoints(workdir, assembly, always_kept=[decay] if decay < total_steps else [])
     saving = stack.enter_context(Saving(checkpoints, every_steps=config.checkpoint.every_steps, also_at=decay))
     divergence = Divergence(
         config.logging.every_steps,

@@ -43,6 +43,10 @@ FLAGS = {
         "loss", "--batch_sizes=NUMBER", "--embedding_size=NUMBER", "--objective=WORD", "--chunk_size=NUMBER",
         "--list_size=NUMBER", "--json=WORD", "--topology=WORD",
     ],
+    "rankclip_jax.plan": [
+        "--config=configs/demo.py", "--topology=WORD", "--memory=NUMBER", "--find=WORD", "--price=NUMBER",
+        "--pairs=NUMBER", "--json=WORD", "--picture=WORD",
+    ],
     "input_pipeline.prepare": [
         "--source=csv", "--input=LIST", "--output=OUT", "--shrink=NUMBER", "--quality=NUMBER", "--min_side=NUMBER",
         "--max_aspect=NUMBER", "--shard_size=NUMBER", "--min_caption=NUMBER", "--max_caption=NUMBER",
@@ -50,7 +54,16 @@ FLAGS = {
     ],
     "input_pipeline.inspect": ["DATA", "--pairs=NUMBER", "--seed=NUMBER", "--split=WORD", "--contact_sheet=WORD"],
 }  # fmt: skip
-_FIXED = {"--workdir=RUN", "--source=csv", "--input=LIST", "--output=OUT", "--workers=1", "loss", "DATA"}
+_FIXED = {
+    "--workdir=RUN",
+    "--source=csv",
+    "--input=LIST",
+    "--output=OUT",
+    "--workers=1",
+    "loss",
+    "DATA",
+    "--config=configs/demo.py",
+}
 
 
 def draw_settings(rng, count):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_evaluating_one_task_keeps_the_others_results(by_command):
     assert read_results(workdir, 10) == pytest.approx(before, rel=1e-5)
     assert "there are [10, 15, 20]" in run("evaluate", "--workdir", workdir, "--step=7", status=2).stderr
     assert "there are validation" in run("evaluate", "--workdir", workdir, "--tasks=imagenet", status=2).stderr
+
+
+def test_verify_says_which_checkpoint_is_whole(by_command, tmp_path):
+    shutil.copytree(by_command[0], tmp_path / "run")
+    said = run("verify", "--workdir", tmp_path / "run").stdout
+    assert [line.split(",")[0] for line in said.splitlines()] == [f"step {step}: whole" for step in (10, 15, 20)]
+    path = tmp_path / "run" / "checkpoints" / "15" / "default" / "_METADATA"
+    path.write_bytes(path.read_bytes()[:-1])
+    said = run("verify", "--workdir", tmp_path / "run", status=1).stdout
+    assert f"step 15: NOT WHOLE\n  {path} is altered or cut off\nstep 20: whole" in said
+    assert "15 is not what was saved" in run("evaluate", "--workdir", tmp_path / "run", "--step=15", status=2).stderr
+    assert "there are [10, 15, 20]" in run("verify", "--workdir", tmp_path / "run", "--step=7", status=2).stderr
 
 
 @pytest.mark.parametrize(("how", "when"), [(signal.SIGINT, 8), (signal.SIGKILL, 12)], ids=["ctrl-c", "kill"])

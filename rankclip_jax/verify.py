@@ -1,0 +1,43 @@
+"""Says of each checkpoint of a run whether it is, to the bit, what was saved.
+
+python -m rankclip_jax.verify --workdir DIR [--step N]
+"""
+
+from absl import flags
+
+from input_pipeline.errors import UserError
+from rankclip_jax.command_line import entry
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_STEP = flags.DEFINE_integer("step", None, "look at this checkpoint alone", lower_bound=0)
+
+
+def main() -> None:
+    """Prints a line for each, and exits with 0 if all are whole and 1 if not."""
+    workdir = entry.folder_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
+    from rankclip_jax.run.checkpoints import (  # after the flags, since importing JAX takes long
+        describe_proof,
+        faults_of,
+    )
+    from rankclip_jax.run.workdir import read_config, saved_steps
+
+    read_config(workdir)
+    steps = saved_steps(workdir)
+    if not steps:
+        raise UserError(f"--workdir: {workdir} has no checkpoint yet.")
+    if _STEP.value is not None and _STEP.value not in steps:
+        raise UserError(f"--step: no checkpoint of step {_STEP.value} in {workdir}; there are {steps}.")
+    broken = 0
+    for step in steps if _STEP.value is None else [_STEP.value]:
+        faults = faults_of(workdir, step)
+        broken += bool(faults)
+        print(f"step {step}: {'NOT WHOLE' if faults else describe_proof(workdir, step)}")
+        for fault in faults:
+            print(f"  {fault}")
+    if broken:
+        print("The next start of the training sets such a checkpoint aside and goes on from the one before it.")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    entry.run(main)

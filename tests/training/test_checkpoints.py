@@ -1,0 +1,119 @@
+"""Checkpoints that are not what was saved: found, named, set aside, and the one before used."""
+
+import json
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline.errors import UserError
+from rankclip_jax.run.checkpoints import choose_step, faults_of
+from tests.training.conftest import assert_bit_identical, final_state, train_small
+
+LAST = 20
+
+
+def files_of(workdir, step=LAST):
+    return sorted(path for path in (workdir / "checkpoints" / str(step)).rglob("*") if path.is_file())
+
+
+def flip(path):
+    """One bit of the file's first letter that a line or a number may begin with, or of its middle."""
+    content = bytearray(path.read_bytes())
+    place = 0 if path.name in ("_CHECKPOINT_METADATA", "commit_success.txt") else len(content) // 2
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def saved(undisturbed, tmp_path):
+    """A finished run of 20 steps, of which 10, 15 and 20 are saved."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_the_file_named(saved):
+    assert faults_of(saved, LAST) == []
+    for path in files_of(saved):
+        content = path.read_bytes()
+        if not content:
+            continue
+        flip(path)
+        faults = faults_of(saved, LAST)
+        path.write_bytes(content)
+        assert faults, path
+        assert any(str(path) in fault for fault in faults) or path.name == "SHA256SUMS", faults
+    assert faults_of(saved, LAST) == []
+
+
+@pytest.mark.parametrize("how", ["cut off", "deleted", "another's"])
+def test_a_file_that_is_short_gone_or_new_is_named(how, saved):
+    path = max(files_of(saved), key=lambda path: path.stat().st_size)
+    if how == "cut off":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif how == "deleted":
+        path.unlink()
+    else:
+        path = path.with_name("more")
+        path.write_bytes(b"x")
+    (fault,) = faults_of(saved, LAST)
+    assert str(path) in fault
+
+
+def test_sha256sum_reads_the_digests(saved):
+    folder = saved / "checkpoints" / str(LAST)
+    subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=folder, check=True)
+    about = json.loads((folder / "about.json").read_text())
+    assert about["versions"]["jax"] == jax.__version__
+    assert about["settings"]["train"]["steps"] == LAST
+
+
+@pytest.mark.slow
+def test_the_one_before_is_used_and_the_run_ends_as_if_nothing_had_been(saved, undisturbed, caplog):
+    flip(max(files_of(saved), key=lambda path: path.stat().st_size))
+    assert choose_step(saved, None) == 15
+    shutil.rmtree(saved / "evaluation")
+    train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
+    assert "the checkpoint of step 20 is not used" in caplog.text
+    assert (saved / "set_aside" / "20").is_dir()
+    assert_bit_identical(final_state(saved), final_state(undisturbed))
+
+
+def test_one_of_another_step_or_run_is_not_used(saved):
+    newest, before = (saved / "checkpoints" / str(step) for step in (LAST, 15))
+    shutil.rmtree(newest)
+    shutil.copytree(before, newest)
+    assert "about.json is of step 15" in faults_of(saved, LAST)[0]
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    assert "is of another run: config.seed: 0 there, 1 now" in faults_of(saved, 15)[0]
+
+
+@pytest.mark.slow
+def test_with_none_left_nothing_is_begun_anew(saved):
+    for step in (10, 15, 20):
+        flip(max(files_of(saved, step), key=lambda path: path.stat().st_size))
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+        train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
+
+
+@pytest.mark.slow
+def test_what_holds_a_value_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
+    """Not of the loss or the gradients, which are seen before, but of a moment of the optimiser."""
+    from rankclip_jax.run import checkpoints
+
+    write = checkpoints.Checkpoints.save
+
+    def spoiled(self, state):
+        moments = jax.tree.map(lambda x: x, state.optimizer_state)
+        leaves, tree = jax.tree.flatten(moments)
+        place = next(index for index, leaf in enumerate(leaves) if leaf.ndim > 1)
+        leaves[place] = leaves[place].at[0].set(np.inf)
+        write(self, state.replace(optimizer_state=jax.tree.unflatten(tree, leaves)))
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", spoiled)
+    with pytest.raises(UserError, match=r"optimizer_state.* hold values that are not finite at step 5, which is not"):
+        train_small(tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
