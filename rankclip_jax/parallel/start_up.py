@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
 from rankclip_jax import __version__
+from rankclip_jax.parallel import rendezvous
 
 _PORT = 8476  # of the first process, where the launcher names none
 _LONGEST = 16_384  # bytes of what a process tells the others of itself
@@ -64,6 +65,14 @@ def start(config: ConfigDict) -> None:
     if place is None or jax.distributed.is_initialized():
         return
     explicit, count = place.coordinator is not None, place.count or "unknown number of"
+    if place.coordinator and place.count and place.number is not None:
+        try:
+            rendezvous.meet(place.coordinator, place.count, place.number, config.start_seconds)
+        except OSError as error:
+            raise UserError(
+                f"{socket.gethostname()}: cannot listen at {place.coordinator} for the other processes ({error}). Name "
+                "another port with JAX_COORDINATOR_ADDRESS."
+            ) from error
     try:
         jax.distributed.initialize(
             place.coordinator,

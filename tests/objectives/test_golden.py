@@ -19,7 +19,7 @@ TIES = sorted(GOLDEN.glob("ties_*.npz"))
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_as_users_programs_are():
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
