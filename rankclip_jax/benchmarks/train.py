@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -49,6 +50,7 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
         versions["open_clip"] = lambda count: _peers_seconds(peer, count)
     medians = medians_in_turn(versions, steps)
     if peer:
+        peer.send_signal(signal.SIGCONT)
         peer.communicate()
     batch, peak = config.train.global_batch_size, _peak_flops()
     rows = [
@@ -169,8 +171,12 @@ def _start_peer(config: ConfigDict) -> "subprocess.Popen[str] | None":
 
 
 def _peers_seconds(peer: "subprocess.Popen[str]", count: int) -> float:
+    """Of one step; between its turns the process is stopped, since some of its threads wait by turning."""
     assert peer.stdin
     assert peer.stdout
+    peer.send_signal(signal.SIGCONT)
     peer.stdin.write(f"{count}\n")
     peer.stdin.flush()
-    return float(peer.stdout.readline())
+    seconds = float(peer.stdout.readline())
+    peer.send_signal(signal.SIGSTOP)
+    return seconds

@@ -35,7 +35,8 @@ def outputs_of_batch(
       key: of the step.
     """
     layout = assembly.layout
-    axes, rows = layout.mesh.axis_names, PartitionSpec(layout.mesh.axis_names)
+    alone = layout.mesh.size == 1  # which XLA would have exchange everything with itself
+    axes = () if alone else layout.mesh.axis_names
     execution = dataclasses.replace(assembly.model.execution, axes=axes)
     model = assembly.model.clone(execution=execution)
     towers = {part: parameters[part] for part in ("vision", "text", "logit_scale")}
@@ -46,7 +47,7 @@ def outputs_of_batch(
     def encode_own(towers: optax.Params, statistics: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         variables = join(_gathered(towers, split), statistics)
         own = len(next(iter(batch.values())))
-        numbers = jax.lax.axis_index(axes) * own + jnp.arange(own)
+        numbers = jnp.arange(own) + (own * jax.lax.axis_index(axes) if axes else 0)
 
         def encode(part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
             outputs, changed = model.apply(
@@ -61,14 +62,19 @@ def outputs_of_batch(
         embeddings = jax.lax.map(jax.checkpoint(lambda part: encode(part)[0], prevent_cse=False), parts)
         return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), embeddings), statistics
 
-    whole = PartitionSpec()
-    embeddings, batch_statistics = jax.shard_map(
-        encode_own,
-        mesh=layout.mesh,
-        in_specs=(split, whole, rows, whole),
-        out_specs=(rows, whole),
-        check_vma=False,
-    )(towers, batch_statistics, batch, jax.random.fold_in(key, 0))
+    whole, rows = PartitionSpec(), PartitionSpec(axes)
+    encode_all = (
+        encode_own
+        if alone
+        else jax.shard_map(
+            encode_own,
+            mesh=layout.mesh,
+            in_specs=(split, whole, rows, whole),
+            out_specs=(rows, whole),
+            check_vma=False,
+        )
+    )
+    embeddings, batch_statistics = encode_all(towers, batch_statistics, batch, jax.random.fold_in(key, 0))
     outputs = Outputs(embeddings, {"scale": jnp.exp(parameters["logit_scale"])})
     return assembly.outputs_with(outputs, parameters), batch_statistics
 
