@@ -85,6 +85,8 @@ def get_config() -> ConfigDict:
     config.train.accumulation = 1  # micro-batches that the towers take a batch in; the loss stays the whole batch's
     config.train.steps = 0  # length of the run: give either steps
     config.train.epochs = 0  # or epochs, and leave the other 0
+    config.train.when_not_finite = "stop"  # a loss or gradient is not; or "skip" the update, or "go_back" to the last
+    config.train.not_finite_limit = 10  # checkpoint and leave that batch out; after so many of them stop
 
     config.mesh = ConfigDict()  # devices in a grid: a batch is split over all of it
     config.mesh.replica = 1  # copies of everything, across slow links
@@ -98,6 +100,8 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
+    config.checkpoint.every_minutes = 0.0  # as well; 0: by steps alone
+    config.checkpoint.failures_limit = 5  # of saves that cannot be written, after which the run stops
     config.checkpoint.keep = 3  # the newest ones
     config.checkpoint.keep_every_steps = 0  # and besides them one every so many steps, for good; 0: none
 

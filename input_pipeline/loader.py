@@ -226,6 +226,16 @@ def _describe(image: Path | bytes | np.ndarray, index: int) -> str:
     return str(image) if isinstance(image, Path) else f"record {index}"
 
 
+def name_of_record(source: Source | Mixture, number: int) -> str:
+    """How a log names the record that batches number ``sample``: its key, its image's path, or the number."""
+    for part in source.parts if isinstance(source, Mixture) else (source,):
+        if number < len(part):
+            record = part[number]
+            return str(record.get("key") or _describe(record["image"], number))
+        number -= len(part)
+    raise IndexError(number)
+
+
 def _leave_signals_to_the_parent(worker: int, workers: int) -> None:
     """Ctrl-C in a terminal reaches every process; the parent alone decides, and closes its workers in good order."""
     del worker, workers

@@ -25,7 +25,7 @@ from rankclip_jax.run.state import create
 from rankclip_jax.run.step import describe_batch
 from rankclip_jax.training.compilation import compile_step
 
-_LENGTH = 1000  # of a run, which its schedule needs; what a step costs does not depend on it
+_LENGTH = 10**6  # of a run, which its schedule needs; what a step costs does not depend on it
 
 
 def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:

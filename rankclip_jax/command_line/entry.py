@@ -5,6 +5,7 @@ import logging
 import re
 import runpy
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,20 @@ def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise
         absl.logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+        # A save that fails is said in one line by us, and by Orbax and TensorStore in a hundred.
+        absl.logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+        sys.unraisablehook = _of_the_main_thread
         with EXPLAINED:
             main(*_words(argv[1:], subjects))
 
     with EXPLAINED:
         app.run(guarded, flags_parser=_parse)
+
+
+def _of_the_main_thread(ignored: Any) -> None:
+    """Prints an error that could not be raised, but for those of libraries' own threads."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(ignored)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ class StepInfo:
       first_step: the first of this process.
       last_step: the last of the run.
       state: after the step; its buffers are given away to the next one.
-      metrics: scalars by name, still on the devices: reading one waits for the step.
+      metrics: scalars by name, still on the devices: reading one waits for the step. None, of a step that was left out.
     """
 
     step: int

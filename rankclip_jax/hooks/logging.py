@@ -9,7 +9,7 @@ from rankclip_jax.telemetry.clock import Clock, format_duration
 from rankclip_jax.telemetry.console import renew, say
 from rankclip_jax.telemetry.writers import JsonLines, TensorBoard, Values, Writer
 
-_NOT_ON_THE_LINE = ("logit_scale", "gradient_norm", "learning_rate", "ranking_weight")
+_NOT_ON_THE_LINE = ("logit_scale", "gradient_norm", "learning_rate", "ranking_weight", "finite")
 
 
 class Logging(contextlib.ExitStack):
@@ -44,7 +44,8 @@ class Logging(contextlib.ExitStack):
 
     def __call__(self, info: StepInfo) -> None:
         """Logs the step if it is due."""
-        if not info.is_due(self._every_steps) and info.step != info.first_step:
+        due = info.is_due(self._every_steps) or info.step == info.first_step
+        if not due or not info.metrics:
             return
         values = {"loss": 0.0} | {name: float(value) for name, value in info.metrics.items()}  # waits for the step
         rate = self._clock.read(info.step)

@@ -20,7 +20,7 @@ from rankclip_jax.run.assembly import Assembly, assemble
 from rankclip_jax.run.state import describe
 from rankclip_jax.run.step import describe_batch, make_step
 
-_STEPS = 1000  # of the run that is planned, where its length depends on data that need not be here
+_STEPS = 10**6  # of the run that is planned, where its length depends on data that need not be here
 
 
 @dataclasses.dataclass(frozen=True)

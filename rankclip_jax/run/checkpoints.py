@@ -1,7 +1,9 @@
 """Checkpoints of a run: Orbax, asynchronous and atomic, proven by digests, the newest few kept."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from rankclip_jax.run.state import TrainState, describe, join
 from rankclip_jax.run.workdir import read_config, saved_steps
 
 _LOGGER = logging.getLogger(__name__)
+
+
+class SavingFailed(Exception):
+    """A checkpoint could not be written; those before it are as they were."""
 
 
 class Checkpoints:
@@ -59,6 +65,7 @@ class Checkpoints:
 
         Raises:
           UserError: a value of the state is not finite, so it is not saved.
+          SavingFailed: it, or the one before that was under way, cannot be written.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
@@ -68,9 +75,36 @@ class Checkpoints:
                 f"{', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} hold values that are not finite at step "
                 f"{step}, which is not saved. {self.kept()}"
             )
-        self._manager.wait_until_finished()  # one at a time is written
+        self.wait()  # one at a time is written
         self._under_way = step
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        with self._explained():
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def check(self) -> None:
+        """Raises `SavingFailed` if what was started has failed meanwhile."""
+        with self._explained():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Waits until what was started is safe on disk; raises `SavingFailed` where it cannot be."""
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What Orbax and those below it raise on full disks becomes `SavingFailed`; the torso is removed."""
+        try:
+            yield
+        except Exception as error:  # of many kinds, some of them TensorStore's own
+            for folder in self._folder.glob(f"{self._under_way}.*tmp*"):
+                shutil.rmtree(folder, ignore_errors=True)
+            self._manager = self._open()
+            words = " ".join(str(error).split())
+            words = words if len(words) < 300 else f"{words[:100]} ... {words[-180:]}"
+            raise SavingFailed(
+                f"the checkpoint of step {self._under_way} in {self._folder} cannot be written "
+                f"({type(error).__name__}: {words})"
+            ) from error
 
     def kept(self) -> str:
         """What there is to go back to, as a sentence."""
@@ -78,7 +112,12 @@ class Checkpoints:
         return "There is no checkpoint yet." if good is None else f"The last good checkpoint is of step {good}."
 
     def close(self) -> None:
-        """Waits until what was started is safe on disk."""
+        """Waits until what was started is safe on disk.
+
+        Raises:
+          SavingFailed: it cannot be.
+        """
+        self.wait()
         self._manager.close()
 
     def _prove(self) -> None:

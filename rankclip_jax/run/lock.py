@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from input_pipeline.errors import UserError
@@ -14,31 +13,47 @@ from input_pipeline.errors import UserError
 NAME = "lock"
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """A context in which no other training uses the folder, which is there; for one process of a run.
+class Lock(contextlib.ExitStack):
+    """Until it is closed no other training uses the folder; one process of a run takes it.
 
-    The file stays, and says who held it last; on file systems without locks it is all that there is.
+    The file says who holds it, and is gone with the lock; one that a killed process left behind locks nothing. On file
+    systems without locks nobody is kept out.
 
-    Raises:
-      UserError: another training uses it; its host and process are named.
+    Args:
+      workdir: the run's folder.
     """
-    with (workdir / NAME).open("a+", encoding="utf8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--workdir: {workdir} is in use: {_owner(workdir / NAME)}. {_MEND}") from error
-        except OSError:  # no locks there
-            pass
-        file.seek(0)
-        file.truncate()
+
+    def __init__(self, workdir: Path) -> None:
+        super().__init__()
+        self._workdir, self._held = workdir, False
+
+    def take(self) -> None:
+        """Takes it, unless it is held already; the folder is there.
+
+        Raises:
+          UserError: another training uses the folder; its host and process are named.
+        """
+        if self._held:
+            return
+        path = self._workdir / NAME
+        while not self._held:
+            file = self.enter_context(path.open("a+", encoding="utf8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"--workdir: {self._workdir} is in use: {_owner(path)}. Wait for it or stop it there, or name "
+                    "another --workdir."
+                ) from error
+            except OSError:  # the file system has no locks
+                pass
+            # Unless the one before has just let go of it, and removed it, before this took it.
+            self._held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        self.callback(path.unlink, missing_ok=True)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": started}) + "\n")
         file.flush()
-        yield
-
-
-_MEND = "Wait for it or stop it there, or name another --workdir."
 
 
 def _owner(path: Path) -> str:

@@ -25,7 +25,15 @@ from rankclip_jax.run.optimizer import OPTIMIZERS
 # change on resuming.
 _FREE = (
     *("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share"),
-    *("mesh.", "processes.", "train.accumulation", "model.rematerialise", "model.scan_layers"),
+    *(
+        "mesh.",
+        "processes.",
+        "train.accumulation",
+        "train.when_not_finite",
+        "train.not_finite_limit",
+        "model.rematerialise",
+        "model.scan_layers",
+    ),
 )
 LENGTH = ("train.steps", "train.epochs")  # changed on resuming where the learning rate allows it
 WEIGHTS = ("latest", "average")
@@ -47,6 +55,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "optimizer.schedule": schedule.SCHEDULES,
     "optimizer.moments": ("float32", "bfloat16"),
     "evaluation.weights": WEIGHTS,
+    "train.when_not_finite": ("stop", "skip", "go_back"),
 }
 
 

@@ -1,5 +1,6 @@
 """How a step changes the state."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ def make_step(assembly: Assembly) -> Any:
     """The jitted ``step(state, batch) -> (state, metrics)``; the state given to it is donated.
 
     A step is a pure function of (state, batch, step): its randomness comes from the seed and the step alone. Metrics
-    are scalars by name: the loss, the objective's own, the scale, the gradients' norm and the learning rate.
+    are scalars by name: the loss, the objective's own, the scale, the gradients' norm, the learning rate, and whether
+    loss and gradients are ``finite``: where not, ``config.train.when_not_finite="skip"`` keeps the state.
     """
     config, layout = assembly.config, assembly.layout
     assert assembly.total_steps is not None
@@ -45,7 +47,12 @@ def make_step(assembly: Assembly) -> Any:
         method_state = {name: metrics.pop(name) for name in state.method_state}
         metrics = {"loss": loss} | metrics
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": assembly.learning_rate(state.step)}
-        return TrainState(state.step + 1, parameters, batch_statistics, optimizer_state, average, method_state), metrics
+        metrics["finite"] = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
+        new = TrainState(state.step + 1, parameters, batch_statistics, optimizer_state, average, method_state)
+        if config.train.when_not_finite == "skip":
+            kept = dataclasses.replace(state, step=state.step + 1)
+            new = jax.tree.map(lambda new, old: jnp.where(metrics["finite"], new, old), new, kept)
+        return new, metrics
 
     state = jax.tree.map(lambda leaf: leaf.sharding, describe(assembly))
     return jax.jit(

@@ -50,7 +50,8 @@ def _to_3(settings: Settings) -> None:
 
 
 def _to_4(settings: Settings) -> None:
-    settings["checkpoint"]["keep_every_steps"] = 0
+    settings["checkpoint"] |= {"every_minutes": 0.0, "failures_limit": 5, "keep_every_steps": 0}
+    settings["train"] |= {"when_not_finite": "stop", "not_finite_limit": 10}
 
 
 # What a version does otherwise than the one before, with the same settings: said when a run of before goes on.

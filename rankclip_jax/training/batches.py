@@ -5,7 +5,7 @@ from collections.abc import Generator
 import jax
 
 from input_pipeline.augmentation import Augmentation
-from input_pipeline.loader import training_batches
+from input_pipeline.loader import name_of_record, training_batches
 from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.run.assembly import Assembly
@@ -23,21 +23,8 @@ def device_batches(
       start_step: updates done.
       unreadable: counts records, and stops the run where too many cannot be read.
     """
-    config, preset = assembly.config, assembly.model.preset
-    batches = training_batches(
-        source,
-        image_size=preset.vision.image_size,
-        context_length=preset.text.context_length,
-        augmentation=Augmentation.from_settings(config.data),
-        global_batch_size=config.train.global_batch_size,
-        seed=config.seed,
-        start_step=start_step,
-        threads=config.data.threads,
-        workers=config.data.workers,
-        second_view=config.objective.second_view,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    config = assembly.config
+    batches = _batches(assembly, source, start_step, config.data.threads, config.data.workers)
     ahead: list[tuple[list[str], Batch]] = []
     try:
         for batch in batches:
@@ -51,3 +38,30 @@ def device_batches(
                 yield sent
     finally:
         batches.close()
+
+
+def records_of_step(assembly: Assembly, source: Source, step: int) -> list[str]:
+    """Names of the records in this process's rows of a step's batch, which is made again."""
+    batches = _batches(assembly, source, step - 1, threads=1, workers=0)
+    try:
+        return [name_of_record(source, int(number)) for number in next(batches)["sample"]]
+    finally:
+        batches.close()
+
+
+def _batches(assembly: Assembly, source: Source, start_step: int, threads: int, workers: int) -> Generator[dict]:
+    config, preset = assembly.config, assembly.model.preset
+    return training_batches(
+        source,
+        image_size=preset.vision.image_size,
+        context_length=preset.text.context_length,
+        augmentation=Augmentation.from_settings(config.data),
+        global_batch_size=config.train.global_batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        threads=threads,
+        workers=workers,
+        second_view=config.objective.second_view,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )

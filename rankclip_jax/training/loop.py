@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 import jax
@@ -14,18 +14,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import input_pipeline
+from input_pipeline.errors import UserError
 from input_pipeline.loader import check_readable
 from input_pipeline.source import Source, captions
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluated, Evaluator
 from rankclip_jax.hooks import Hook, StepInfo
-from rankclip_jax.hooks.divergence import Divergence
 from rankclip_jax.hooks.evaluation import Evaluation
+from rankclip_jax.hooks.finiteness import Finiteness, GoBack
 from rankclip_jax.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.hooks.logging import Logging
 from rankclip_jax.hooks.saving import Saving
 from rankclip_jax.interop import loading
+from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.layout import table
 from rankclip_jax.parallel.mesh import make_mesh
@@ -35,9 +37,13 @@ from rankclip_jax.run import schedule, settings
 from rankclip_jax.run import workdir as workdirs
 from rankclip_jax.run.assembly import Assembly, assemble
 from rankclip_jax.run.checkpoints import Checkpoints, choose_whole, read_state, set_aside
+from rankclip_jax.run.forward import Batch
+from rankclip_jax.run.lock import Lock
 from rankclip_jax.run.state import TrainState, create, describe
+from rankclip_jax.run.step import StepFunction
 from rankclip_jax.telemetry.console import say
-from rankclip_jax.training.batches import device_batches
+from rankclip_jax.telemetry.events import Events
+from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
 
 _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
@@ -76,42 +82,76 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
     mesh = mesh or make_mesh(config.mesh)
     workdirs.check_writable(workdir)
     source, validation = _open_data(config)
-    config, stored = workdirs.agree(workdir, config, len(source))
-    total_steps = settings.total_steps(config, len(source))
-    start_up.check_same_on_all(_what_all_share(config, source))
-    assembly = assemble(config, mesh, total_steps, len(source))
-    evaluator = Evaluator(assembly, validation) if validation else None
-    start = _choose_start(assembly, workdir, stored, len(source))
-    memory = ExplainedMemory(assembly)
-    with memory:
-        state = _restore_or_initialise(assembly, workdir, start)
-    _print_banner(assembly, workdir, start.step, state, source, validation)
-    if start.step == total_steps:
-        return _finished_before(assembly, workdir, state, evaluator)
+    with Lock(workdir) as lock:
+        if workdirs.saved_steps(workdir) and is_first():
+            lock.take()
+        config, stored = workdirs.agree(workdir, config, len(source))
+        total_steps = settings.total_steps(config, len(source))
+        start_up.check_same_on_all(_what_all_share(config, source))
+        assembly = assemble(config, mesh, total_steps, len(source))
+        evaluator = Evaluator(assembly, validation) if validation else None
+        start = _choose_start(assembly, workdir, stored, len(source))
+        with ExplainedMemory(assembly):
+            state = _restore_or_initialise(assembly, workdir, start)
+        _print_banner(assembly, workdir, start.step, state, source, validation)
+        if start.step == total_steps:
+            return _finished_before(assembly, workdir, state, evaluator)
 
-    step_function = compile_step(assembly, announce=is_first())
+        run = _Run(
+            assembly, workdir, source, evaluator, compile_step(assembly, announce=is_first()), lock, Events(workdir)
+        )
+        left_out: set[int] = set()
+        while True:
+            try:
+                return _take_steps(run, start, state, left_out)
+            except GoBack as back:
+                left_out.add(back.step)
+            start = _newest(workdir)
+            state = _restore_or_initialise(assembly, workdir, start)
+            if is_first():
+                say(f"going on from step {start.step}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same when a run goes back."""
+
+    assembly: Assembly
+    workdir: Path
+    source: Source
+    evaluator: Evaluator | None
+    step_function: StepFunction
+    lock: Lock
+    events: Events
+
+
+def _take_steps(run: _Run, start: "_Start", state: TrainState, left_out: Set[int]) -> Outcome:
+    """From a state to the end of the run, and what is said of it there.
+
+    Raises:
+      GoBack: the run is to go on from its last checkpoint.
+    """
+    assembly, workdir = run.assembly, run.workdir
+    config, total_steps, memory = assembly.config, assembly.total_steps, ExplainedMemory(assembly)
+    assert total_steps is not None
     tally = UnreadableTally(
         config.data.max_unreadable_share,
-        len(source),
+        len(run.source),
         every_batches=config.logging.every_steps,
         sum_over_all=sum_over_all,
     )
     with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(contextlib.closing(device_batches(assembly, source, start.step, tally)))
+        batches = stack.enter_context(contextlib.closing(device_batches(assembly, run.source, start.step, tally)))
         with memory:
             batch = next(batches)
-        if start.aside:
-            folder = set_aside(workdir, start.aside)
-            if is_first():
-                say(f"note: checkpoints that are not used are now in {folder}")
-        workdirs.write_config(workdir, config)
+        _settle(run, start)
         logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count))
         try:
             with contextlib.ExitStack() as inner:
-                hooks = _enter_hooks(inner, assembly, workdir, logging, evaluator)
+                hooks = _enter_hooks(inner, run, logging)
                 for step in range(start.step + 1, total_steps + 1):
                     with memory, jax.transfer_guard("disallow"):
-                        state, metrics = step_function(state, batch)
+                        state, metrics = (_leave_out if step in left_out else run.step_function)(state, batch)
                     info = StepInfo(step, start.step + 1, total_steps, state, metrics)
                     for hook in hooks:
                         hook(info)
@@ -120,8 +160,32 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
                 batches.close()  # what decodes has nothing left to do
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
-        found = _show_results(evaluator, state, workdir, total_steps, logging)
+        found = _show_results(run.evaluator, state, workdir, total_steps, logging)
     return Outcome(total_steps, finished=True, results=found)
+
+
+def _leave_out(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """A step that takes no notice of its batch, and has nothing to tell."""
+    del batch
+    return _count(state), {}
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _count(state: TrainState) -> TrainState:
+    return dataclasses.replace(state, step=state.step + 1)
+
+
+def _settle(run: _Run, start: "_Start") -> None:
+    """The step is compiled and the first batch is there: from here on things are written."""
+    if start.aside:
+        folder = set_aside(run.workdir, start.aside)
+        if is_first():
+            say(f"note: checkpoints that are not used are now in {folder}")
+    workdirs.write_config(run.workdir, run.assembly.config)
+    if is_first():
+        run.lock.take()
+        if not start.saved and workdirs.saved_steps(run.workdir):
+            raise UserError(f"--workdir: another run was begun in {run.workdir} meanwhile. Give the command again.")
 
 
 def _open_data(config: ConfigDict) -> tuple[Source, Source | None]:
@@ -165,14 +229,21 @@ def _choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, 
     before, now = settings.total_steps(stored, examples), assembly.total_steps
     assert now is not None
     if before == now:
-        step, broken = choose_whole(workdir)
-        return _Start(step, saved=True, aside=tuple(broken))
+        return _newest(workdir)
     lengthen = functools.partial(schedule.step_to_lengthen_from, assembly.config.optimizer, before, now)
     step, broken = choose_whole(workdir, lengthen)
     later = {later for later in workdirs.saved_steps(workdir) if later > step}
     if is_first():
         say(f"note: to become {now} steps long the run goes back to step {step}, before its rate fell")
     return _Start(step, saved=True, aside=tuple(sorted(later.union(broken))))
+
+
+def _newest(workdir: Path) -> _Start:
+    """The newest whole checkpoint that the run has saved, or its very start."""
+    if not workdirs.saved_steps(workdir):
+        return _Start()
+    step, broken = choose_whole(workdir)
+    return _Start(step, saved=True, aside=tuple(broken))
 
 
 def _restore_or_initialise(assembly: Assembly, workdir: Path, start: _Start) -> TrainState:
@@ -193,24 +264,29 @@ def _make_logging(assembly: Assembly, workdir: Path, start_step: int, unreadable
     )
 
 
-def _enter_hooks(
-    stack: contextlib.ExitStack, assembly: Assembly, workdir: Path, logging: Logging, evaluator: Evaluator | None
-) -> list[Hook]:
+def _enter_hooks(stack: contextlib.ExitStack, run: _Run, logging: Logging) -> list[Hook]:
     """What happens beside the step, in this order."""
+    assembly, workdir, evaluator = run.assembly, run.workdir, run.evaluator
     config, total_steps = assembly.config, assembly.total_steps
     assert total_steps is not None
     decay = schedule.decay_start(config.optimizer, total_steps)
     checkpoints = Checkpoints(workdir, assembly, always_kept=[decay] if decay < total_steps else [])
-    saving = stack.enter_context(Saving(checkpoints, every_steps=config.checkpoint.every_steps, also_at=decay))
-    divergence = Divergence(
+    every = config.logging.every_steps
+    saving = Saving(checkpoints, config.checkpoint, also_at=decay, look_every=every, events=run.events)
+    stack.enter_context(saving)
+    finiteness = Finiteness(
+        config.train.when_not_finite,
+        config.train.not_finite_limit,
         config.logging.every_steps,
         config.checkpoint.every_steps,
         config.evaluation.every_steps,
-        last_good_step=checkpoints.latest_step,
+        records_of=functools.partial(records_of_step, assembly, run.source),
+        events=run.events,
+        kept=checkpoints.kept,
     )
 
     def save_if_finite(info: StepInfo) -> None:
-        divergence.check(info)
+        finiteness.check()
         saving.save(info)
 
     def evaluate(info: StepInfo) -> None:
@@ -223,7 +299,7 @@ def _enter_hooks(
 
     interruption = stack.enter_context(Interruption(save_if_finite, every_steps=config.logging.every_steps))
     evaluation = Evaluation(evaluate, every_steps=config.evaluation.every_steps)
-    return [logging, divergence, saving, interruption, evaluation]
+    return [logging, finiteness, saving, interruption, evaluation]
 
 
 def _write(evaluated: Evaluated, workdir: Path, step: int, logging: Logging) -> dict[str, float | None]:

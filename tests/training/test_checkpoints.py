@@ -3,13 +3,17 @@
 import json
 import shutil
 import subprocess
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from input_pipeline.errors import UserError
+from rankclip_jax.hooks import saving
+from rankclip_jax.run import proof
 from rankclip_jax.run.checkpoints import choose_step, faults_of
+from rankclip_jax.run.workdir import saved_steps
 from tests.training.conftest import assert_bit_identical, final_state, train_small
 
 LAST = 20
@@ -117,3 +121,60 @@ def test_what_holds_a_value_that_is_not_finite_is_never_saved(tmp_path, monkeypa
     with pytest.raises(UserError, match=r"optimizer_state.* hold values that are not finite at step 5, which is not"):
         train_small(tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def full_disk(monkeypatch, times):
+    """The first so many saves end in what a full disk raises, in Orbax's own thread."""
+    real, left = proof.write, iter(range(times))
+
+    def write(*arguments):
+        if next(left, None) is not None:
+            raise OSError(28, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(proof, "write", write)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_save_that_fails_is_said_and_tried_again_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    full_disk(monkeypatch, 2)
+    assert train_small(tmp_path / "run").finished
+    assert capsys.readouterr().out.count("cannot be written (OSError: [Errno 28] No space left on device)") == 2
+    assert saved_steps(tmp_path / "run") == [15, 20]
+    assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))
+    events = [json.loads(line)["event"] for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert events == ["saving_failed"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_too_many_the_run_stops_with_what_was_saved_before(tmp_path, monkeypatch):
+    train_small(tmp_path / "run", train__steps=10, optimizer__schedule="constant", optimizer__warmup_share=0.0)
+    full_disk(monkeypatch, 100)
+    with pytest.raises(UserError, match="The last good checkpoint is of step 10"):
+        train_small(
+            tmp_path / "run",
+            train__steps=30,
+            optimizer__schedule="constant",
+            optimizer__warmup_share=0.0,
+            checkpoint__failures_limit=2,
+        )
+    assert faults_of(tmp_path / "run", 10) == []
+
+
+@pytest.mark.slow
+def test_minutes_save_too_and_every_so_many_steps_stay(tmp_path, monkeypatch):
+    minutes = iter(range(1000))
+    monkeypatch.setattr(saving, "time", types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))
+    train_small(
+        tmp_path / "run",
+        checkpoint__every_steps=1000,
+        checkpoint__every_minutes=3.0,
+        checkpoint__keep=1,
+        checkpoint__keep_every_steps=6,
+    )
+    steps = saved_steps(tmp_path / "run")
+    assert steps[-1] == LAST
+    assert len(steps) > 1
+    assert all(step % 6 == 0 for step in steps[:-1])

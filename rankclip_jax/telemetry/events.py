@@ -1,0 +1,40 @@
+"""What happened to a run beside its steps: a line each in ``events.jsonl``, and a word on the console."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from rankclip_jax.parallel.processes import is_first
+from rankclip_jax.telemetry.console import say
+
+
+class Events:
+    """Of all attempts of a run: what was written before stays.
+
+    Args:
+      workdir: the run's folder, which is there.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self.path = workdir / "events.jsonl"
+        self._counts: dict[str, int] = {}
+
+    def write(self, event: str, **about: Any) -> None:
+        """Adds a line, by one process: when, where, what."""
+        self._counts[event] = self.count(event) + 1
+        if is_first():
+            line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "process": os.getpid()}
+            with self.path.open("a", encoding="utf8") as file:
+                file.write(json.dumps(line | {"event": event} | about) + "\n")
+
+    def count(self, event: str) -> int:
+        """How often it was written by this process."""
+        return self._counts.get(event, 0)
+
+    def say(self, line: str) -> None:
+        """A line on the console, of one process."""
+        if is_first():
+            say(line)
