@@ -1,20 +1,25 @@
 """Checkpoints that are not what was saved: found, named, set aside, and the one before used."""
 
 import json
+import math
 import shutil
+import signal
 import subprocess
 import types
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 from input_pipeline.errors import UserError
 from rankclip_jax.hooks import saving
+from rankclip_jax.parallel.mesh import AXES
 from rankclip_jax.run import proof
 from rankclip_jax.run.checkpoints import choose_step, faults_of
 from rankclip_jax.run.workdir import saved_steps
-from tests.training.conftest import assert_bit_identical, final_state, train_small
+from rankclip_jax.training import loop
+from tests.training.conftest import assert_bit_identical, final_state, read_metrics, train_small
 
 LAST = 20
 
@@ -178,3 +183,35 @@ def test_minutes_save_too_and_every_so_many_steps_stay(tmp_path, monkeypatch):
     assert steps[-1] == LAST
     assert len(steps) > 1
     assert all(step % 6 == 0 for step in steps[:-1])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_any_mesh_and_back(saved, undisturbed):
+    """From one device to eight that share one state, to groups of two, to one again."""
+    for step in (15, 20):
+        shutil.rmtree(saved / "checkpoints" / str(step))
+    for steps, shape in ((13, (1, 1, 8)), (16, (2, 2, 2)), (LAST, (1, 1, 1))):
+        devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
+        mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+        stop_after(saved, steps, mesh)
+    found, expected = (
+        [line["loss"] for line in read_metrics(workdir) if "loss" in line] for workdir in (saved, undisturbed)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert len(found) == LAST
+
+
+def stop_after(workdir, steps, mesh):
+    """Trains to the step, where SIGTERM comes."""
+
+    real = loop.Logging.__call__
+
+    def log(self, info):
+        real(self, info)
+        if info.step == steps < LAST:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Logging, "__call__", log)
+        outcome = train_small(workdir, mesh, evaluation__every_steps=10, objective__name="rankclip")
+    assert outcome.step == steps
