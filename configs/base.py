@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
     config.checkpoint.every_minutes = 0.0  # as well; 0: by steps alone
+    config.checkpoint.patience_seconds = 5.0  # after a signal, before an evaluation or a wait for data is broken off
     config.checkpoint.failures_limit = 5  # of saves that cannot be written, after which the run stops
     config.checkpoint.keep = 3  # the newest ones
     config.checkpoint.keep_every_steps = 0  # and besides them one every so many steps, for good; 0: none

@@ -84,6 +84,7 @@ RANGES: dict[str, Range | tuple[Range, ...]] = {
     "train.not_finite_limit": _COUNT,
     "checkpoint.every_steps": _COUNT,
     "checkpoint.every_minutes": Range(0, 1e5),
+    "checkpoint.patience_seconds": Range(0, 1e5),
     "checkpoint.failures_limit": _COUNT,
     "checkpoint.keep": Range(1, 10**6),
     "checkpoint.keep_every_steps": _COUNT_OR_NONE,

@@ -50,7 +50,8 @@ def _to_3(settings: Settings) -> None:
 
 
 def _to_4(settings: Settings) -> None:
-    settings["checkpoint"] |= {"every_minutes": 0.0, "failures_limit": 5, "keep_every_steps": 0}
+    later = {"every_minutes": 0.0, "patience_seconds": 5.0, "failures_limit": 5, "keep_every_steps": 0}
+    settings["checkpoint"] |= later
     settings["train"] |= {"when_not_finite": "stop", "not_finite_limit": 10}
 
 

@@ -148,8 +148,9 @@ def _take_steps(run: _Run, start: "_Start", state: TrainState, left_out: Set[int
         logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count))
         try:
             with contextlib.ExitStack() as inner:
-                hooks = _enter_hooks(inner, run, logging)
+                hooks, interruption = _enter_hooks(inner, run, logging)
                 for step in range(start.step + 1, total_steps + 1):
+                    interruption.step_begins()
                     with memory, jax.transfer_guard("disallow"):
                         state, metrics = (_leave_out if step in left_out else run.step_function)(state, batch)
                     info = StepInfo(step, start.step + 1, total_steps, state, metrics)
@@ -264,8 +265,8 @@ def _make_logging(assembly: Assembly, workdir: Path, start_step: int, unreadable
     )
 
 
-def _enter_hooks(stack: contextlib.ExitStack, run: _Run, logging: Logging) -> list[Hook]:
-    """What happens beside the step, in this order."""
+def _enter_hooks(stack: contextlib.ExitStack, run: _Run, logging: Logging) -> tuple[list[Hook], Interruption]:
+    """What happens beside the step, in this order, and the one of them that hears of its beginning too."""
     assembly, workdir, evaluator = run.assembly, run.workdir, run.evaluator
     config, total_steps = assembly.config, assembly.total_steps
     assert total_steps is not None
@@ -297,9 +298,10 @@ def _enter_hooks(stack: contextlib.ExitStack, run: _Run, logging: Logging) -> li
                 say(f"evaluation at step {info.step}: {'  '.join(shown)}")
             logging.restart_clock(info.step)
 
-    interruption = stack.enter_context(Interruption(save_if_finite, every_steps=config.logging.every_steps))
+    interruption = Interruption(save_if_finite, every_steps=every, patience=config.checkpoint.patience_seconds)
+    stack.enter_context(interruption)
     evaluation = Evaluation(evaluate, every_steps=config.evaluation.every_steps)
-    return [logging, finiteness, saving, interruption, evaluation]
+    return [logging, finiteness, saving, interruption, evaluation], interruption
 
 
 def _write(evaluated: Evaluated, workdir: Path, step: int, logging: Logging) -> dict[str, float | None]:

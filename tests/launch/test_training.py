@@ -34,10 +34,15 @@ def losses(workdir):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The losses of one process."""
-    workdir = tmp_path_factory.mktemp("alone")
+    """The run of one process."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
     launch("local.sh", "1", *TRAIN, "--workdir", str(workdir))
-    return losses(workdir)
+    return workdir
+
+
+def forget_the_end(workdir):
+    """Leaves of a run what was saved at step 5."""
+    shutil.rmtree(workdir / "checkpoints" / "8")
 
 
 def until(reached, seconds=100):
@@ -136,9 +141,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 @pytest.mark.slow
 def test_two_local_processes_train_as_one(alone, tmp_path):
     done = launch("local.sh", "2", *TRAIN, "--workdir", str(tmp_path))
-    np.testing.assert_allclose(losses(tmp_path), alone, rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-5)
     assert "2 process(es)" in done.stdout
     assert done.stdout.count("step 8/8") == 1  # said by one of them
+    forget_the_end(tmp_path)
+    assert "going on from step 5" in launch("local.sh", "1", *TRAIN, "--workdir", str(tmp_path)).stdout
+    np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -163,11 +171,13 @@ def test_all_local_processes_end_when_one_does(ending, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_started_by_ssh_train_as_one(alone, ssh, tmp_path):
+def test_two_processes_started_by_ssh_go_on_with_the_run_of_one(alone, ssh, tmp_path):
+    shutil.copytree(alone, tmp_path / "run")
+    forget_the_end(tmp_path / "run")
     (tmp_path / "hosts").write_text("127.0.0.1\n127.0.0.1\n")
     launch("ssh.sh", str(tmp_path / "hosts"), *TRAIN, "--workdir", str(tmp_path / "run"),
            SSH_OPTIONS=ssh, PORT=str(free_port()))  # fmt: skip
-    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -177,4 +187,4 @@ def test_a_job_of_two_processes_trains_as_one(alone, slurm, tmp_path):
              "--workdir", str(tmp_path / "run")]  # fmt: skip
     done = subprocess.run(words, cwd=ROOT, env=os.environ | variables, timeout=300, check=False)
     assert done.returncode == 0, (tmp_path / "log").read_text()
-    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=1e-5)
