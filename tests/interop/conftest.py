@@ -18,11 +18,12 @@ def make_run(folder, objective="rankclip", **model_settings):
     config = demo.get_config()
     config.model.update(model_settings)
     config.objective.name = objective
-    state = create(assemble(config, make_local_mesh(), total_steps=1))
+    assembly = assemble(config, make_local_mesh(), total_steps=1)
+    state = create(assembly)
     noise = np.random.default_rng(0)
     shifted = jax.tree.map(lambda leaf: leaf + noise.normal(0, 0.02, leaf.shape).astype(np.float32), state.parameters)
     workdir.write_config(folder, config)
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, assembly)
     checkpoints.save(state.replace(parameters=shifted))
     checkpoints.close()
     return folder
