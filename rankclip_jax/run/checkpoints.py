@@ -47,7 +47,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._prove),
         )
-        self._workdir, self._folder = workdir, (workdir / "checkpoints").absolute()
+        self._folder = (workdir / "checkpoints").absolute()
         self._settings = versions.written(settings.to_dict(assembly.config))
         self._manager = self._open()
         self._under_way: int | None = None
@@ -159,10 +159,10 @@ def describe_proof(workdir: Path, step: int) -> str:
     """What was found of a whole checkpoint, in a few words."""
     folder = workdir / "checkpoints" / str(step)
     if not proof.has_proof(folder):
-        return "readable, saved by an earlier version without digests"
-    versions = proof.about(folder)["versions"]
+        return "not looked at: an earlier version saved it, without digests"
+    by = proof.about(folder)["versions"]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return f"whole, {size / 2**20:,.1f} MiB, saved by rankclip_jax {versions['rankclip_jax']}, jax {versions['jax']}"
+    return f"whole, {size / 2**20:,.1f} MiB, saved by rankclip_jax {by['rankclip_jax']}, jax {by['jax']}"
 
 
 def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) -> tuple[int, list[int]]:
