@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from rankclip_jax.objectives.objective import Metrics, Options, Step, chosen_precision
+from rankclip_jax.parallel.collectives import gather, sum_into_parts
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
 CHUNK_BYTES = 64 * 2**20
@@ -162,7 +163,7 @@ def _local_mean(
     local_size = next(iter(rows.values())).shape[0]
     first = jax.lax.axis_index(axes) * local_size if axes else 0
     places = jnp.zeros_like(order).at[order].set(jnp.arange(size), unique_indices=True)  # of each pair's column
-    columns = _in_turn(lambda x: (jax.lax.all_gather(x, axes, tiled=True) if axes else x)[order], rows)
+    columns = _in_turn(lambda x: (gather(x, axes) if axes else x)[order], rows)
 
     def chunk_loss(rows: Embeddings, columns: Embeddings, scalars: Scalars, index: jax.Array) -> tuple[Any, Any]:
         numbers = _chunk_start(index, chunk, local_size) + jnp.arange(chunk)
@@ -205,7 +206,7 @@ def _local_mean(
 
     start = (zero_total, zeros(columns), zeros(scalars))
     (total, gradients, scalar_gradients), _ = jax.lax.scan(forward_and_backward, start, chunks)
-    gradients = _in_turn(lambda x: jax.lax.psum_scatter(x[places], axes, tiled=True) if axes else x[places], gradients)
+    gradients = _in_turn(lambda x: sum_into_parts(x[places], axes) if axes else x[places], gradients)
     if axes:
         total, scalar_gradients = jax.lax.psum((total, scalar_gradients), axes)
     return total, (gradients, scalar_gradients)

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from rankclip_jax.models.clip import Outputs
+from rankclip_jax.parallel.collectives import gather
 from rankclip_jax.parallel.mesh import FSDP
 from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.run.state import join
@@ -82,9 +83,7 @@ def outputs_of_batch(
 def _gathered(towers: optax.Params, split: Any) -> optax.Params:
     """The whole of each array, from the parts that the devices of a group own; called on each device."""
 
-    def gather(part: jax.Array, specification: PartitionSpec) -> jax.Array:
-        if FSDP not in specification:
-            return part
-        return jax.lax.all_gather(part, FSDP, axis=specification.index(FSDP), tiled=True)
+    def whole(part: jax.Array, specification: PartitionSpec) -> jax.Array:
+        return gather(part, FSDP, specification.index(FSDP)) if FSDP in specification else part
 
-    return jax.tree.map(gather, towers, split)
+    return jax.tree.map(whole, towers, split)
