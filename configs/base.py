@@ -97,6 +97,7 @@ def get_config() -> ConfigDict:
     config.processes = ConfigDict()
     config.processes.start_seconds = 300  # in which all processes of a run must have started
     config.processes.heartbeat_seconds = 30  # after which a process that is silent is given up, and the run ends
+    config.processes.hang_seconds = 3600.0  # that a step, a batch, a save or an evaluation may take; 0: any
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000

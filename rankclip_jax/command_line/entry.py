@@ -47,9 +47,13 @@ def join_processes(config: Any) -> None:
     Raises:
       UserError: fewer came than it speaks of, or they differ.
     """
-    from rankclip_jax.parallel import start_up  # after the flags are read, since importing JAX takes a second
+    import jax  # after the flags are read, since importing JAX takes a second
 
-    start_up.start(config.processes)
+    from rankclip_jax.parallel import start_up
+
+    hosts = start_up.start(config.processes)
+    if hosts and not jax.process_index():  # JAX's own messages call processes tasks, by number
+        print("processes: " + ", ".join(f"{number} on {host}" for number, host in enumerate(hosts)), flush=True)
     EXPLAINED.program = start_up.named("rankclip_jax")
 
 

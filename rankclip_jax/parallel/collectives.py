@@ -1,7 +1,8 @@
 """An exchange between devices that one platform cannot be trusted with, and what is done there instead.
 
-On CPUs in several processes XLA leaves collectives to Gloo, whose reduce-scatter returns wrong values now and then where
-a part has megabytes (https://github.com/jax-ml/jax/issues/40830): there all is summed, and each device cuts out its own.
+On CPUs in several processes XLA leaves collectives to Gloo, whose reduce-scatter returns wrong values now and then
+where a part has megabytes (https://github.com/jax-ml/jax/issues/40830): there all is summed, and each device cuts out
+its own.
 """
 
 import functools

@@ -52,18 +52,21 @@ class Place:
     local_devices: tuple[int, ...] | None = None
 
 
-def start(config: ConfigDict) -> None:
+def start(config: ConfigDict) -> list[str]:
     """Joins the processes of the run, or does nothing where this is the only one.
 
     Args:
       config: the settings under ``config.processes``.
+
+    Returns:
+      The host of each process that was joined.
 
     Raises:
       UserError: what the environment says is incomplete, or fewer processes came than it speaks of.
     """
     place = place_in(os.environ)
     if place is None or jax.distributed.is_initialized():
-        return
+        return []
     explicit, count = place.coordinator is not None, place.count or "unknown number of"
     if place.coordinator and place.count and place.number is not None:
         try:
@@ -98,7 +101,7 @@ def start(config: ConfigDict) -> None:
         )
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(named("%(message)s")))
-    check_same_on_all({"JAX": jax.__version__, "rankclip_jax": __version__, "devices": _devices_here()})
+    return check_same_on_all({"JAX": jax.__version__, "rankclip_jax": __version__, "devices": _devices_here()})
 
 
 def place_in(environment: Mapping[str, str]) -> Place | None:
@@ -126,14 +129,17 @@ def named(line: str) -> str:
     return f"{socket.gethostname()}, process {jax.process_index()}: {line}"
 
 
-def check_same_on_all(facts: Mapping[str, object]) -> None:
-    """Raises UserError, naming hosts, unless every process calls this with the same facts.
+def check_same_on_all(facts: Mapping[str, object]) -> list[str]:
+    """The host of each process, where every process calls this with the same facts.
 
     Args:
       facts: what must agree, by name; long ones are told by how they begin and by a hash by the caller.
+
+    Raises:
+      UserError: they differ; it names the hosts.
     """
     if jax.process_count() == 1:
-        return
+        return [socket.gethostname()]
     lines = "\n".join([socket.gethostname(), *(f"{name}: {value}" for name, value in facts.items())])
     row = np.zeros(_LONGEST, np.uint8)
     told = lines.encode()[:_LONGEST]
@@ -147,6 +153,7 @@ def check_same_on_all(facts: Mapping[str, object]) -> None:
                     f"the processes of this run do not agree: {name}, process {number}, has {there}; {first}, process "
                     f"0, has {here}. Start all of them with the same command, files and installation."
                 )
+    return [name for name, *_ in theirs]
 
 
 def _gather(row: np.ndarray) -> np.ndarray:

@@ -81,6 +81,7 @@ RANGES: dict[str, Range | tuple[Range, ...]] = {
     "mesh.fsdp": _COUNT,
     "processes.start_seconds": Range(1, 86_400),
     "processes.heartbeat_seconds": Range(1, 86_400),
+    "processes.hang_seconds": Range(0, 1e6),
     "train.not_finite_limit": _COUNT,
     "checkpoint.every_steps": _COUNT,
     "checkpoint.every_minutes": Range(0, 1e5),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from input_pipeline.errors import UserError
 
-VERSION = 4
+VERSION = 5
 KEY = "settings_version"  # beside the settings in a run's config.json; version 1 wrote none
 
 Settings = dict[str, dict]
@@ -55,6 +55,10 @@ def _to_4(settings: Settings) -> None:
     settings["train"] |= {"when_not_finite": "stop", "not_finite_limit": 10}
 
 
+def _to_5(settings: Settings) -> None:
+    settings["processes"]["hang_seconds"] = 3600.0
+
+
 # What a version does otherwise than the one before, with the same settings: said when a run of before goes on.
 NOTES = {
     2: "the random crop, the warmup's first rate and what a second view is averaged with are others (CHANGELOG.md)",
@@ -62,7 +66,7 @@ NOTES = {
 }
 
 # For each version, how settings of the version before become its own.
-CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
+CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}
 
 
 def written(settings: Settings) -> dict:

@@ -43,6 +43,7 @@ from rankclip_jax.run.state import TrainState, create, describe
 from rankclip_jax.run.step import StepFunction
 from rankclip_jax.telemetry.console import say
 from rankclip_jax.telemetry.events import Events
+from rankclip_jax.telemetry.watchdog import Watchdog
 from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
 
@@ -141,8 +142,9 @@ def _take_steps(run: _Run, start: "_Start", state: TrainState, left_out: Set[int
         sum_over_all=sum_over_all,
     )
     with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(config.processes.hang_seconds))
         batches = stack.enter_context(contextlib.closing(device_batches(assembly, run.source, start.step, tally)))
-        with memory:
+        with memory, watchdog.during("the wait for the first batch"):
             batch = next(batches)
         _settle(run, start)
         logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count))
@@ -151,17 +153,20 @@ def _take_steps(run: _Run, start: "_Start", state: TrainState, left_out: Set[int
                 hooks, interruption = _enter_hooks(inner, run, logging)
                 for step in range(start.step + 1, total_steps + 1):
                     interruption.step_begins()
-                    with memory, jax.transfer_guard("disallow"):
+                    with memory, jax.transfer_guard("disallow"), watchdog.during(f"step {step}"):
                         state, metrics = (_leave_out if step in left_out else run.step_function)(state, batch)
                     info = StepInfo(step, start.step + 1, total_steps, state, metrics)
                     for hook in hooks:
-                        hook(info)
+                        with watchdog.during(f"{type(hook).__name__.lower()} after step {step}"):
+                            hook(info)
                     if step < total_steps:
-                        batch = next(batches)
+                        with watchdog.during(f"the wait for the batch of step {step + 1}"):
+                            batch = next(batches)
                 batches.close()  # what decodes has nothing left to do
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
-        found = _show_results(run.evaluator, state, workdir, total_steps, logging)
+        with watchdog.during("the evaluation at the end"):
+            found = _show_results(run.evaluator, state, workdir, total_steps, logging)
     return Outcome(total_steps, finished=True, results=found)
 
 

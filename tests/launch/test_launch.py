@@ -1,5 +1,6 @@
 """The launchers: what they start and with which variables, how they end, and that others can read what they write."""
 
+import json
 import os
 import shutil
 import signal
@@ -44,6 +45,7 @@ def test_scripts_are_without_known_mistakes():
     ("script", "words", "variables", "expected"),
     [
         ("local.sh", ["2", *TRAIN], {}, ["JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 python -m rankclip_jax.train"]),
+        ("supervise.sh", [*TRAIN, "--workdir=a b"], {}, ["--config configs/cc3m.py --workdir=a\\ b"]),
         ("tpu-vm.sh", ["pod", *TRAIN], {"ZONE": "z"}, ["ssh pod --zone=z --worker=all", "rankclip_jax.train"]),
         (
             "slurm.sh",
@@ -83,6 +85,8 @@ def test_the_dry_form_of_ssh_names_each_host_and_its_number(tmp_path):
         ("local.sh", ["2"], "no command"),
         ("ssh.sh", ["nowhere.txt", "true"], "no file of hosts at 'nowhere.txt'"),
         ("ssh.sh", ["/dev/null", "true"], "names no host"),
+        ("supervise.sh", [], "no command"),
+        ("supervise.sh", ["true"], "no --workdir"),
         ("slurm.sh", [], "no flags"),
         ("tpu-vm.sh", ["pod", "true"], "ZONE: not set"),
         ("kubernetes.sh", ["cpu"], "expected gpu or tpu first; found 'cpu'"),
@@ -181,3 +185,44 @@ def test_processes_that_were_given_other_settings_stop_and_name_the_host(tmp_pat
     assert "has config.seed: 1" in done.stderr
     assert "process 1" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def supervise(tmp_path, script):
+    """What became of a command that is not a training: its exit status, what was said, and the events."""
+    (tmp_path / "checkpoints").mkdir()
+    script = f"cd {tmp_path}; echo >> attempts; n=$(wc -l < attempts); {script}"
+    words = ["bash", "-c", script, "x", "--workdir", tmp_path]
+    done = launch("supervise.sh", *map(str, words), check=False, PAUSE="0", FAILURES="2")
+    lines = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    return done, [(line["event"], line["status"], line["checkpoint"]) for line in lines]
+
+
+def test_what_fails_is_started_again_while_it_gets_on(tmp_path):
+    done, events = supervise(tmp_path, "mkdir checkpoints/$((n * 5)) checkpoints/99.tmp$n; [ $n = 4 ] || exit 7")
+    assert done.returncode == 0
+    assert events == [("started_again", 7, 5), ("started_again", 7, 10), ("started_again", 7, 15)]
+
+
+def test_what_fails_without_a_new_checkpoint_is_given_up(tmp_path):
+    done, events = supervise(tmp_path, "mkdir -p checkpoints/10; kill -KILL $$")
+    assert done.returncode == 137
+    assert events == [("started_again", 137, 10), ("given_up", 137, 10)]
+    assert "given up at step 10, with status 137" in done.stderr
+
+
+def test_what_a_person_must_mend_is_given_up_at_once(tmp_path):
+    done, events = supervise(tmp_path, "exit 2")
+    assert (done.returncode, events) == (2, [("given_up", 2, 0)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_goes_to_what_is_supervised_and_ends_it(number, tmp_path):
+    script = 'trap "exit 9" INT TERM; touch "$1/there"; while :; do sleep 0.1; done'
+    words = ["bash", "-c", script, "--workdir", tmp_path]  # $0 and $1 of the script
+    watching = subprocess.Popen([*HEARING, ROOT / "launch" / "supervise.sh", *words])
+    end = time.monotonic() + 30
+    while not (tmp_path / "there").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    watching.send_signal(number)
+    assert watching.wait(30) == 9
+    assert not (tmp_path / "events.jsonl").exists()

@@ -24,7 +24,11 @@ from tests.training.conftest import SMALL_FLAGS
 
 FLAGS = [*SMALL_FLAGS, "--config.objective.name=clip", "--config.train.steps=8", "--config.data.validation_examples=0"]
 TRAIN = ["env", "JAX_PLATFORMS=cpu", "JAX_NUM_CPU_DEVICES=1", sys.executable, "-m", "rankclip_jax.train", *FLAGS]
-LONG = ["--config.train.steps=100000", "--config.checkpoint.every_steps=1000000"]
+LONG = [
+    "--config.train.steps=100000",
+    "--config.checkpoint.every_steps=1000000",
+    "--config.processes.heartbeat_seconds=10",
+]
 
 
 def losses(workdir):
@@ -150,22 +154,40 @@ def test_two_local_processes_train_as_one(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ["Ctrl-C", "a process that dies"])
+def test_a_run_that_is_killed_is_started_again_and_ends_as_if_nothing_were(alone, tmp_path):
+    words = [ROOT / "launch" / "supervise.sh", *TRAIN, "--workdir", str(tmp_path)]
+    script = subprocess.Popen(words, env=os.environ | {"PAUSE": "0"}, stdout=subprocess.PIPE, text=True)
+    until((tmp_path / "checkpoints" / "5").exists)
+    trainer = Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()[0]
+    os.kill(int(trainer), signal.SIGKILL)
+    assert "going on from step 5" in script.communicate(timeout=100)[0]
+    assert script.returncode == 0
+    assert losses(tmp_path) == losses(alone)
+    assert '"event": "started_again", "status": 137, "checkpoint": 5' in (tmp_path / "events.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["Ctrl-C", "a process that dies", "a process that stops"])
 def test_all_local_processes_end_when_one_does(ending, tmp_path):
     """Within a minute, and with the step saved where it was asked to stop."""
     script = subprocess.Popen(
         [*HEARING, ROOT / "launch" / "local.sh", "2", *TRAIN, *LONG, "--workdir", str(tmp_path)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PATIENCE": "10"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     until(lambda: (tmp_path / "metrics.jsonl").exists() and losses(tmp_path))
     start, children = time.monotonic(), Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()
     if ending == "Ctrl-C":
         script.send_signal(signal.SIGINT)
     else:
-        os.kill(int(children[1]), signal.SIGKILL)
+        os.kill(int(children[1]), signal.SIGKILL if ending == "a process that dies" else signal.SIGSTOP)
     said = script.communicate(timeout=100)[0]
     assert time.monotonic() - start < 60, said
-    assert script.returncode == (130 if ending == "Ctrl-C" else 137), said
+    assert script.returncode == {"Ctrl-C": 130, "a process that dies": 137, "a process that stops": 134}[ending], said
+    if ending == "a process that stops":  # its number, its host, and where the other one stood
+        host = socket.gethostname()
+        assert f"processes: 0 on {host}, 1 on {host}" in said
+        assert "/task:1" in said
+        assert "training/loop.py" in said
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert bool(list((tmp_path / "checkpoints").glob("[0-9]*"))) == (ending == "Ctrl-C"), said
 

@@ -1,0 +1,65 @@
+"""A run that stands still is ended, and says where each of its threads stands."""
+
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+
+
+class Watchdog(contextlib.ExitStack):
+    """Ends the process where one thing takes too long: a collective that others do not join, a reader that is stuck.
+
+    What is stuck in one process holds up all; each says what it was in, and the stacks show which of them the cause is
+    in. Seconds are counted in waits of a thread's own: a machine that sleeps meanwhile is no standstill.
+
+    Args:
+      seconds: that one thing may take; 0: any.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._over = threading.Event()
+        self._under_way: list[str] | None = None  # a list, so that each is told apart from the one before
+
+    def __enter__(self) -> "Watchdog":
+        """Watches from here on."""
+        if self._seconds:
+            self.callback(self._over.set)
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    @contextlib.contextmanager
+    def during(self, doing: str) -> Iterator[None]:
+        """The time that the thing takes which is named."""
+        self._under_way = [doing]
+        try:
+            yield
+        finally:
+            self._under_way = None
+
+    def _watch(self) -> None:
+        pause = min(self._seconds / 10, 10)
+        seen, waited = None, 0.0
+        while not self._over.wait(pause):
+            under_way = self._under_way
+            waited = waited + pause if under_way is not None and under_way is seen else 0.0
+            seen = under_way
+            if under_way is not None and waited >= self._seconds:
+                self._end(under_way[0])
+
+    def _end(self, doing: str) -> None:
+        print(
+            f"{socket.gethostname()}, process {jax.process_index()}: {doing} has taken longer than {self._seconds:g} "
+            "seconds, so the run is ended, with what was saved before; the same command goes on from there. Where it "
+            "takes so long, give it longer with --config.processes.hang_seconds. All threads, the newest call first:",
+            file=sys.stderr,
+            flush=True,
+        )
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
+        os._exit(1)
