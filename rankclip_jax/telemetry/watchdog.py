@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import multiprocessing
 import os
 import socket
 import sys
@@ -62,4 +63,6 @@ class Watchdog(contextlib.ExitStack):
             flush=True,
         )
         faulthandler.dump_traceback(sys.__stderr__ or 2)
+        for worker in multiprocessing.active_children():  # which decode, and may be what is stuck
+            worker.kill()
         os._exit(1)
