@@ -1,6 +1,6 @@
 """Trains a recipe, or goes on with the run that the workdir holds.
 
-python -m rankclip_jax.train --config configs/demo.py [--workdir DIR] [--config.a.b=value ...]
+python -m rankclip_jax.train --config configs/demo.py [--workdir DIR] [--dry_run] [--config.a.b=value ...]
 """
 
 import shlex
@@ -15,6 +15,9 @@ from rankclip_jax.command_line import entry
 
 _CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<recipe's name> unless given")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "do everything once, data, a step, a checkpoint written and read, keep nothing of it, and stop"
+)
 
 # Pairs of settings for one thing in two units: the one on the command line replaces the recipe's in the other.
 _UNITS = (("train.steps", "train.epochs"), ("optimizer.warmup_steps", "optimizer.warmup_share"))
@@ -32,7 +35,7 @@ def main() -> None:
     entry.join_processes(config)
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
-    outcome = train(config, workdir)
+    outcome = train(config, workdir, dry_run=_DRY_RUN.value)
     if outcome.signal_number is not None:
         command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
         print(f"\nStopped and saved at step {outcome.step}. Go on with the same command: {command}", flush=True)

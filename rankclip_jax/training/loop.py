@@ -46,6 +46,7 @@ from rankclip_jax.telemetry.events import Events
 from rankclip_jax.telemetry.watchdog import Watchdog
 from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
+from rankclip_jax.training.rehearsal import rehearse
 
 _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
 
@@ -67,13 +68,14 @@ class Outcome:
     results: Mapping[str, float | None] | None = None
 
 
-def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcome:
+def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None, *, dry_run: bool = False) -> Outcome:
     """Trains the recipe in ``workdir``, or goes on with what is there.
 
     Args:
       config: the settings.
       workdir: the run's folder; made when the step is compiled and the first batch is there.
       mesh: the devices; None: all.
+      dry_run: do everything once, keep nothing of it, and stop.
 
     Raises:
       UserError: the settings, the data or the folder are not usable, or memory does not suffice: nothing has been
@@ -98,9 +100,11 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None) -> Outcom
         if start.step == total_steps:
             return _finished_before(assembly, workdir, state, evaluator)
 
-        run = _Run(
-            assembly, workdir, source, evaluator, compile_step(assembly, announce=is_first()), lock, Events(workdir)
-        )
+        step_function = compile_step(assembly, announce=is_first())
+        if dry_run:
+            rehearse(assembly, source, workdir, step_function, state, _make_tally(config, source))
+            return Outcome(start.step, finished=False)
+        run = _Run(assembly, workdir, source, evaluator, step_function, lock, Events(workdir))
         left_out: set[int] = set()
         while True:
             try:
@@ -135,12 +139,7 @@ def _take_steps(run: _Run, start: "_Start", state: TrainState, left_out: Set[int
     assembly, workdir = run.assembly, run.workdir
     config, total_steps, memory = assembly.config, assembly.total_steps, ExplainedMemory(assembly)
     assert total_steps is not None
-    tally = UnreadableTally(
-        config.data.max_unreadable_share,
-        len(run.source),
-        every_batches=config.logging.every_steps,
-        sum_over_all=sum_over_all,
-    )
+    tally = _make_tally(config, run.source)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.processes.hang_seconds))
         batches = stack.enter_context(contextlib.closing(device_batches(assembly, run.source, start.step, tally)))
@@ -168,6 +167,11 @@ def _take_steps(run: _Run, start: "_Start", state: TrainState, left_out: Set[int
         with watchdog.during("the evaluation at the end"):
             found = _show_results(run.evaluator, state, workdir, total_steps, logging)
     return Outcome(total_steps, finished=True, results=found)
+
+
+def _make_tally(config: ConfigDict, source: Source) -> UnreadableTally:
+    share, every = config.data.max_unreadable_share, config.logging.every_steps
+    return UnreadableTally(share, len(source), every_batches=every, sum_over_all=sum_over_all)
 
 
 def _leave_out(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
