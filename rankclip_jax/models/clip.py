@@ -120,8 +120,8 @@ class Clip(nn.Module):
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Rows ``[B, D]`` scaled to unit norm, in float32; a row of zeros stays one, with finite gradients."""
-    x = x.astype(jnp.float32)
+    """Rows ``[B, D]`` scaled to unit norm, in float32 or wider; a row of zeros stays one, with finite gradients."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 

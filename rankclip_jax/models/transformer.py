@@ -53,14 +53,14 @@ class Execution:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation computed in float32 and returned in ``dtype``."""
+    """Layer normalisation computed in float32, or wider, and returned in ``dtype``."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[..., width]`` to the same."""
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name="norm")(x).astype(self.dtype)
+        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.promote_types(self.dtype, jnp.float32), name="norm")(x).astype(self.dtype)
 
 
 class Block(nn.Module):

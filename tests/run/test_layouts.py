@@ -112,6 +112,24 @@ def test_any_number_of_micro_batches_gives_the_gradients_of_the_whole_batch():
 
 
 @pytest.mark.slow
+def test_in_double_precision_micro_batches_differ_by_rounding_alone(monkeypatch):
+    def attention(query, key, value, is_causal, implementation):
+        """JAX's own has a float32 softmax, whatever the type."""
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
+        seen = jnp.tril(jnp.ones(scores.shape[-2:], bool)) if is_causal else True
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, where=seen), value)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    with jax.enable_x64(True):
+        whole, parts = (
+            gradients(assembled("rankclip", accumulation=count, model__dtype="float64"), jnp.float64)
+            for count in (1, 8)
+        )
+    assert whole[1]["logit_scale"].dtype == np.float64
+    assert_same(parts, whole, 1e-10)
+
+
+@pytest.mark.slow
 def test_every_layout_takes_the_steps_of_one_device():
     for mesh in ("two", "data", "sharded", "hybrid"):
         np.testing.assert_allclose(losses("rankclip", mesh), losses("rankclip", "one"), rtol=1e-5, err_msg=mesh)
