@@ -60,7 +60,9 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[..., width]`` to the same."""
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.promote_types(self.dtype, jnp.float32), name="norm")(x).astype(self.dtype)
+        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.promote_types(self.dtype, jnp.float32), name="norm")(
+            x
+        ).astype(self.dtype)
 
 
 class Block(nn.Module):

@@ -25,6 +25,7 @@ from rankclip_jax.hooks.evaluation import Evaluation
 from rankclip_jax.hooks.finiteness import Finiteness, GoBack
 from rankclip_jax.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.hooks.logging import Logging
+from rankclip_jax.hooks.oddities import Oddities
 from rankclip_jax.hooks.saving import Saving
 from rankclip_jax.interop import loading
 from rankclip_jax.objectives.objective import Metrics
@@ -310,7 +311,7 @@ def _enter_hooks(stack: contextlib.ExitStack, run: _Run, logging: Logging) -> tu
     interruption = Interruption(save_if_finite, every_steps=every, patience=config.checkpoint.patience_seconds)
     stack.enter_context(interruption)
     evaluation = Evaluation(evaluate, every_steps=config.evaluation.every_steps)
-    return [logging, finiteness, saving, interruption, evaluation], interruption
+    return [logging, Oddities(every, run.events), finiteness, saving, interruption, evaluation], interruption
 
 
 def _write(evaluated: Evaluated, workdir: Path, step: int, logging: Logging) -> dict[str, float | None]:

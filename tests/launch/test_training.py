@@ -155,6 +155,18 @@ def test_two_local_processes_train_as_one(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_four_processes_in_a_hybrid_layout_train_as_one(alone, tmp_path):
+    flags = ["--config.mesh.replica=2", "--config.mesh.fsdp=2", "--workdir", str(tmp_path)]
+    launch("local.sh", "4", *TRAIN, *flags)
+    np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-5)
+    norms = [
+        [line["gradient_norm"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+        for run in (tmp_path, alone)
+    ]
+    np.testing.assert_allclose(*norms, rtol=1e-4)  # before a wrong one has changed a loss
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_started_again_and_ends_as_if_nothing_were(alone, tmp_path):
     words = [ROOT / "launch" / "supervise.sh", *TRAIN, "--workdir", str(tmp_path)]
     script = subprocess.Popen(words, env=os.environ | {"PAUSE": "0"}, stdout=subprocess.PIPE, text=True)
