@@ -1,8 +1,10 @@
 """Everything that a training does but the training, once: what can fail does so before the hours are paid for."""
 
 import contextlib
+import itertools
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -57,40 +59,45 @@ def rehearse(
     if not metrics["finite"]:
         raise UserError(f"the loss of step {step} is {loss}, or its gradients are not finite.")
     made = time.perf_counter()
-    _write_and_read(assembly, workdir, state, step)
+    there = nearest_folder(workdir)
+    with _temporary(there / _FOLDER) as folder:
+        _write(assembly, folder, state)
+        faults = faults_of(folder, step)
+        written = jax.device_get(_sums_of_bits(state))
+        del state  # two may not fit
+        read = jax.device_get(_sums_of_bits(read_state(folder, describe(assembly), step)))
+    if faults or written != read:
+        raise UserError(f"--workdir: in {there} files are not read as they are written. {' '.join(faults)}")
     if is_first():
-        times = [
-            format_duration(after - before)
-            for before, after in ((start, ready), (ready, made), (made, time.perf_counter()))
-        ]
+        moments = (start, ready, made, time.perf_counter())
+        times = [format_duration(after - before) for before, after in itertools.pairwise(moments)]
         say(
             f"dry run: a batch was made in {times[0]}, step {step} of it in {times[1]} with a loss of {loss:.4f}; a "
             f"checkpoint was written, verified and read in {times[2]}. Nothing of it is kept."
         )
 
 
-def _write_and_read(assembly: Assembly, workdir: Path, state: TrainState, step: int) -> None:
-    there = nearest_folder(workdir)
-    folder = there / _FOLDER
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A folder that all processes know, and that is gone afterwards."""
     if is_first() and folder.exists():
         raise UserError(f"{folder} is there, of a dry run that was killed. Remove it, and give the command again.")
     try:
-        write_config(folder, assembly.config)
-        checkpoints = Checkpoints(folder, assembly)
-        checkpoints.save(state)
-        checkpoints.close()
-        faults = faults_of(folder, step)
-        written = jax.device_get(_sums_of_bits(state))
-        del state  # two may not fit
-        read = jax.device_get(_sums_of_bits(read_state(folder, describe(assembly), step)))
-    except SavingFailed as failed:
-        raise UserError(f"--workdir: {failed}. Make room, or name another folder.") from failed
+        yield folder
     finally:
         wait_for_all(_FOLDER)
         if is_first():
             shutil.rmtree(folder, ignore_errors=True)
-    if faults or written != read:
-        raise UserError(f"--workdir: in {there} files are not read as they are written. {' '.join(faults)}")
+
+
+def _write(assembly: Assembly, folder: Path, state: TrainState) -> None:
+    write_config(folder, assembly.config)
+    checkpoints = Checkpoints(folder, assembly)
+    try:
+        checkpoints.save(state)
+        checkpoints.close()
+    except SavingFailed as failed:
+        raise UserError(f"--workdir: {failed}. Make room, or name another folder.") from failed
 
 
 @jax.jit
