@@ -3,12 +3,14 @@
 python -m rankclip_jax.benchmark loss [--batch_sizes 1024,2048] [--objective rankclip] [--topology h200:1x8] [--json F]
 python -m rankclip_jax.benchmark train --config F [--steps 10] [--ours_only] [--json F]
 python -m rankclip_jax.benchmark input --config F [--pairs 1024] [--rate 10000] [--original LIST.csv] [--json F]
+python -m rankclip_jax.benchmark checkpoint --config F [--steps 10] [--folder DIR] [--json F]
 """
 
 import json
 
 from absl import flags
 
+from input_pipeline.errors import UserError
 from input_pipeline.files import write_atomically
 from rankclip_jax.command_line import entry
 from rankclip_jax.parallel import platform
@@ -26,7 +28,7 @@ _CHUNK_SIZE = flags.DEFINE_integer(
 _LIST_SIZE = flags.DEFINE_integer("list_size", 0, "loss: columns that a row is ranked against; 0: all", lower_bound=0)
 _OURS_ONLY = flags.DEFINE_bool("ours_only", False, "loss, train: leave out what ours is compared with")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "loss: compile for these devices instead, such as h200:1x8")
-_STEPS = flags.DEFINE_integer("steps", 10, "train: steps in each turn", lower_bound=1, upper_bound=100_000)
+_STEPS = flags.DEFINE_integer("steps", 10, "train, checkpoint: steps in each turn", lower_bound=1, upper_bound=100_000)
 _PAIRS = flags.DEFINE_integer(
     "pairs", 1024, "input: pairs to read for each measurement", lower_bound=1, upper_bound=10_000_000
 )
@@ -34,6 +36,7 @@ _RATE = flags.DEFINE_float(
     "rate", 10_000, "input: pairs per second that are to be fed", lower_bound=1, upper_bound=1e12
 )
 _ORIGINAL = flags.DEFINE_string("original", None, "input: CSV list that PyTorch reads; the recipe's data unless given")
+_FOLDER = flags.DEFINE_string("folder", ".", "checkpoint: where some are written, and removed")
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to as well")
 
 
@@ -43,7 +46,7 @@ def main(subject: str) -> None:
     if _JSON.value is not None:
         output = entry.folder_of(_JSON, "Name a file to write, such as --json rows.json")
         entry.check_can_be_written("json", output)
-    rows = {"loss": _loss, "train": _train, "input": _input}[subject]()
+    rows = {"loss": _loss, "train": _train, "input": _input, "checkpoint": _checkpoint}[subject]()
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(rows, indent=2) + "\n")
@@ -85,5 +88,16 @@ def _input() -> list[dict]:
     return benchmark.run(config, original, _PAIRS.value, _RATE.value)
 
 
+def _checkpoint() -> list[dict]:
+    config = entry.config_of(_CONFIG)
+    folder = entry.folder_of(_FOLDER, "Name a folder that is there.")
+    if not folder.is_dir():
+        raise UserError(f"--folder: no folder at {folder}. Name one that is there.")
+    entry.check_can_be_written("folder", folder / "checkpoints")
+    from rankclip_jax.benchmarks import checkpoint  # after the flags are read, since importing JAX takes a second
+
+    return checkpoint.run(config, folder, _STEPS.value)
+
+
 if __name__ == "__main__":
-    entry.run(main, subjects=("loss", "train", "input"))
+    entry.run(main, subjects=("loss", "train", "input", "checkpoint"))

@@ -42,10 +42,26 @@ def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
 
 @pytest.mark.slow
 def test_benchmark_says_what_it_cannot_measure():
-    assert "expected one of loss, train, input; found nothing" in run("benchmark", status=2).stderr
+    assert "expected one of loss, train, input, checkpoint; found nothing" in run("benchmark", status=2).stderr
     assert "no 'clap'; there are clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
     assert "expected multiples of 8" in run("benchmark", "loss", "--batch_sizes=9", devices=8, status=2).stderr
     assert "found 'h200'" in run("benchmark", "loss", "--topology=h200", status=2).stderr
+
+
+@pytest.mark.slow
+def test_the_checkpoint_benchmark_tells_what_one_costs_and_leaves_nothing(tmp_path):
+    path, place = tmp_path / "rows.json", tmp_path / "place"
+    place.mkdir()
+    flags = ["--config=demo", "--config.train.global_batch_size=16", "--steps=2", f"--folder={place}", f"--json={path}"]
+    said = run("benchmark", "checkpoint", *flags).stdout
+    (row,) = json.loads(path.read_text())
+    assert "ViT-demo: a checkpoint of" in said
+    assert row["gib"] > 0.01  # 7.6 million parameters, and what the optimiser remembers
+    assert row["share_of_training"] == pytest.approx(row["checkpoint_seconds"] / (80 * row["step_seconds"]))
+    assert min(row[name] for name in ("step_seconds", "verify_seconds", "restore_seconds")) > 0
+    assert not list(place.iterdir())
+    said = run("benchmark", "checkpoint", "--config=demo", "--folder=/nowhere", status=2).stderr
+    assert "--folder: no folder at /nowhere" in said
 
 
 def has(package):

@@ -25,7 +25,7 @@ from rankclip_jax.run.state import create
 from rankclip_jax.run.step import describe_batch
 from rankclip_jax.training.compilation import compile_step
 
-_LENGTH = 10**6  # of a run, which its schedule needs; what a step costs does not depend on it
+LENGTH = 10**6  # of a run, which its schedule needs; what a step costs does not depend on it
 
 
 def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
@@ -42,7 +42,7 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
       UserError: the settings are not usable, or the step does not fit.
     """
     settings.check(config, jax.device_count())
-    assembly = assemble(config, make_mesh(config.mesh), config.train.steps or _LENGTH, config.train.global_batch_size)
+    assembly = assemble(config, make_mesh(config.mesh), config.train.steps or LENGTH, config.train.global_batch_size)
     ours, needed = _our_steps(assembly)
     versions = {"rankclip_jax": ours, "the loss alone": _loss_alone(assembly)}
     peer = None if ours_only else _start_peer(config)
@@ -96,7 +96,7 @@ def _format(row: dict[str, Any]) -> str:
 def _our_steps(assembly: Assembly) -> tuple[Timed, int]:
     """Takes so many steps and tells the seconds of each; and the bytes that the program needs."""
     step: Any = compile_step(assembly, announce=True)
-    state, batch = create(assembly), assembly.layout.put_rows(_batch(assembly))
+    state, batch = create(assembly), assembly.layout.put_rows(random_batch(assembly))
 
     def once() -> Any:
         nonlocal state
@@ -106,7 +106,7 @@ def _our_steps(assembly: Assembly) -> tuple[Timed, int]:
     return timed(once), bytes_needed(step)
 
 
-def _batch(assembly: Assembly) -> dict[str, np.ndarray]:
+def random_batch(assembly: Assembly) -> dict[str, np.ndarray]:
     """Random pixels and words; each text ends somewhere."""
     rng, vocabulary = np.random.default_rng(0), assembly.model.preset.text.vocabulary_size
     rows = {}
