@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Starts a training again from its last checkpoint when it fails, on this machine, until it is finished:
 #   launch/supervise.sh launch/local.sh 2 python -m rankclip_jax.train --config configs/cc3m.py --workdir runs/cc3m
-# Gives up after $FAILURES (3) in a row without a new checkpoint, $PAUSE (10) seconds apart, and at once after status 2:
-# what a person must mend. Each is recorded in the workdir's events.jsonl. Ctrl-C and SIGTERM go to the training, which saves, and nothing is started again.
-# DRY_RUN=1 prints what would run.
+# Gives up after $FAILURES (3) in a row without a new checkpoint, $PAUSE (10) seconds apart, and at once after what a
+# person must mend: status 2, or a command that is not there. Each is recorded in the workdir's events.jsonl. Ctrl-C and
+# SIGTERM go to the training, which saves, and nothing is started again. DRY_RUN=1 prints what would run.
 set -u
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -16,9 +16,12 @@ for word in "$@"; do
   previous=$word
 done
 [ -n "$workdir" ] || explain "the command has no --workdir, where its checkpoints are looked for. Add --workdir=runs/NAME"
-limit=${FAILURES:-3}
+limit=${FAILURES:-3} pause=${PAUSE:-10}
 case $limit in
-'' | *[!0-9]* | 0*) explain "FAILURES: expected a number of failures; found '$limit'" ;;
+*[!0-9]* | 0*) explain "FAILURES: expected a number of failures; found '$limit'" ;;
+esac
+case $pause in
+*[!0-9]*) explain "PAUSE: expected a number of seconds; found '$pause'" ;;
 esac
 if is_dry; then
   printf '%q ' "$@"
@@ -60,14 +63,15 @@ while :; do
   after=$(newest)
   failures=$((failures + 1))
   [ "$after" -gt "$before" ] && failures=1
-  if [ "$status" = 2 ] || [ "$failures" -ge "$limit" ]; then
+  case $status in 2 | 126 | 127) limit=$failures ;; esac
+  if [ "$failures" -ge "$limit" ]; then
     record given_up "$status" "$after"
     echo "launch: given up at step $after, with status $status: $failures failure(s) without a new checkpoint" >&2
     exit "$status"
   fi
   record started_again "$status" "$after"
-  echo "launch: ended with status $status; started again from step $after in ${PAUSE:-10} s ($failures of $limit failures)" >&2
-  sleep "${PAUSE:-10}" &
+  echo "launch: ended with status $status; started again from step $after in $pause s ($failures of $limit failures)" >&2
+  sleep "$pause" &
   wait $!
   [ -n "$stopped" ] && exit "$status"
 done

@@ -1,26 +1,22 @@
 """What a recipe's checkpoints cost its training, and how long a run takes to come back from one."""
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from rankclip_jax.benchmarks.timing import medians_in_turn
+from rankclip_jax.benchmarks.timing import medians_in_turn, timed
 from rankclip_jax.benchmarks.train import LENGTH, random_batch
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run import settings
 from rankclip_jax.run.assembly import assemble
-from rankclip_jax.run.checkpoints import Checkpoints, faults_of, read_state
+from rankclip_jax.run.checkpoints import Checkpoints, bytes_of, faults_of, read_state
 from rankclip_jax.run.state import create, describe
 from rankclip_jax.run.workdir import saved_steps, write_config
 from rankclip_jax.training.compilation import compile_step
-
-_TIMES = 3  # that a checkpoint is verified and read
 
 
 def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
@@ -35,8 +31,7 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
       UserError: the settings are not usable, or the step does not fit.
     """
     settings.check(config, jax.device_count())
-    length = max(config.train.steps or LENGTH, 100 * steps)
-    assembly = assemble(config, make_mesh(config.mesh), length, config.train.global_batch_size)
+    assembly = assemble(config, make_mesh(config.mesh), LENGTH, config.train.global_batch_size)
     step: Any = compile_step(assembly, announce=True)
     state, batch = create(assembly), assembly.layout.put_rows(random_batch(assembly))
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -62,9 +57,13 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
         last = saved_steps(workdir)[-1]
         checkpoints.close()
         del state
-        size = sum(path.stat().st_size for path in (workdir / "checkpoints" / str(last)).rglob("*") if path.is_file())
-        verified = _seconds(lambda: faults_of(workdir, last))
-        restored = _seconds(lambda: read_state(workdir, describe(assembly), last))
+        size = bytes_of(workdir, last)
+        seconds |= medians_in_turn(
+            {
+                "verify": timed(lambda: faults_of(workdir, last)),
+                "restore": timed(lambda: read_state(workdir, describe(assembly), last)),
+            }
+        )
     a_step, extra = seconds["plain"] / steps, seconds["saved"] - seconds["plain"]
     row = {
         "model": config.model.name,
@@ -73,21 +72,12 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
         "checkpoint_seconds": extra,
         "every_steps": config.checkpoint.every_steps,
         "share_of_training": extra / (config.checkpoint.every_steps * a_step),
-        "verify_seconds": verified,
-        "restore_seconds": restored,
+        "verify_seconds": seconds["verify"],
+        "restore_seconds": seconds["restore"],
     }
     print(
         f"{row['model']}: a checkpoint of {row['gib']:.2f} GiB takes {extra:.2f} s from training, "
-        f"{row['share_of_training']:.2%} of {row['every_steps']:,} steps of {a_step:.3f} s; verified in "
-        f"{verified:.2f} s, restored in {restored:.2f} s"
+        f"{row['share_of_training']:.2%} of {row['every_steps']:,} steps of {a_step:.3f} s; "
+        f"verified in {row['verify_seconds']:.2f} s, restored in {row['restore_seconds']:.2f} s"
     )
     return [row]
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    def once() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(work())
-        return time.perf_counter() - start
-
-    return statistics.median(once() for _ in range(_TIMES))

@@ -161,8 +161,14 @@ def describe_proof(workdir: Path, step: int) -> str:
     if not proof.has_proof(folder):
         return "not looked at: an earlier version saved it, without digests"
     by = proof.about(folder)["versions"]
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = bytes_of(workdir, step)
     return f"whole, {size / 2**20:,.1f} MiB, saved by rankclip_jax {by['rankclip_jax']}, jax {by['jax']}"
+
+
+def bytes_of(workdir: Path, step: int) -> int:
+    """What the files of a checkpoint occupy."""
+    folder = workdir / "checkpoints" / str(step)
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) -> tuple[int, list[int]]:

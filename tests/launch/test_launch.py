@@ -210,9 +210,18 @@ def test_what_fails_without_a_new_checkpoint_is_given_up(tmp_path):
     assert "given up at step 10, with status 137" in done.stderr
 
 
-def test_what_a_person_must_mend_is_given_up_at_once(tmp_path):
-    done, events = supervise(tmp_path, "exit 2")
-    assert (done.returncode, events) == (2, [("given_up", 2, 0)])
+@pytest.mark.parametrize(("script", "status"), [("exit 2", 2), ("exec no-such-command", 127)])
+def test_what_a_person_must_mend_is_given_up_at_once(script, status, tmp_path):
+    done, events = supervise(tmp_path, script)
+    assert (done.returncode, events) == (status, [("given_up", status, 0)])
+
+
+@pytest.mark.parametrize("name", ["FAILURES", "PAUSE"])
+def test_numbers_of_the_supervisor_are_numbers(name, tmp_path):
+    done = launch("supervise.sh", "true", f"--workdir={tmp_path}", check=False, **{name: "few"})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{name}: expected a number" in done.stderr
+    assert "found 'few'" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
