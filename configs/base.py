@@ -103,12 +103,15 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_steps = 1000
     config.checkpoint.every_minutes = 0.0  # as well; 0: by steps alone
     config.checkpoint.patience_seconds = 5.0  # after a signal, before an evaluation or a wait for data is broken off
+    config.checkpoint.deadline_seconds = 240.0  # after a signal, to leave with what was saved before
     config.checkpoint.failures_limit = 5  # of saves that cannot be written, after which the run stops
     config.checkpoint.keep = 3  # the newest ones
     config.checkpoint.keep_every_steps = 0  # and besides them one every so many steps, for good; 0: none
 
     config.logging = ConfigDict()
     config.logging.every_steps = 50
+    config.logging.profile_steps = (0, 0)  # trace from one step to another, for XProf; (0, 0): none
+    config.logging.wandb = ""  # Weights & Biases: "online", or "offline", to be sent later with: wandb sync
 
     config.evaluation = ConfigDict()
     config.evaluation.every_steps = 0  # during training; 0: only at the end

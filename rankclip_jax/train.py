@@ -35,10 +35,11 @@ def main() -> None:
     entry.join_processes(config)
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
-    outcome = train(config, workdir, dry_run=_DRY_RUN.value)
+    outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED)
     if outcome.signal_number is not None:
         command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
-        print(f"\nStopped and saved at step {outcome.step}. Go on with the same command: {command}", flush=True)
+        stopped = f"Stopped and saved at step {outcome.step}" if outcome.step else "Stopped before anything was saved"
+        print(f"\n{stopped}. Go on with the same command: {command}", flush=True)
         sys.exit(128 + outcome.signal_number)
 
 

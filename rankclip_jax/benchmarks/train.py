@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rankclip_jax.benchmarks.timing import Timed, medians_in_turn, timed
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import Step
-from rankclip_jax.parallel.hardware import ACCELERATORS
+from rankclip_jax.parallel.hardware import peak_flops
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.planning.program import bytes_needed
@@ -52,7 +52,8 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
     if peer:
         peer.send_signal(signal.SIGCONT)
         peer.communicate()
-    batch, peak = config.train.global_batch_size, _peak_flops()
+    batch, kind = config.train.global_batch_size, jax.devices()[0].device_kind
+    peak = (peak_flops(kind) or 0.0) * jax.device_count()
     rows = [
         {
             "version": name,
@@ -137,15 +138,6 @@ def _loss_alone(assembly: Assembly) -> Timed:
     program = jax.jit(jax.value_and_grad(loss)).lower(embeddings).compile()
 
     return timed(functools.partial(program, embeddings))
-
-
-def _peak_flops() -> float | None:
-    """Of all devices, for bfloat16; None: they are not described."""
-    kind = jax.devices()[0].device_kind
-    for accelerator in ACCELERATORS.values():
-        if accelerator.name == kind:
-            return accelerator.flops["bfloat16"] * jax.device_count()
-    return None
 
 
 def _start_peer(config: ConfigDict) -> "subprocess.Popen[str] | None":

@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from input_pipeline.files import check_writable
 from rankclip_jax import recipes
 from rankclip_jax.parallel import platform
 
+STARTED = time.time()  # about when the process began: nothing that takes long was imported before
 EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
 
 

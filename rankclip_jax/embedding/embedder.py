@@ -74,7 +74,15 @@ class Embedder:
         return self._in_turn(variables, self._text, len(tokens), lambda rows: tokens[rows.start : rows.stop])
 
     def dataset(
-        self, variables: Variables, source: Source, size: int, *, batch_size: int, threads: int = 4, workers: int = 0
+        self,
+        variables: Variables,
+        source: Source,
+        size: int,
+        *,
+        batch_size: int,
+        threads: int = 4,
+        workers: int = 0,
+        go_on: Callable[[], None] = lambda: None,
     ) -> Embedded:
         """The first ``size`` records of a dataset with all their captions, without those whose image cannot be read.
 
@@ -85,6 +93,7 @@ class Embedder:
           batch_size: rows encoded at once over all devices; rounded up to a multiple of their number.
           threads: that decode in each worker.
           workers: processes that decode; 0: threads of this one only; -1: as many as its cores allow.
+          go_on: called before each batch is encoded, by all processes alike; may raise to break off.
 
         Raises:
           UserError: no image can be read, or an embedding is not finite.
@@ -101,6 +110,7 @@ class Embedder:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ):
+            go_on()
             captions = batch.pop("captions")
             most = _power_of_two(largest_of_all(max(map(len, captions))))
             filled = [text for row in captions for text in [*row, *[""] * (most - len(row))]]

@@ -60,8 +60,12 @@ class Evaluator:
                 raise UserError(f"--tasks: no task {task!r} for these data; there are {', '.join(available)}.")
         self._tasks = {name: measure for name, measure in available.items() if tasks is None or name in tasks}
 
-    def __call__(self, variables: Variables) -> Evaluated:
+    def __call__(self, variables: Variables, go_on: Callable[[], None] = lambda: None) -> Evaluated:
         """Everything that is measured of these weights.
+
+        Args:
+          variables: the weights.
+          go_on: called before each batch, by all processes alike; may raise to break off.
 
         Raises:
           UserError: no image can be read, or an embedding is not finite.
@@ -74,6 +78,7 @@ class Evaluator:
             batch_size=min(config.train.global_batch_size, _BATCH_SIZE),
             threads=config.data.threads,
             workers=config.data.workers,
+            go_on=go_on,
         )
         metrics = [metric for measure in self._tasks.values() for metric in measure(embedded, variables)]
         return Evaluated(metrics, embedded)

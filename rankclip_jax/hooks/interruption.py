@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import jax
 
 from rankclip_jax.hooks import StepInfo
-from rankclip_jax.parallel.processes import largest_of_all
+from rankclip_jax.parallel.notice import Notice
+from rankclip_jax.parallel.start_up import named
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _WAKE = signal.SIGALRM  # of the main thread by the other one
@@ -26,26 +28,25 @@ class Interrupted(Exception):
 
 
 class Interruption(contextlib.ExitStack):
-    """After the step in which a signal came, saves and raises `Interrupted`; a second signal ends at once.
+    """When a signal has come to any process, saves the same step on all and raises `Interrupted`.
 
-    A process that is alone does not wait for the end of an evaluation, or for a batch: if no step ends within
-    ``patience`` seconds, a thread saves the state after the last one, and `Interrupted` is raised wherever the main
-    thread is. Several processes agree every ``every_steps`` steps on whether one of them was told to stop, since all
-    must save together.
+    They stop after a step, or before a batch of an evaluation; a second signal ends at once. A process that is alone
+    does not wait for either: if it comes to none within ``patience`` seconds, a thread saves the state after the last
+    step, and `Interrupted` is raised wherever the main thread is. Who has not saved after ``deadline`` seconds leaves
+    with what was saved before.
 
     Args:
-      save: saves the state after a step, and returns when it is safe.
-      every_steps: how often processes agree; one that is alone looks after each step.
+      save: saves the state after a step, and returns when it is safe: the step that is now saved.
       patience: seconds.
+      deadline: seconds.
     """
 
-    def __init__(self, save: Callable[[StepInfo], None], *, every_steps: int, patience: float) -> None:
+    def __init__(self, save: Callable[[StepInfo], int], *, patience: float, deadline: float) -> None:
         super().__init__()
-        self._save, self._patience = save, patience
+        self._save, self._patience, self._deadline = save, patience, deadline
         self._alone = jax.process_count() == 1
-        self._every_steps = 1 if self._alone else every_steps
-        self._signal = 0
-        self._told, self._over = threading.Event(), threading.Event()
+        self._notice = Notice()
+        self._over = threading.Event()
         self._in_step = threading.Lock()  # held while a state is given away, and until it was looked at
         self._last: StepInfo | None = None
         self._raised: BaseException | None = None
@@ -57,7 +58,7 @@ class Interruption(contextlib.ExitStack):
                 self._handle(number, self._receive)
             if self._alone:
                 self._handle(_WAKE, self._wake)
-                threading.Thread(target=self._watch, daemon=True).start()
+            threading.Thread(target=self._watch, daemon=True).start()
         self.callback(self._over.set)
         return self
 
@@ -68,44 +69,73 @@ class Interruption(contextlib.ExitStack):
     def step_begins(self) -> None:
         """From here until this is called, the last state is not there."""
         self._in_step.acquire()
+        try:
+            self.go_on()
+        except BaseException:
+            self._in_step.release()
+            raise
+
+    def go_on(self) -> None:
+        """Called before each thing that processes do together: saves and raises `Interrupted` if it is not to be."""
+        if not self._notice.begin():
+            self._stop()
 
     def __call__(self, info: StepInfo) -> None:
-        """Saves and raises `Interrupted` if a signal has come."""
+        """Saves and raises `Interrupted` if no other step is to be begun."""
         self._last = info
         try:
-            number = 0 if info.step % self._every_steps else largest_of_all(self._signal)
-            if number:
-                self._save(info)
-                raise Interrupted(info.step, number)
+            if self._notice.is_over():
+                self._stop()
         finally:
             self._in_step.release()
 
+    def _stop(self) -> None:
+        assert self._last is not None  # since the first step is always made
+        raise Interrupted(self._save(self._last), self._notice.signal_number)
+
     def _receive(self, number: int, frame: object) -> None:
         del frame
-        self._signal = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         # A handler may come in the middle of a print, so this writes past Python's buffers.
         os.write(
             2, b"\nStopping: the step under way is finished and saved first. The same signal again stops at once.\n"
         )
-        self._told.set()
+        self._notice.tell(number)
 
     def _watch(self) -> None:
-        """Another thread: saves where the main one does not come to the end of a step."""
-        self._told.wait()
-        if self._over.wait(self._patience):
+        """Another thread: hears the word, and acts where the main one does not come to act on it."""
+        if not self._notice.wait(self._over):
             return
+        leave = threading.Timer(self._deadline, self._leave)
+        leave.daemon = True
+        leave.start()
+        if self._notice.agree(self._over) and self._alone and not self._over.wait(self._patience):
+            self._save_from_here()
+        self._over.wait()
+        leave.cancel()
+
+    def _save_from_here(self) -> None:
         with self._in_step:
             if self._over.is_set() or self._last is None:
                 return
             try:
-                self._save(self._last)
-                self._raised = Interrupted(self._last.step, self._signal)
+                self._stop()
             except BaseException as error:  # which is the main thread's to tell
                 self._raised = error
             signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
             if not self._over.wait(_LAST_WORDS):
-                os._exit(128 + self._signal)
+                os._exit(128 + self._notice.signal_number)
+
+    def _leave(self) -> None:
+        print(
+            named(
+                f"not saved within {self._deadline:g} seconds of the signal (config.checkpoint.deadline_seconds), so "
+                "the run ends with what was saved before."
+            ),
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(128 + self._notice.signal_number)
 
     def _wake(self, number: int, frame: object) -> None:
         del number, frame

@@ -1,13 +1,13 @@
 """Writes the numbers of a step, and shows them on the progress line."""
 
 import contextlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from rankclip_jax.hooks import StepInfo
+from rankclip_jax.telemetry.activity import Activity
 from rankclip_jax.telemetry.clock import Clock, format_duration
 from rankclip_jax.telemetry.console import renew, say
-from rankclip_jax.telemetry.writers import JsonLines, TensorBoard, Values, Writer
+from rankclip_jax.telemetry.writers import Values, Writer
 
 _NOT_ON_THE_LINE = ("logit_scale", "gradient_norm", "learning_rate", "ranking_weight", "finite")
 
@@ -15,9 +15,15 @@ _NOT_ON_THE_LINE = ("logit_scale", "gradient_norm", "learning_rate", "ranking_we
 class Logging(contextlib.ExitStack):
     """Every ``every_steps`` steps, at the first of this process and at the last of the run.
 
+    Beside the step's own numbers: ``pairs_per_second``, ``step_seconds`` and ``input_seconds`` (what each step since
+    the last ones took, and the part of it in which it waited for its batch), ``mfu`` where the devices' peak is known,
+    and ``unreadable``.
+
     Args:
-      workdir: the folder of ``metrics.jsonl`` and TensorBoard's events; None in a process that does not write.
+      writers: closed at the end; none in a process that does not write.
       start_step: updates done before this process began.
+      activity: what the run does, and for how long.
+      useful_share: operations of a step that nothing computes again, by the peak of all devices; None: not known.
       pairs_a_step: over all devices.
       every_steps: how often.
       unreadable: the records that could not be read so far, of all processes.
@@ -25,21 +31,22 @@ class Logging(contextlib.ExitStack):
 
     def __init__(
         self,
-        workdir: Path | None,
+        writers: Sequence[Writer],
         start_step: int,
+        activity: Activity,
         *,
+        useful_share: float | None,
         pairs_a_step: int,
         every_steps: int,
         unreadable: Callable[[], int],
     ) -> None:
         super().__init__()
-        self._writers: list[Writer] = []
-        if workdir:
-            self._writers.append(JsonLines(workdir / "metrics.jsonl", start_step))
-            self._writers.append(TensorBoard(workdir / "tensorboard", start_step))
-        for writer in self._writers:
+        self._writers = writers
+        for writer in writers:
             self.callback(writer.close)
         self._clock = Clock(start_step, pairs_a_step)
+        self._activity, self._useful_share = activity, useful_share
+        self._step, self._seconds = start_step, activity.seconds()
         self._pairs_a_step, self._every_steps, self._unreadable = pairs_a_step, every_steps, unreadable
 
     def __call__(self, info: StepInfo) -> None:
@@ -49,9 +56,19 @@ class Logging(contextlib.ExitStack):
             return
         values = {"loss": 0.0} | {name: float(value) for name, value in info.metrics.items()}  # waits for the step
         rate = self._clock.read(info.step)
-        self.write(info.step, values | {"pairs_per_second": rate, "unreadable": self._unreadable()})
+        told = values | {"pairs_per_second": rate} | self._times(info.step) | {"unreadable": self._unreadable()}
+        self.write(info.step, told)
         if self._writers:
             (say if info.step == info.last_step else renew)(self._line(info, values, rate))
+
+    def _times(self, step: int) -> dict[str, float]:
+        """Seconds of each step since the last that was logged; steps are computed while batches are waited for."""
+        seconds, steps = self._activity.seconds(), step - self._step
+        waited = (seconds["input"] - self._seconds["input"]) / steps
+        taken = waited + (seconds["step"] - self._seconds["step"]) / steps
+        self._step, self._seconds = step, seconds
+        times = {"step_seconds": taken, "input_seconds": waited}
+        return times | ({"mfu": self._useful_share / taken} if self._useful_share else {})
 
     def restart_clock(self, step: int) -> None:
         """Counts the pairs per second from here: what came since ``step`` was not training."""

@@ -97,3 +97,16 @@ TPUS = {
 }  # fmt: skip
 
 ACCELERATORS: dict[str, Accelerator] = {**GPUS, **TPUS}
+
+_TPU_KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}  # as JAX names them
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Of one device, a second, for bfloat16; None: it is not described here.
+
+    Args:
+      device_kind: as JAX names it.
+    """
+    name = _TPU_KINDS.get(device_kind)
+    found = [one for key, one in ACCELERATORS.items() if device_kind == one.name or key == name]
+    return found[0].flops["bfloat16"] if found else None

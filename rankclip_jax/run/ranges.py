@@ -86,10 +86,12 @@ RANGES: dict[str, Range | tuple[Range, ...]] = {
     "checkpoint.every_steps": _COUNT,
     "checkpoint.every_minutes": Range(0, 1e5),
     "checkpoint.patience_seconds": Range(0, 1e5),
+    "checkpoint.deadline_seconds": Range(1, 1e5),
     "checkpoint.failures_limit": _COUNT,
     "checkpoint.keep": Range(1, 10**6),
     "checkpoint.keep_every_steps": _COUNT_OR_NONE,
     "logging.every_steps": _COUNT,
+    "logging.profile_steps": (_COUNT_OR_NONE,) * 2,
     "evaluation.every_steps": _COUNT_OR_NONE,
     "evaluation.max_examples": Range(1, 10**7),
 }

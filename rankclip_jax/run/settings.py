@@ -55,6 +55,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "optimizer.schedule": schedule.SCHEDULES,
     "optimizer.moments": ("float32", "bfloat16"),
     "evaluation.weights": WEIGHTS,
+    "logging.wandb": ("", "offline", "online"),
     "train.when_not_finite": ("stop", "skip", "go_back"),
 }
 
@@ -135,6 +136,12 @@ def check_parts(config: ConfigDict) -> None:
     if low > high:
         raise UserError(
             f"config.data.crop_scale: expected the smaller share first; found {tuple(config.data.crop_scale)}."
+        )
+    first, last = config.logging.profile_steps
+    if first > last or (last and not first):
+        raise UserError(
+            f"config.logging.profile_steps: expected the first and the last step, from 1, or (0, 0) for none; found "
+            f"{(first, last)}."
         )
     if config.data.source == "csv" and len(config.data.delimiter.replace("\\t", "\t")) != 1:
         raise UserError(f"config.data.delimiter: expected one character; found {config.data.delimiter!r}.")

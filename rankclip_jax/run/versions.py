@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from input_pipeline.errors import UserError
 
-VERSION = 5
+VERSION = 6
 KEY = "settings_version"  # beside the settings in a run's config.json; version 1 wrote none
 
 Settings = dict[str, dict]
@@ -59,6 +59,11 @@ def _to_5(settings: Settings) -> None:
     settings["processes"]["hang_seconds"] = 3600.0
 
 
+def _to_6(settings: Settings) -> None:
+    settings["checkpoint"]["deadline_seconds"] = 240.0
+    settings["logging"] |= {"profile_steps": [0, 0], "wandb": ""}
+
+
 # What a version does otherwise than the one before, with the same settings: said when a run of before goes on.
 NOTES = {
     2: "the random crop, the warmup's first rate and what a second view is averaged with are others (CHANGELOG.md)",
@@ -66,7 +71,7 @@ NOTES = {
 }
 
 # For each version, how settings of the version before become its own.
-CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}
+CHANGES: dict[int, Callable[[Settings], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5, 6: _to_6}
 
 
 def written(settings: Settings) -> dict:

@@ -1,5 +1,6 @@
 """What happened to a run beside its steps: a line each in ``events.jsonl``, and a word on the console."""
 
+import contextlib
 import json
 import os
 import socket
@@ -38,3 +39,14 @@ class Events:
         """A line on the console, of one process."""
         if is_first():
             say(line)
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """What happened to a run, in order; a line that was cut in half is left out."""
+    path, found = workdir / "events.jsonl", []
+    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                found.append(event)
+    return found

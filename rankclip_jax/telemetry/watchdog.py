@@ -7,9 +7,10 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 
 import jax
+
+from rankclip_jax.telemetry.activity import Activity
 
 
 class Watchdog(contextlib.ExitStack):
@@ -19,14 +20,14 @@ class Watchdog(contextlib.ExitStack):
     in. Seconds are counted in waits of a thread's own: a machine that sleeps meanwhile is no standstill.
 
     Args:
+      activity: what the run does.
       seconds: that one thing may take; 0: any.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, activity: Activity, seconds: float) -> None:
         super().__init__()
-        self._seconds = seconds
+        self._activity, self._seconds = activity, seconds
         self._over = threading.Event()
-        self._under_way: list[str] | None = None  # a list, so that each is told apart from the one before
 
     def __enter__(self) -> "Watchdog":
         """Watches from here on."""
@@ -35,24 +36,15 @@ class Watchdog(contextlib.ExitStack):
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    @contextlib.contextmanager
-    def during(self, doing: str) -> Iterator[None]:
-        """The time that the thing takes which is named."""
-        self._under_way = [doing]
-        try:
-            yield
-        finally:
-            self._under_way = None
-
     def _watch(self) -> None:
         pause = min(self._seconds / 10, 10)
         seen, waited = None, 0.0
         while not self._over.wait(pause):
-            under_way = self._under_way
-            waited = waited + pause if under_way is not None and under_way is seen else 0.0
-            seen = under_way
-            if under_way is not None and waited >= self._seconds:
-                self._end(under_way[0])
+            doing = self._activity.doing
+            waited = waited + pause if doing is not None and doing is seen else 0.0
+            seen = doing
+            if doing is not None and waited >= self._seconds:
+                self._end(doing.words)
 
     def _end(self, doing: str) -> None:
         print(

@@ -1,13 +1,18 @@
-"""Where the numbers of a run go: ``metrics.jsonl`` and TensorBoard events."""
+"""Where the numbers of a run go: ``metrics.jsonl``, TensorBoard events, and Weights & Biases where asked for."""
 
+import hashlib
+import importlib.util
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
+from input_pipeline.errors import UserError
 from input_pipeline.files import write_atomically
 
 Values = Mapping[str, float | None]
@@ -68,6 +73,54 @@ class TensorBoard:
     def close(self) -> None:
         """Closes the file."""
         self._events.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases with the workdir's name and settings; its project is ``WANDB_PROJECT``.
+
+    Args:
+      workdir: the run's folder; offline runs lie in it until they are sent.
+      config: the settings.
+    """
+
+    def __init__(self, workdir: Path, config: ConfigDict) -> None:
+        import wandb  # not a requirement, and takes a second
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "rankclip_jax"),
+            name=workdir.name,
+            id=hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=workdir,
+            config=config.to_dict(),
+            mode=config.logging.wandb,
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self._run.define_metric("*", step_metric="step")  # an attempt may repeat steps of the one before
+
+    def write(self, step: int, values: Values) -> None:
+        """Sends the numbers, or keeps them to be sent."""
+        self._run.log({"step": step} | {name: value for name, value in values.items() if _is_number(value)})
+
+    def close(self) -> None:
+        """Waits until all is sent or kept."""
+        self._run.finish()
+
+
+def check_writers(config: ConfigDict) -> None:
+    """Raises UserError where a writer that the settings ask for is not installed."""
+    if config.logging.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            f"config.logging.wandb: {config.logging.wandb!r} needs the package wandb. Install it (pip install wandb), "
+            "or say --config.logging.wandb="
+        )
+
+
+def make_writers(workdir: Path, start_step: int, config: ConfigDict) -> list[Writer]:
+    """The writers of a run that goes on from a step, as its settings say."""
+    writers: list[Writer] = [JsonLines(workdir / "metrics.jsonl", start_step)]
+    writers.append(TensorBoard(workdir / "tensorboard", start_step))
+    return [*writers, WeightsAndBiases(workdir, config)] if config.logging.wandb else writers
 
 
 def _is_number(value: float | None) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-import zlib
+import time
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
@@ -13,41 +13,48 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import input_pipeline
 from input_pipeline.errors import UserError
-from input_pipeline.loader import check_readable
-from input_pipeline.source import Source, captions
+from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.evaluation import results
-from rankclip_jax.evaluation.evaluator import Evaluated, Evaluator
+from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.hooks import Hook, StepInfo
 from rankclip_jax.hooks.evaluation import Evaluation
 from rankclip_jax.hooks.finiteness import Finiteness, GoBack
 from rankclip_jax.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.hooks.logging import Logging
 from rankclip_jax.hooks.oddities import Oddities
+from rankclip_jax.hooks.profiling import Profiling
 from rankclip_jax.hooks.saving import Saving
-from rankclip_jax.interop import loading
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.parallel import start_up
+from rankclip_jax.parallel.hardware import peak_flops
 from rankclip_jax.parallel.layout import table
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first, sum_over_all
+from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.report import picture
 from rankclip_jax.run import schedule, settings
 from rankclip_jax.run import workdir as workdirs
 from rankclip_jax.run.assembly import Assembly, assemble
-from rankclip_jax.run.checkpoints import Checkpoints, choose_whole, read_state, set_aside
+from rankclip_jax.run.checkpoints import Checkpoints, set_aside
 from rankclip_jax.run.forward import Batch
 from rankclip_jax.run.lock import Lock
-from rankclip_jax.run.state import TrainState, create, describe
+from rankclip_jax.run.state import TrainState
 from rankclip_jax.run.step import StepFunction
+from rankclip_jax.telemetry.activity import Activity
 from rankclip_jax.telemetry.console import say
 from rankclip_jax.telemetry.events import Events
+from rankclip_jax.telemetry.goodput import Ledger
+from rankclip_jax.telemetry.heartbeat import Heartbeat
 from rankclip_jax.telemetry.watchdog import Watchdog
+from rankclip_jax.telemetry.writers import check_writers, make_writers
 from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
+from rankclip_jax.training.data import open_data, what_all_share
 from rankclip_jax.training.rehearsal import rehearse
+from rankclip_jax.training.showing import show_results, write_results
+from rankclip_jax.training.start import Start, choose_start, newest, restore_or_initialise
 
 _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
 
@@ -69,7 +76,14 @@ class Outcome:
     results: Mapping[str, float | None] | None = None
 
 
-def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None, *, dry_run: bool = False) -> Outcome:
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    mesh: Mesh | None = None,
+    *,
+    dry_run: bool = False,
+    started: float | None = None,
+) -> Outcome:
     """Trains the recipe in ``workdir``, or goes on with what is there.
 
     Args:
@@ -77,43 +91,51 @@ def train(config: ConfigDict, workdir: Path, mesh: Mesh | None = None, *, dry_ru
       workdir: the run's folder; made when the step is compiled and the first batch is there.
       mesh: the devices; None: all.
       dry_run: do everything once, keep nothing of it, and stop.
+      started: when the process began, in seconds since 1970, for the ledger of its time; None: now.
 
     Raises:
       UserError: the settings, the data or the folder are not usable, or memory does not suffice: nothing has been
         written. Or the run has diverged, or too many records cannot be read: what was saved before stays.
     """
+    started = started or time.time()
     settings.check(config, mesh.size if mesh else jax.device_count())
     mesh = mesh or make_mesh(config.mesh)
+    check_writers(config)
     workdirs.check_writable(workdir)
-    source, validation = _open_data(config)
+    source, validation = open_data(config)
     with Lock(workdir) as lock:
         if workdirs.saved_steps(workdir) and is_first():
             lock.take()
         config, stored = workdirs.agree(workdir, config, len(source))
         total_steps = settings.total_steps(config, len(source))
-        start_up.check_same_on_all(_what_all_share(config, source))
+        start_up.check_same_on_all(what_all_share(config, source))
         assembly = assemble(config, mesh, total_steps, len(source))
         evaluator = Evaluator(assembly, validation) if validation else None
-        start = _choose_start(assembly, workdir, stored, len(source))
-        with ExplainedMemory(assembly):
-            state = _restore_or_initialise(assembly, workdir, start)
+        start = choose_start(assembly, workdir, stored, len(source))
+        activity = Activity()
+        activity.add("start", time.time() - started)
+        with ExplainedMemory(assembly), activity.during("recovery" if start.saved else "start", "the first state"):
+            state = restore_or_initialise(assembly, workdir, start)
         _print_banner(assembly, workdir, start.step, state, source, validation)
         if start.step == total_steps:
             return _finished_before(assembly, workdir, state, evaluator)
 
-        step_function = compile_step(assembly, announce=is_first())
+        with activity.during("compile", "the compilation"):
+            step_function = compile_step(assembly, announce=is_first())
         if dry_run:
             rehearse(assembly, source, workdir, step_function, state, _make_tally(config, source))
             return Outcome(start.step, finished=False)
-        run = _Run(assembly, workdir, source, evaluator, step_function, lock, Events(workdir))
+        ledger = Ledger(workdir, activity, started)
+        run = _Run(assembly, workdir, source, evaluator, step_function, lock, Events(workdir), activity, ledger)
         left_out: set[int] = set()
         while True:
             try:
                 return _take_steps(run, start, state, left_out)
             except GoBack as back:
                 left_out.add(back.step)
-            start = _newest(workdir)
-            state = _restore_or_initialise(assembly, workdir, start)
+            with activity.during("recovery", "the way back to the last checkpoint"):
+                start = newest(workdir)
+                state = restore_or_initialise(assembly, workdir, start)
             if is_first():
                 say(f"going on from step {start.step}")
 
@@ -129,44 +151,56 @@ class _Run:
     step_function: StepFunction
     lock: Lock
     events: Events
+    activity: Activity
+    ledger: Ledger
 
 
-def _take_steps(run: _Run, start: "_Start", state: TrainState, left_out: Set[int]) -> Outcome:
+def _take_steps(run: _Run, start: Start, state: TrainState, left_out: Set[int]) -> Outcome:
     """From a state to the end of the run, and what is said of it there.
 
     Raises:
       GoBack: the run is to go on from its last checkpoint.
     """
-    assembly, workdir = run.assembly, run.workdir
+    assembly, workdir, activity = run.assembly, run.workdir, run.activity
     config, total_steps, memory = assembly.config, assembly.total_steps, ExplainedMemory(assembly)
     assert total_steps is not None
     tally = _make_tally(config, run.source)
     with contextlib.ExitStack() as stack:
-        watchdog = stack.enter_context(Watchdog(config.processes.hang_seconds))
+        stack.enter_context(Watchdog(activity, config.processes.hang_seconds))
         batches = stack.enter_context(contextlib.closing(device_batches(assembly, run.source, start.step, tally)))
-        with memory, watchdog.during("the wait for the first batch"):
+        with memory, activity.during("start", "the wait for the first batch"):
             batch = next(batches)
         _settle(run, start)
-        logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count))
+        if is_first():
+            run.ledger.begin(start.step)
+            stack.enter_context(Heartbeat(workdir, activity, run.ledger))
+        logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count, activity))
         try:
             with contextlib.ExitStack() as inner:
-                hooks, interruption = _enter_hooks(inner, run, logging)
+                hooks, interruption = _enter_hooks(inner, run, logging, start.step)
                 for step in range(start.step + 1, total_steps + 1):
                     interruption.step_begins()
-                    with memory, jax.transfer_guard("disallow"), watchdog.during(f"step {step}"):
-                        state, metrics = (_leave_out if step in left_out else run.step_function)(state, batch)
+                    take = _leave_out if step in left_out else run.step_function
+                    with (
+                        memory,
+                        jax.transfer_guard("disallow"),
+                        activity.during("step", f"step {step}"),
+                        jax.profiler.StepTraceAnnotation("train", step_num=step),
+                    ):
+                        state, metrics = take(state, batch)
+                    activity.step = step
                     info = StepInfo(step, start.step + 1, total_steps, state, metrics)
-                    for hook in hooks:
-                        with watchdog.during(f"{type(hook).__name__.lower()} after step {step}"):
+                    for cause, hook in hooks:
+                        with activity.during(cause, f"{type(hook).__name__.lower()} after step {step}"):
                             hook(info)
                     if step < total_steps:
-                        with watchdog.during(f"the wait for the batch of step {step + 1}"):
+                        with activity.during("input", f"the wait for the batch of step {step + 1}"):
                             batch = next(batches)
                 batches.close()  # what decodes has nothing left to do
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
-        with watchdog.during("the evaluation at the end"):
-            found = _show_results(run.evaluator, state, workdir, total_steps, logging)
+        with activity.during("evaluation", "the evaluation at the end"):
+            found = show_results(run.evaluator, state, workdir, total_steps, logging)
     return Outcome(total_steps, finished=True, results=found)
 
 
@@ -186,7 +220,7 @@ def _count(state: TrainState) -> TrainState:
     return dataclasses.replace(state, step=state.step + 1)
 
 
-def _settle(run: _Run, start: "_Start") -> None:
+def _settle(run: _Run, start: Start) -> None:
     """The step is compiled and the first batch is there: from here on things are written."""
     if start.aside:
         folder = set_aside(run.workdir, start.aside)
@@ -199,84 +233,25 @@ def _settle(run: _Run, start: "_Start") -> None:
             raise UserError(f"--workdir: another run was begun in {run.workdir} meanwhile. Give the command again.")
 
 
-def _open_data(config: ConfigDict) -> tuple[Source, Source | None]:
-    """The training data and, where there are some, the validation data, a few of each looked at."""
-    image_size = settings.image_size(config)
-    source = input_pipeline.open_source(config.data, "train", image_size=image_size, seed=config.seed)
-    check_readable(source, "config.data.train")
-    if not input_pipeline.has_validation(config.data):
-        return source, None
-    validation = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
-    check_readable(validation, "config.data.validation")
-    return source, validation
-
-
-def _what_all_share(config: ConfigDict, source: Source) -> dict[str, object]:
-    """What every process of a run must have alike: settings, and data by their number and a few captions."""
-    few = range(0, len(source), -(-len(source) // 8))
-    told = zlib.crc32(repr([captions(source[index]) for index in few]).encode())
-    values = dict(settings.flatten(settings.to_dict(config)))
-    alike = {
-        f"config.{name}": value
-        for name, value in values.items()
-        if not name.startswith(("data.threads", "data.workers"))
-    }
-    return {**alike, "training data": f"{len(source):,} records, captions {told:08x}"}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Start:
-    """The step to go on from, 0 for a new run, whether it is saved, and checkpoints that the run cannot use."""
-
-    step: int = 0
-    saved: bool = False
-    aside: tuple[int, ...] = ()
-
-
-def _choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, examples: int) -> _Start:
-    """Where the run goes on: from its newest whole checkpoint, or where it is to be longer, one that can be."""
-    if stored is None:
-        return _Start()
-    before, now = settings.total_steps(stored, examples), assembly.total_steps
-    assert now is not None
-    if before == now:
-        return _newest(workdir)
-    lengthen = functools.partial(schedule.step_to_lengthen_from, assembly.config.optimizer, before, now)
-    step, broken = choose_whole(workdir, lengthen)
-    later = {later for later in workdirs.saved_steps(workdir) if later > step}
-    if is_first():
-        say(f"note: to become {now} steps long the run goes back to step {step}, before its rate fell")
-    return _Start(step, saved=True, aside=tuple(sorted(later.union(broken))))
-
-
-def _newest(workdir: Path) -> _Start:
-    """The newest whole checkpoint that the run has saved, or its very start."""
-    if not workdirs.saved_steps(workdir):
-        return _Start()
-    step, broken = choose_whole(workdir)
-    return _Start(step, saved=True, aside=tuple(broken))
-
-
-def _restore_or_initialise(assembly: Assembly, workdir: Path, start: _Start) -> TrainState:
-    """The checkpoint to go on from, or else the weights to start from, or else a draw."""
-    if not start.saved:
-        return create(assembly, loading.weights_to_start_from(assembly.config, assembly.model))
-    return read_state(workdir, describe(assembly), start.step)
-
-
-def _make_logging(assembly: Assembly, workdir: Path, start_step: int, unreadable: Callable[[], int]) -> Logging:
-    config = assembly.config
+def _make_logging(
+    assembly: Assembly, workdir: Path, start_step: int, unreadable: Callable[[], int], activity: Activity
+) -> Logging:
+    config, peak = assembly.config, peak_flops(assembly.layout.mesh.devices.flat[0].device_kind)
     return Logging(
-        workdir if is_first() else None,
+        make_writers(workdir, start_step, config) if is_first() else [],
         start_step,
+        activity,
+        useful_share=useful_flops(assembly) / (peak * assembly.layout.mesh.size) if peak else None,
         pairs_a_step=config.train.global_batch_size,
         every_steps=config.logging.every_steps,
         unreadable=unreadable,
     )
 
 
-def _enter_hooks(stack: contextlib.ExitStack, run: _Run, logging: Logging) -> tuple[list[Hook], Interruption]:
-    """What happens beside the step, in this order, and the one of them that hears of its beginning too."""
+def _enter_hooks(
+    stack: contextlib.ExitStack, run: _Run, logging: Logging, start_step: int
+) -> tuple[list[tuple[str, Hook]], Interruption]:
+    """What happens beside the step, in this order, with what it counts as, and the one that hears of beginnings too."""
     assembly, workdir, evaluator = run.assembly, run.workdir, run.evaluator
     config, total_steps = assembly.config, assembly.total_steps
     assert total_steps is not None
@@ -296,51 +271,39 @@ def _enter_hooks(stack: contextlib.ExitStack, run: _Run, logging: Logging) -> tu
         kept=checkpoints.kept,
     )
 
-    def save_if_finite(info: StepInfo) -> None:
-        finiteness.check()
+    def save_if_finite(info: StepInfo) -> int:
+        try:
+            finiteness.check()
+        except GoBack:  # where the run goes on from, whenever it does
+            return max(workdirs.saved_steps(workdir), default=0)
         saving.save(info)
+        return info.step
 
     def evaluate(info: StepInfo) -> None:
         if evaluator:
-            found = _write(evaluator(info.state.variables_of(evaluator.weights)), workdir, info.step, logging)
+            evaluated = evaluator(info.state.variables_of(evaluator.weights), interruption.go_on)
+            found = write_results(evaluated, workdir, info.step, logging)
             shown = [f"{name} {found[name]:.4f}" for name in _HEADLINES if found.get(name) is not None]
             if is_first():
                 say(f"evaluation at step {info.step}: {'  '.join(shown)}")
             logging.restart_clock(info.step)
 
-    interruption = Interruption(save_if_finite, every_steps=every, patience=config.checkpoint.patience_seconds)
+    patience, deadline = config.checkpoint.patience_seconds, config.checkpoint.deadline_seconds
+    interruption = Interruption(save_if_finite, patience=patience, deadline=deadline)
     stack.enter_context(interruption)
-    evaluation = Evaluation(evaluate, every_steps=config.evaluation.every_steps)
-    return [logging, Oddities(every, run.events), finiteness, saving, interruption, evaluation], interruption
-
-
-def _write(evaluated: Evaluated, workdir: Path, step: int, logging: Logging) -> dict[str, float | None]:
-    """Writes results to their file and to the logs; the results by name."""
-    found = {metric.name: metric.value for metric in evaluated.metrics}
-    if is_first():
-        results.write(workdir, step, evaluated.metrics)
-    logging.write(step, found)
-    return found
-
-
-def _show_results(
-    evaluator: Evaluator | None, state: TrainState, workdir: Path, step: int, logging: Logging
-) -> dict[str, float | None] | None:
-    """The end of a run: all evaluations, a table, and the report's picture."""
-    if evaluator is None:
-        if is_first():
-            say("note: there are no validation data, so nothing is evaluated and no report is drawn")
-        return None
-    if is_first():
-        say(f"evaluating on {evaluator.size:,} held-out pairs")
-    evaluated = evaluator(state.variables_of(evaluator.weights))
-    found = _write(evaluated, workdir, step, logging)
-    if is_first():
-        drawn = picture.draw(workdir, evaluator.source, evaluated.embedded)
-        count, path = len(evaluated.embedded.index), results.path_of(workdir, step)
-        say(f"\nEvaluation on {count:,} held-out pairs ({path}):\n{results.format_table(evaluated.metrics)}\n")
-        say(f"Report: {drawn}")
-    return found
+    first, last = config.logging.profile_steps
+    profiling = Profiling(workdir / "profile", first, last, start_step, run.events)
+    stack.enter_context(profiling)
+    hooks: list[tuple[str, Hook]] = [
+        ("step", logging),  # which waits for the step, as what looks at its numbers does
+        ("step", Oddities(every, run.events)),
+        ("step", finiteness),
+        ("other", profiling),
+        ("checkpoint", saving),
+        ("checkpoint", interruption),
+        ("evaluation", Evaluation(evaluate, every_steps=config.evaluation.every_steps)),
+    ]
+    return hooks, interruption
 
 
 def _finished_before(assembly: Assembly, workdir: Path, state: TrainState, evaluator: Evaluator | None) -> Outcome:
@@ -349,8 +312,8 @@ def _finished_before(assembly: Assembly, workdir: Path, state: TrainState, evalu
     measured, drawn = results.path_of(workdir, step), workdir / picture.NAME
     there = measured.exists() and drawn.exists() and drawn.stat().st_mtime >= measured.stat().st_mtime
     if evaluator and not there:
-        with _make_logging(assembly, workdir, step, lambda: 0) as logging:
-            found = _show_results(evaluator, state, workdir, step, logging)
+        with _make_logging(assembly, workdir, step, lambda: 0, Activity()) as logging:
+            found = show_results(evaluator, state, workdir, step, logging)
     if is_first():
         say(
             f"This run is finished: {step} steps are done."

@@ -1,0 +1,116 @@
+"""Where the time of a run goes, over all its attempts: ``goodput.jsonl`` in its workdir, a line each.
+
+A line is written anew every few seconds, so that an attempt that is killed has told how far it came. What steps made
+and the next attempt makes again, having begun at an earlier checkpoint, is lost.
+"""
+
+import json
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.files import write_atomically
+from rankclip_jax.telemetry.activity import Activity
+
+NAME = "goodput.jsonl"
+CAUSES = {
+    "step": "steps that count",
+    "input": "waiting for batches",
+    "checkpoint": "saving checkpoints",
+    "evaluation": "evaluation",
+    "start": "starting",
+    "compile": "compiling",
+    "recovery": "reading checkpoints to go on from",
+    "other": "other",
+    "lost": "steps made again",
+    "down": "between attempts",
+}
+
+
+class Ledger:
+    """The lines of this process's attempts.
+
+    Args:
+      workdir: the run's folder, which is there.
+      activity: what takes time.
+      started: when the first attempt of this process began, in seconds since 1970.
+    """
+
+    def __init__(self, workdir: Path, activity: Activity, started: float) -> None:
+        self._path, self._activity, self._started = workdir / NAME, activity, started
+        self._before = _lines(self._path)
+        self._counted: dict[str, float] = defaultdict(float)
+        self._line: dict[str, Any] = {}
+        self._writing = threading.RLock()
+
+    def begin(self, step: int) -> None:
+        """A new attempt goes on from a step; the one before of this process, if any, ended here."""
+        with self._writing:
+            if self._line:
+                self.write()
+                self._before.append(self._line)
+                self._started, self._counted = time.time(), self._activity.seconds()
+            self._line = {"host": socket.gethostname(), "started": self._started, "from_step": step}
+            self._activity.step = step
+            self.write()
+
+    def write(self) -> None:
+        """Writes how things stand."""
+        with self._writing:
+            now, ever = time.time(), self._activity.seconds()
+            seconds = {cause: round(ever[cause] - self._counted[cause], 3) for cause in CAUSES}
+            seconds["other"] += round(max(now - self._started - sum(seconds.values()), 0.0), 3)
+            self._line |= {"ended": now, "step": self._activity.step, "seconds": seconds}
+            write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in [*self._before, self._line]))
+
+
+def seconds_of(workdir: Path) -> dict[str, float]:
+    """Seconds of a run's wall time by `CAUSES`, over all its attempts; nothing where it has told none."""
+    lines = _lines(workdir / NAME)
+    attempts = [_of_attempt(lines, number) for number in range(len(lines))]
+    sums = {cause: sum(attempt.get(cause, 0.0) for attempt in attempts) for cause in CAUSES}
+    return {cause: seconds for cause, seconds in sums.items() if seconds > 0}
+
+
+def attempts_of(workdir: Path) -> int:
+    """How often a run was begun or went on."""
+    return len(_lines(workdir / NAME))
+
+
+def share_of_steps(seconds: dict[str, float]) -> float:
+    """The goodput: the share of the time that steps took whose results were kept."""
+    return seconds.get("step", 0.0) / max(sum(seconds.values()), 1e-9)
+
+
+def _of_attempt(lines: Sequence[dict[str, Any]], number: int) -> dict[str, float]:
+    line, later = lines[number], lines[number + 1 :]
+    seconds = dict.fromkeys(CAUSES, 0.0) | line["seconds"]
+    if later:
+        seconds["down"] = max(later[0]["started"] - line["ended"], 0.0)
+    made = line["step"] - line["from_step"]
+    kept = max(min([line["step"], *(other["from_step"] for other in later)]) - line["from_step"], 0)
+    if made > kept:
+        for cause in ("step", "input"):
+            lost = seconds[cause] * (made - kept) / made
+            seconds[cause] -= lost
+            seconds["lost"] += lost
+    return seconds
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The attempts in a file; what is no attempt is left out."""
+    found = []
+    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
+        try:
+            attempt = json.loads(line)
+            found.append(attempt | {"seconds": {name: float(attempt["seconds"][name]) for name in attempt["seconds"]}})
+            numbers = [attempt[name] for name in ("started", "ended", "from_step", "step")]
+            if not all(isinstance(number, int | float) for number in numbers):
+                found.pop()
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found

@@ -1,0 +1,40 @@
+"""What was measured of a run: written, shown and drawn."""
+
+from pathlib import Path
+
+from rankclip_jax.evaluation import results
+from rankclip_jax.evaluation.evaluator import Evaluated, Evaluator
+from rankclip_jax.hooks.logging import Logging
+from rankclip_jax.parallel.processes import is_first
+from rankclip_jax.report import picture
+from rankclip_jax.run.state import TrainState
+from rankclip_jax.telemetry.console import say
+
+
+def write_results(evaluated: Evaluated, workdir: Path, step: int, logging: Logging) -> dict[str, float | None]:
+    """Writes results to their file and to the logs; the results by name."""
+    found = {metric.name: metric.value for metric in evaluated.metrics}
+    if is_first():
+        results.write(workdir, step, evaluated.metrics)
+    logging.write(step, found)
+    return found
+
+
+def show_results(
+    evaluator: Evaluator | None, state: TrainState, workdir: Path, step: int, logging: Logging
+) -> dict[str, float | None] | None:
+    """The end of a run: all evaluations, a table, and the report's picture."""
+    if evaluator is None:
+        if is_first():
+            say("note: there are no validation data, so nothing is evaluated and no report is drawn")
+        return None
+    if is_first():
+        say(f"evaluating on {evaluator.size:,} held-out pairs")
+    evaluated = evaluator(state.variables_of(evaluator.weights))
+    found = write_results(evaluated, workdir, step, logging)
+    if is_first():
+        drawn = picture.draw(workdir, evaluator.source, evaluated.embedded)
+        count, path = len(evaluated.embedded.index), results.path_of(workdir, step)
+        say(f"\nEvaluation on {count:,} held-out pairs ({path}):\n{results.format_table(evaluated.metrics)}\n")
+        say(f"Report: {drawn}")
+    return found

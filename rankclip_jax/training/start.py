@@ -1,0 +1,56 @@
+"""Where a run goes on, or begins, and with which state."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.interop import loading
+from rankclip_jax.parallel.processes import is_first
+from rankclip_jax.run import schedule, settings
+from rankclip_jax.run import workdir as workdirs
+from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.run.checkpoints import choose_whole, read_state
+from rankclip_jax.run.state import TrainState, create, describe
+from rankclip_jax.telemetry.console import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The step to go on from, 0 for a new run, whether it is saved, and checkpoints that the run cannot use."""
+
+    step: int = 0
+    saved: bool = False
+    aside: tuple[int, ...] = ()
+
+
+def choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, examples: int) -> Start:
+    """Where the run goes on: from its newest whole checkpoint, or where it is to be longer, one that can be."""
+    if stored is None:
+        return Start()
+    before, now = settings.total_steps(stored, examples), assembly.total_steps
+    assert now is not None
+    if before == now:
+        return newest(workdir)
+    lengthen = functools.partial(schedule.step_to_lengthen_from, assembly.config.optimizer, before, now)
+    step, broken = choose_whole(workdir, lengthen)
+    later = {later for later in workdirs.saved_steps(workdir) if later > step}
+    if is_first():
+        say(f"note: to become {now} steps long the run goes back to step {step}, before its rate fell")
+    return Start(step, saved=True, aside=tuple(sorted(later.union(broken))))
+
+
+def newest(workdir: Path) -> Start:
+    """The newest whole checkpoint that the run has saved, or its very start."""
+    if not workdirs.saved_steps(workdir):
+        return Start()
+    step, broken = choose_whole(workdir)
+    return Start(step, saved=True, aside=tuple(broken))
+
+
+def restore_or_initialise(assembly: Assembly, workdir: Path, start: Start) -> TrainState:
+    """The checkpoint to go on from, or else the weights to start from, or else a draw."""
+    if not start.saved:
+        return create(assembly, loading.weights_to_start_from(assembly.config, assembly.model))
+    return read_state(workdir, describe(assembly), start.step)
