@@ -1,11 +1,13 @@
-# make demo | test | plan | test-plan | test-fast | check | install | img2dataset. Variables: PYTHON (3.11 or newer), VENV, WORKDIR (of the demo), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
+# make demo | test | test-slow | soak | plan | test-plan | check | install | img2dataset. Variables: PYTHON (3.11 or newer),
+# VENV, WORKDIR (of the demo), MINUTES (of the soak), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?= auto
 WORKDIR ?= runs/demo
+MINUTES ?= 30
 RUN := $(VENV)/bin/python
 
-.PHONY: install install-test img2dataset plan test-plan demo test test-fast check
+.PHONY: install install-test img2dataset plan test-plan demo test test-slow soak check
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -48,13 +50,17 @@ demo: install
 	$(RUN) -m rankclip_jax.train --config configs/demo.py --workdir $(WORKDIR)
 
 test: install-test
-	$(RUN) -m pytest
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: install-test
+	$(RUN) -m pytest -m slow
 
 test-plan: plan
 	.venv-plan/bin/python -m pytest tests/planning -m planned
 
-test-fast: install-test
-	$(RUN) -m pytest -m "not slow"
+# Faults injected into runs of two processes, for MINUTES.
+soak: install-test
+	$(RUN) -m tests.soak --minutes $(MINUTES)
 
 check: install-test
 	$(RUN) -m ruff check .

@@ -13,6 +13,7 @@ from rankclip_jax.benchmarks import loss
 from tests.commands import run
 
 
+@pytest.mark.slow
 def test_the_straightforward_version_is_the_same_loss(mesh_of):
     from configs import base
     from tests.objectives import numpy_reference as reference
@@ -28,7 +29,6 @@ def test_the_straightforward_version_is_the_same_loss(mesh_of):
             np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.slow
 def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
     path = tmp_path / "loss.json"
     output = run("benchmark", "loss", "--batch_sizes=64,128", "--embedding_size=16", f"--json={path}", devices=2).stdout
@@ -40,7 +40,6 @@ def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
     assert all(row["milliseconds"] > 0 and row["temporary_gib"] > 0 for row in rows)
 
 
-@pytest.mark.slow
 def test_benchmark_says_what_it_cannot_measure():
     assert "expected one of loss, train, input, checkpoint; found nothing" in run("benchmark", status=2).stderr
     assert "no 'clap'; there are clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
@@ -71,7 +70,6 @@ def has(package):
         return False
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not has("jax-cuda13-plugin"), reason='needs pip install "jax[cuda13]"')
 @pytest.mark.parametrize(
     ("topology", "batch_size", "gib"),
@@ -87,7 +85,6 @@ def test_the_loss_fits_its_memory_on_devices_that_are_not_here(topology, batch_s
         assert traffic["bytes"] <= 1.01 * embeddings + 64
 
 
-@pytest.mark.slow
 def test_the_input_benchmark_measures_every_stage_and_pytorch(tmp_path):
     rows = ["filepath,title"]
     for number in range(40):

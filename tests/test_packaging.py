@@ -40,7 +40,6 @@ def installed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_an_installed_package_works_from_anywhere_and_shadows_nothing(installed):
     assert {path.name.split("-")[0] for path in (installed / "site").iterdir()} == {"rankclip_jax", "input_pipeline"}
     script = (
@@ -63,7 +62,6 @@ def test_an_installed_package_works_from_anywhere_and_shadows_nothing(installed)
     assert done.stdout.strip() == str(recipes.names())
 
 
-@pytest.mark.slow
 def test_commands_find_recipes_by_name_from_another_folder(installed):
     """The package as `make install` leaves it: in place, found from any folder."""
     said = run("train", "--config", "demo", "--config.train.steps=0", folder=installed / "home", status=2).stderr

@@ -20,7 +20,7 @@ class Profiling(contextlib.ExitStack):
     """Traces steps ``first`` to ``last`` of every process, and `_FEW` of a process that is sent SIGUSR2.
 
     Args:
-      folder: of the traces; each has one of its own inside, named by the time.
+      folder: of the traces; each has one of its own inside.
       first: 0: none.
       last: the same.
       start_step: updates done before this process began.
@@ -54,7 +54,7 @@ class Profiling(contextlib.ExitStack):
             return
         self._until = self._last if step == self._first else step + _FEW - 1
         self._asked = False
-        jax.profiler.start_trace(str(self._folder))
+        jax.profiler.start_trace(str(self._folder / f"from_step_{step}"))
 
     def _end(self, step: int) -> None:
         if not self._until:

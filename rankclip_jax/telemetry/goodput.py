@@ -4,6 +4,7 @@ A line is written anew every few seconds, so that an attempt that is killed has 
 and the next attempt makes again, having begun at an earlier checkpoint, is lost.
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -42,7 +43,7 @@ class Ledger:
 
     def __init__(self, workdir: Path, activity: Activity, started: float) -> None:
         self._path, self._activity, self._started = workdir / NAME, activity, started
-        self._before = _lines(self._path)
+        self._before = self._path.read_text(encoding="utf8").splitlines() if self._path.exists() else []
         self._counted: dict[str, float] = defaultdict(float)
         self._line: dict[str, Any] = {}
         self._writing = threading.RLock()
@@ -52,7 +53,7 @@ class Ledger:
         with self._writing:
             if self._line:
                 self.write()
-                self._before.append(self._line)
+                self._before.append(json.dumps(self._line))
                 self._started, self._counted = time.time(), self._activity.seconds()
             self._line = {"host": socket.gethostname(), "started": self._started, "from_step": step}
             self._activity.step = step
@@ -65,7 +66,7 @@ class Ledger:
             seconds = {cause: round(ever[cause] - self._counted[cause], 3) for cause in CAUSES}
             seconds["other"] += round(max(now - self._started - sum(seconds.values()), 0.0), 3)
             self._line |= {"ended": now, "step": self._activity.step, "seconds": seconds}
-            write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in [*self._before, self._line]))
+            write_atomically(self._path, "\n".join([*self._before, json.dumps(self._line)]) + "\n")
 
 
 def seconds_of(workdir: Path) -> dict[str, float]:
@@ -105,12 +106,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The attempts in a file; what is no attempt is left out."""
     found = []
     for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             attempt = json.loads(line)
-            found.append(attempt | {"seconds": {name: float(attempt["seconds"][name]) for name in attempt["seconds"]}})
-            numbers = [attempt[name] for name in ("started", "ended", "from_step", "step")]
-            if not all(isinstance(number, int | float) for number in numbers):
-                found.pop()
-        except (ValueError, KeyError, TypeError):
-            continue
+            numbers = {name: float(attempt[name]) for name in ("started", "ended", "from_step", "step")}
+            found.append(numbers | {"seconds": {name: float(value) for name, value in attempt["seconds"].items()}})
     return found

@@ -64,7 +64,6 @@ def test_weights_that_are_not_finite_measure_nothing(weights, mesh_of):
         Embedder(MODEL, Layout(mesh_of(1))).dataset(broken, SOURCE, 23, batch_size=8)
 
 
-@pytest.mark.slow
 def test_two_processes_whose_devices_take_turns_get_each_row_its_own_embedding(weights, mesh_of, tmp_path):
     """As `create_device_mesh` orders the devices of larger TPU slices; and both write one config.json."""
     with socket.socket() as free:

@@ -211,7 +211,6 @@ def test_one_of_several_captions_is_drawn_anew_every_epoch():
     assert all(len(captions) == 2 for captions in seen.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("hosts", "workers"), [(1, 4), (2, 0), (2, 2), (4, 0), (4, 1)])
 def test_three_epochs_are_the_same_for_any_number_of_hosts_and_workers(hosts, workers):
     """40 records and batches of 8: three epochs are 15 steps."""

@@ -107,7 +107,6 @@ def test_beam_writes_the_same_bytes(forty, prepared, tmp_path):
     assert checksums(tmp_path / "x") == checksums(prepared)
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
     path, rng = write_csv(tmp_path / "in", 600), random.Random(0)
     options = ["--shard_size", "20", "--shrink", "24", "--drop_duplicates", "--validation_share", "0.2"]

@@ -77,7 +77,6 @@ def test_open_clips_models_compute_the_same_here_and_go_back_unchanged(name, ope
     assert not back
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_hugging_faces_models_compute_the_same_here(activation, transformers, torch, tmp_path):
     tower = {"num_attention_heads": 6, "hidden_size": 384, "intermediate_size": 1536, "hidden_act": activation}
@@ -115,7 +114,6 @@ def export(capsys):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "output"), [("open_clip", "x.safetensors"), ("hugging_face", "x"), ("rankclip", "x.pt")]
 )
@@ -133,7 +131,6 @@ def test_exports_are_read_back_and_return_bit_for_bit(
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
 
 
-@pytest.mark.slow
 def test_the_demos_model_classifies_every_image_alike_in_open_clip(run_folder, open_clip, torch, tmp_path, export):
     said = export(run_folder, "open_clip", tmp_path / "demo.safetensors")
     line = said.splitlines()[-1]
@@ -157,7 +154,6 @@ def test_the_demos_model_classifies_every_image_alike_in_open_clip(run_folder, o
     assert np.array_equal((ours @ our_classes.T).argmax(1), (theirs @ their_classes.T).argmax(1))
 
 
-@pytest.mark.slow
 def test_hugging_faces_processor_gives_the_same_ids_and_nearly_the_same_pixels(
     run_folder, transformers, tmp_path, export
 ):
@@ -178,7 +174,6 @@ def test_resnets_have_no_place_in_hugging_faces_layout(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.slow
 def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "there are open_clip, hugging_face, rankclip" in export(run_folder, "torch", tmp_path / "x.pt", status=2)
     assert "ends in .safetensors" in export(run_folder, "open_clip", tmp_path / "x.pt", status=2)
@@ -197,7 +192,6 @@ def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.slow
 def test_pixel_normalisation_goes_along_and_comes_back(export, transformers, open_clip, tmp_path):
     half = (0.5, 0.5, 0.5)
     folder = make_run(tmp_path / "run", pixel_mean=half, pixel_deviation=half)
@@ -225,7 +219,6 @@ def test_a_file_that_is_none_of_weights_is_told_by_its_name(name, tmp_path):
         rankclip_jax.load(tmp_path / name, weights="newest")
 
 
-@pytest.mark.slow
 def test_what_the_release_cannot_compute_is_not_exported_for_it(torch, tmp_path, export):
     folder = make_run(tmp_path / "run", "siglip", activation="gelu")
     assert "QuickGELU without a learned bias; found gelu with" in export(

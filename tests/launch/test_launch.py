@@ -176,7 +176,6 @@ def test_a_signal_reaches_each_local_process_once_and_none_is_left(number, tmp_p
             os.kill(int((tmp_path / name).read_text()), 0)
 
 
-@pytest.mark.slow
 def test_processes_that_were_given_other_settings_stop_and_name_the_host(tmp_path):
     words = [sys.executable, "-m", "rankclip_jax.train", *SMALL_FLAGS, "--workdir", str(tmp_path / "run")]
     command = 'exec "$@" --config.seed=$JAX_PROCESS_ID'

@@ -23,6 +23,8 @@ import pytest
 from tests.launch.test_launch import HEARING, ROOT, launch
 from tests.training.conftest import SMALL_FLAGS
 
+pytestmark = pytest.mark.slow
+
 FLAGS = [*SMALL_FLAGS, "--config.objective.name=clip", "--config.train.steps=8", "--config.data.validation_examples=0"]
 TRAIN = ["env", "JAX_PLATFORMS=cpu", "JAX_NUM_CPU_DEVICES=1", sys.executable, "-m", "rankclip_jax.train", *FLAGS]
 LONG = [
@@ -143,7 +145,6 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         yield settings
 
 
-@pytest.mark.slow
 def test_two_local_processes_train_as_one(alone, tmp_path):
     done = launch("local.sh", "2", *TRAIN, "--workdir", str(tmp_path))
     np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-5)
@@ -154,7 +155,6 @@ def test_two_local_processes_train_as_one(alone, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_four_processes_in_a_hybrid_layout_train_as_one(alone, tmp_path):
     flags = ["--config.mesh.replica=2", "--config.mesh.fsdp=2", "--workdir", str(tmp_path)]
     launch("local.sh", "4", *TRAIN, *flags)
@@ -166,7 +166,6 @@ def test_four_processes_in_a_hybrid_layout_train_as_one(alone, tmp_path):
     np.testing.assert_allclose(*norms, rtol=1e-4)  # before a wrong one has changed a loss
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_is_started_again_and_ends_as_if_nothing_were(alone, tmp_path):
     words = [ROOT / "launch" / "supervise.sh", *TRAIN, "--workdir", str(tmp_path)]
     script = subprocess.Popen(words, env=os.environ | {"PAUSE": "0"}, stdout=subprocess.PIPE, text=True)
@@ -179,7 +178,6 @@ def test_a_run_that_is_killed_is_started_again_and_ends_as_if_nothing_were(alone
     assert '"event": "started_again", "status": 137, "checkpoint": 5' in (tmp_path / "events.jsonl").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["Ctrl-C", "a process that dies", "a process that stops"])
 def test_all_local_processes_end_when_one_does(ending, tmp_path):
     """Within a minute, and with the step saved where it was asked to stop."""
@@ -205,7 +203,6 @@ def test_all_local_processes_end_when_one_does(ending, tmp_path):
     assert bool(list((tmp_path / "checkpoints").glob("[0-9]*"))) == (ending == "Ctrl-C"), said
 
 
-@pytest.mark.slow
 def test_two_processes_started_by_ssh_go_on_with_the_run_of_one(alone, ssh, tmp_path):
     shutil.copytree(alone, tmp_path / "run")
     forget_the_end(tmp_path / "run")
@@ -215,7 +212,6 @@ def test_two_processes_started_by_ssh_go_on_with_the_run_of_one(alone, ssh, tmp_
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_job_of_two_processes_trains_as_one(alone, slurm, tmp_path):
     variables = slurm | {"PROCESSES": "2", "PYTHON": sys.executable, "JAX_NUM_CPU_DEVICES": "1"}
     words = ["sbatch", "--wait", "--ntasks=2", f"--output={tmp_path}/log", "launch/slurm.sh", *FLAGS,

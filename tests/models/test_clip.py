@@ -97,6 +97,7 @@ def test_what_follows_the_end_of_text_does_not_matter(variables):
     assert np.abs(encode(text.at[0, 2].set(17)) - encode(text)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_initial_weights_have_clips_deviations():
     preset = dataclasses.replace(PRESETS["ViT-B-32"], text=dataclasses.replace(DEMO.text, width=512, layers=2))
     batch = {"image": jnp.zeros((1, 224, 224, 3), jnp.uint8), "text": jnp.zeros((1, 24), jnp.int32)}

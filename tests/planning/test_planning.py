@@ -134,7 +134,6 @@ AT_32K = "--config.train.global_batch_size=32768"
 
 
 @pytest.mark.planned
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -94,7 +94,6 @@ def assert_same(found, expected, tolerance):
         )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_micro_batches_in_a_hybrid_layout_give_the_gradients_of_the_whole_batch_on_one_device(objective):
     """GradCache is exact: the scale's and the bias's gradients too, and the patches that are left out are the same."""
@@ -103,7 +102,6 @@ def test_micro_batches_in_a_hybrid_layout_give_the_gradients_of_the_whole_batch_
     assert_same(gradients(assembled(objective, "hybrid", accumulation=2)), whole, 1e-5)
 
 
-@pytest.mark.slow
 def test_any_number_of_micro_batches_gives_the_gradients_of_the_whole_batch():
     whole = gradients(assembled("rankclip", objective__second_view=True))
     for count in (2, 8, 32):
@@ -111,7 +109,6 @@ def test_any_number_of_micro_batches_gives_the_gradients_of_the_whole_batch():
         assert_same(found, whole, 1e-5)
 
 
-@pytest.mark.slow
 def test_in_double_precision_micro_batches_differ_by_rounding_alone(monkeypatch):
     def attention(query, key, value, is_causal, implementation):
         """JAX's own has a float32 softmax, whatever the type."""
@@ -179,7 +176,6 @@ def test_an_override_that_cannot_be_is_refused(override, said):
         describe(assembled("clip", "sharded", mesh__overrides=(override,)))
 
 
-@pytest.mark.slow
 def test_what_a_step_keeps_falls_with_the_number_of_micro_batches():
     def temporaries(count):
         assembly = assembled("clip", accumulation=count, train__global_batch_size=256)

@@ -168,7 +168,6 @@ def test_settings_of_version_1_are_brought_up_to_date(tmp_path):
     assert set(versions.CHANGES) == set(range(2, versions.VERSION + 1))
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_what_settings_that_came_later_meant(tmp_path, monkeypatch):
     """Another version adds a setting whose default is not what runs before did."""
     train_small(tmp_path / "run", train__steps=10, objective__name="clip")

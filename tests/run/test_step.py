@@ -99,7 +99,6 @@ def test_second_views_count_in_the_batch_statistics(on_one_device, batch, mesh_o
     assert not any(jax.tree.leaves(equal(state.batch_statistics, on_one_device[0].batch_statistics)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("frozen", "learning"), [("vision", "text"), ("text", "vision")])
 def test_a_frozen_tower_stays_as_it_is(frozen, learning, batch, mesh_of):
     before = start("small ResNet")
@@ -131,6 +130,7 @@ def test_patch_dropout_leaves_out_other_patches_in_every_draw_and_none_in_evalua
     assert f"f32[{4 * (1 + 8)},64]" in str(seen)  # 8 of 16 patches and the class token
 
 
+@pytest.mark.slow
 def test_patch_dropout_does_not_depend_on_the_devices(batch, mesh_of):
     one, eight = (steps(settings("small ViT", patch_dropout=0.5), batch, mesh_of(count), 1)[1] for count in (1, 8))
     np.testing.assert_allclose(eight, one, rtol=1e-5)

@@ -44,7 +44,10 @@ def main() -> None:
             except Broken as broken:
                 told, kept = str(broken), False
             done.setdefault(fault.__name__, []).append(kept)
-            print(f"{'kept' if kept else 'BROKEN'}: {fault.__name__}: {told} ({time.monotonic() - start:.0f} s)", flush=True)
+            print(
+                f"{'kept' if kept else 'BROKEN'}: {fault.__name__}: {told} ({time.monotonic() - start:.0f} s)",
+                flush=True,
+            )
     for name, results in done.items():
         print(f"{name:<24} {sum(results)} of {len(results)} kept")
     sys.exit(not all(all(results) for results in done.values()))

@@ -79,7 +79,6 @@ def test_sha256sum_reads_the_digests(saved):
     assert about["settings"]["train"]["steps"] == LAST
 
 
-@pytest.mark.slow
 def test_the_one_before_is_used_and_the_run_ends_as_if_nothing_had_been(saved, undisturbed, caplog):
     flip(max(files_of(saved), key=lambda path: path.stat().st_size))
     assert choose_step(saved, None) == 15
@@ -100,7 +99,6 @@ def test_one_of_another_step_or_run_is_not_used(saved):
     assert "is of another run: config.seed: 0 there, 1 now" in faults_of(saved, 15)[0]
 
 
-@pytest.mark.slow
 def test_with_none_left_nothing_is_begun_anew(saved):
     for step in (10, 15, 20):
         flip(max(files_of(saved, step), key=lambda path: path.stat().st_size))
@@ -108,7 +106,6 @@ def test_with_none_left_nothing_is_begun_anew(saved):
         train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
 
 
-@pytest.mark.slow
 def test_what_holds_a_value_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
     """Not of the loss or the gradients, which are seen before, but of a moment of the optimiser."""
     from rankclip_jax.run import checkpoints
@@ -140,7 +137,6 @@ def full_disk(monkeypatch, times):
     monkeypatch.setattr(proof, "write", write)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_save_that_fails_is_said_and_tried_again_and_training_goes_on(tmp_path, monkeypatch, capsys):
     full_disk(monkeypatch, 2)
@@ -152,7 +148,6 @@ def test_a_save_that_fails_is_said_and_tried_again_and_training_goes_on(tmp_path
     assert events == ["saving_failed"] * 2
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_after_too_many_the_run_stops_with_what_was_saved_before(tmp_path, monkeypatch):
     train_small(tmp_path / "run", train__steps=10, optimizer__schedule="constant", optimizer__warmup_share=0.0)
@@ -168,7 +163,6 @@ def test_after_too_many_the_run_stops_with_what_was_saved_before(tmp_path, monke
     assert faults_of(tmp_path / "run", 10) == []
 
 
-@pytest.mark.slow
 def test_minutes_save_too_and_every_so_many_steps_stay(tmp_path, monkeypatch):
     minutes = iter(range(1000))
     monkeypatch.setattr(saving, "time", types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))

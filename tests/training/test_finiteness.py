@@ -49,7 +49,6 @@ def events(workdir):
     return [json.loads(line) for line in (workdir / "events.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_the_run_stops_and_names_the_step_its_records_and_what_was_not_finite(poison, tmp_path):
     poison()
     with pytest.raises(UserError, match=r"is nan at step 8: the run has diverged .* checkpoint is of step 5"):
@@ -61,7 +60,6 @@ def test_the_run_stops_and_names_the_step_its_records_and_what_was_not_finite(po
     assert not (tmp_path / "run" / "checkpoints" / "10").exists()
 
 
-@pytest.mark.slow
 def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys, monkeypatch):
     poison(always=False)
     assert train_small(tmp_path / "run", train__when_not_finite="go_back").finished
@@ -79,14 +77,12 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
     assert steps == [*range(1, BAD), *range(BAD + 1, 21)]
 
 
-@pytest.mark.slow
 def test_a_run_that_cannot_get_over_it_stops_at_the_limit(poison, tmp_path):
     poison()
     with pytest.raises(UserError, match=r"that makes 3 such steps, more than config\.train\.not_finite_limit=2"):
         train_small(tmp_path / "run", train__when_not_finite="skip", train__not_finite_limit=2)
 
 
-@pytest.mark.slow
 def test_an_update_that_is_not_finite_is_skipped_and_the_state_is_kept():
     """A batch of which the loss is NaN: nothing but the number of the step changes."""
     from rankclip_jax.run.assembly import assemble

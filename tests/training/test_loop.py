@@ -34,8 +34,6 @@ from tests.training.conftest import (
     train_small,
 )
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def quick_picture(request, monkeypatch):
@@ -162,6 +160,7 @@ def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed,
     assert not np.array_equal(before["text"]["projection"]["kernel"], after["text"]["projection"]["kernel"])
 
 
+@pytest.mark.slow
 def test_siglip_brings_its_own_bias_learns_it_and_resumes_with_it(tmp_path):
     changes = {"objective__name": "siglip", "objective__second_view": True, "objective__chunk_size": 3}
     train_small(tmp_path / "whole", **changes, train__steps=6)
@@ -192,6 +191,7 @@ def test_a_method_may_learn_arrays(tmp_path, monkeypatch):
     assert 0 < np.abs(head - np.eye(32)).max() < 0.01
 
 
+@pytest.mark.slow
 def test_a_method_may_remember_something_of_each_sample(tmp_path, monkeypatch):
     """How often each was seen, here: kept, saved and gone on with, over two meshes, and no metric."""
     import types
@@ -249,6 +249,7 @@ def test_a_signal_in_the_last_evaluation_stops_at_once_and_the_next_start_makes_
     assert read_metrics(tmp_path / "run")[-1]["zero_shot/top_1"] == outcome.results["zero_shot/top_1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant", "warmup_stable_decay"])
 def test_a_run_goes_on_to_more_steps_where_its_rate_allows_it(schedule, tmp_path):
     changes = {"optimizer__schedule": schedule, "optimizer__warmup_share": 0.0, "objective__name": "clip"}
@@ -272,6 +273,7 @@ def test_a_cosine_cannot_be_made_longer_and_the_way_otherwise_is_said(undisturbe
         train_small(undisturbed, train__steps=30, objective__name="rankclip")
 
 
+@pytest.mark.slow
 def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
     train_small(tmp_path / "run", optimizer__average=0.9, evaluation__weights="average", train__steps=12)
     state = final_state(tmp_path / "run")[1]
@@ -339,7 +341,7 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_ra
             jax.random.key(0)))()  # fmt: skip
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), variables)
 
-    monkeypatch.setattr(loop.loading, "weights_to_start_from", damaged)
+    monkeypatch.setattr(loading, "weights_to_start_from", damaged)
     with pytest.raises(UserError, match=r"is nan at step 1, before anything was learned: the learning rate is not"):
         train_small(tmp_path / "run")
 

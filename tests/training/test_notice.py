@@ -11,8 +11,6 @@ from rankclip_jax.run.workdir import saved_steps
 from rankclip_jax.training import loop
 from tests.training.conftest import assert_bit_identical, final_state, train_small
 
-pytestmark = pytest.mark.slow
-
 
 def hang():
     """Longer than any test may take, as a wait that a signal's handler can end."""
@@ -23,7 +21,7 @@ def hang():
 def test_an_evaluation_is_broken_off(tmp_path, monkeypatch):
     start = time.monotonic()
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "__call__", lambda self, variables: hang())
+        patch.setattr(Evaluator, "__call__", lambda *_: hang())
         outcome = train_small(
             tmp_path / "run",
             evaluation__every_steps=7,
@@ -35,6 +33,7 @@ def test_an_evaluation_is_broken_off(tmp_path, monkeypatch):
     assert time.monotonic() - start < 100
 
 
+@pytest.mark.slow
 def test_a_wait_for_data_is_broken_off_and_the_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
     real = loop.device_batches
 

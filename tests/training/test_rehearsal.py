@@ -10,8 +10,6 @@ from rankclip_jax.training import rehearsal
 from rankclip_jax.training.loop import train
 from tests.training.conftest import one_device, small, train_small
 
-pytestmark = pytest.mark.slow
-
 
 def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -26,6 +24,7 @@ def test_a_new_run_is_tried_and_nothing_is_left(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_going_on_is_tried_and_the_run_stays_as_it_is(tmp_path, capsys):
     train_small(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "20")

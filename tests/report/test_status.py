@@ -1,0 +1,56 @@
+"""What `rankclip_jax.status` says of a run."""
+
+import json
+
+import pytest
+
+from input_pipeline.errors import UserError
+from rankclip_jax import recipes
+from rankclip_jax.report import status
+from rankclip_jax.run import settings, workdir
+from rankclip_jax.telemetry.events import Events
+from tests.telemetry.test_goodput import attempt, write
+
+
+def make(folder, **optimizer):
+    config = recipes.base()
+    config.train.steps = 10
+    config.optimizer.update(optimizer)
+    settings.check_parts(config)
+    workdir.write_config(folder, config)
+    return folder
+
+
+def test_a_run_is_described_from_its_files(tmp_path):
+    make(tmp_path)
+    write(tmp_path, attempt(0.0, 100.0, 0, 30, step=75.0, compile=25.0))
+    (tmp_path / "heartbeat.json").write_text(json.dumps({
+        "time": 0.0, "host": "node7", "process": 12, "step": 30, "doing": "saving after step 30", "seconds": 4.0
+    }))  # fmt: skip
+    for _ in range(2):
+        Events(tmp_path).write("loss_spike", step=3)
+    lines = list(status.describe(tmp_path))
+    assert lines[1] == "checkpoints: none yet"
+    assert lines[2].endswith("at step 30, in saving after step 30 for 4 s; process 12 on node7")
+    assert lines[3] == "goodput: 75.0% of 1 min 40 s, over 1 attempt(s)"
+    assert [line.split() for line in lines[4:6]] == [
+        ["steps", "that", "count", "1", "min", "15", "s", "75.0%"], ["compiling", "25", "s", "25.0%"]
+    ]  # fmt: skip
+    assert lines[6:] == ["event: loss_spike, 2 time(s)"]
+
+
+def test_a_run_that_has_told_nothing_yet_is_one_too(tmp_path):
+    assert "last heard of: never" in list(status.describe(make(tmp_path)))
+
+
+def test_settings_that_differ_are_told(tmp_path):
+    one, other = make(tmp_path / "one"), make(tmp_path / "other", learning_rate=1e-3, name="lion")
+    told = list(status.describe_differences(one, other))
+    assert told[0] == f"settings: 2 differ from {other}"
+    assert set(told[1:]) == {
+        f"  config.optimizer.learning_rate: 0.0005 in {one}, 0.001 in {other}",
+        f"  config.optimizer.name: 'adamw' in {one}, 'lion' in {other}",
+    }
+    assert list(status.describe_differences(one, one)) == [f"settings: none differ from {one}"]
+    with pytest.raises(UserError, match="no run at"):
+        list(status.describe_differences(one, tmp_path))
