@@ -84,11 +84,20 @@ class Checkpoints:
         """Raises `SavingFailed` if what was started has failed meanwhile."""
         with self._explained():
             self._manager.check_for_errors()
+            if not self._manager.is_saving_in_progress():
+                self._seal()
 
     def wait(self) -> None:
         """Waits until what was started is safe on disk; raises `SavingFailed` where it cannot be."""
         with self._explained():
             self._manager.wait_until_finished()
+            self._seal()
+
+    def _seal(self) -> None:
+        """The digests are of all files now."""
+        if is_first() and self._under_way is not None:
+            proof.seal(self._folder / str(self._under_way))
+        self._under_way = None
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -96,13 +105,14 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # of many kinds, some of them TensorStore's own
-            for folder in self._folder.glob(f"{self._under_way}.*tmp*"):
+            step, self._under_way = self._under_way, None
+            for folder in self._folder.glob(f"{step}.*tmp*"):
                 shutil.rmtree(folder, ignore_errors=True)
             self._manager = self._open()
             words = " ".join(str(error).split())
             words = words if len(words) < 300 else f"{words[:100]} ... {words[-180:]}"
             raise SavingFailed(
-                f"the checkpoint of step {self._under_way} in {self._folder} cannot be written "
+                f"the checkpoint of step {step} in {self._folder} cannot be written "
                 f"({type(error).__name__}: {words})"
             ) from error
 

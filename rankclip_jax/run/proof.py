@@ -1,7 +1,7 @@
 """What proves that a checkpoint is whole and this run's: digests of its files, and what it was saved by.
 
 ``SHA256SUMS`` is in the form of `sha256sum`, which reads it too. Both files are there when the checkpoint is committed,
-at the latest.
+at the latest; what Orbax writes in doing so is added a moment later.
 """
 
 import concurrent.futures
@@ -19,7 +19,7 @@ from rankclip_jax import __version__
 
 SUMS = "SHA256SUMS"
 ABOUT = "about.json"
-# What Orbax writes while it commits, after the digests, and how these files begin.
+# What Orbax writes while it commits, and how these files begin: all that is known of them until they are added.
 _OF_THE_COMMIT = {
     "_CHECKPOINT_METADATA": '{"item_handlers": ',
     "commit_success.txt": "Checkpoint commit was successful",
@@ -45,8 +45,14 @@ def write(folder: Path, step: int, settings: dict[str, Any]) -> None:
         "settings": settings,
     }
     files.write_atomically(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    lines = [f"{_digest(folder / name)}  {name}\n" for name in sorted(_names(folder))]
+    lines = [f"{_digest(folder / name)}  {name}\n" for name in sorted(_names(folder)) if name not in _OF_THE_COMMIT]
     files.write_atomically(folder / SUMS, "".join(lines))
+
+
+def seal(folder: Path) -> None:
+    """Adds the files that a commit has written to the digests of a checkpoint which nothing has happened to since."""
+    added = "".join(f"{_digest(folder / name)}  {name}\n" for name in _OF_THE_COMMIT)
+    files.write_atomically(folder / SUMS, (folder / SUMS).read_text(encoding="ascii") + added)
 
 
 def has_proof(folder: Path) -> bool:
@@ -69,7 +75,7 @@ def faults(folder: Path) -> Iterator[str]:
             yield f"{sums} is altered: {line[:80]!r} is no digest and name"
             return
         expected[match[2]] = match[1]
-    found = set(_names(folder))
+    found = set(_names(folder)) - (_OF_THE_COMMIT.keys() - expected.keys())
     yield from (f"{folder / name} is missing" for name in sorted(expected.keys() - found))
     yield from (f"{folder / name} is not of this checkpoint" for name in sorted(found - expected.keys()))
     both = sorted(expected.keys() & found)
@@ -78,7 +84,7 @@ def faults(folder: Path) -> Iterator[str]:
             if digest != expected[name]:
                 yield f"{folder / name} is altered or cut off"
     for name, beginning in _OF_THE_COMMIT.items():
-        if not _begins(folder / name, beginning):
+        if name not in expected and not _begins(folder / name, beginning):
             yield f"{folder / name} is missing or altered"
 
 
@@ -90,7 +96,7 @@ def about(folder: Path) -> dict[str, Any]:
 def _names(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and name != SUMS and name not in _OF_THE_COMMIT:
+        if not path.is_dir() and name != SUMS:
             yield name
 
 

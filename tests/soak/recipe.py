@@ -16,5 +16,6 @@ def get_config():
     config.checkpoint.every_steps = 6
     config.evaluation.every_steps = 10
     config.logging.every_steps = 1
+    config.processes.start_seconds = 30
     config.processes.heartbeat_seconds = 10
     return config
