@@ -83,8 +83,9 @@ class Checkpoints:
     def check(self) -> None:
         """Raises `SavingFailed` if what was started has failed meanwhile."""
         with self._explained():
+            is_over = not self._manager.is_saving_in_progress()
             self._manager.check_for_errors()
-            if not self._manager.is_saving_in_progress():
+            if is_over:
                 self._seal()
 
     def wait(self) -> None:
