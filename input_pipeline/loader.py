@@ -169,7 +169,7 @@ class EvaluationRow(grain.transforms.Map):
             except UnreadableError as error:
                 unreadable = f"record {index}: {error}"
         pixels = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        return {"image": pixels, "captions": [""], "index": np.int32(-1), "unreadable": unreadable}
+        return {"image": pixels, "captions": [], "index": np.int32(-1), "unreadable": unreadable}
 
 
 def evaluation_batches(

@@ -70,7 +70,8 @@ class Scenes:
     @property
     def truth(self) -> Truth:
         """What fits which: a class for each image, and the relevance of every image to every caption."""
-        return Truth(classes=Classes(CLASS_NAMES, CLASS_TEMPLATES, self.class_labels), relevance=self.relevance)
+        prompts = [[template.format(name) for template in CLASS_TEMPLATES] for name in CLASS_NAMES]
+        return Truth(classes=Classes(CLASS_NAMES, prompts, self.class_labels), relevance=self.relevance)
 
     def image_attributes(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """What each image shows, of those named or of all: int ``[n, 6]``, indices into the values of `ATTRIBUTES`."""

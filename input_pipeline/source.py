@@ -26,12 +26,13 @@ class Classes:
 
     Args:
       names: of the classes.
-      templates: sentences with a place ``{}`` for a name.
-      labels: from the numbers of records to their classes, int ``[n]``.
+      prompts: for each class the sentences that describe it.
+      labels: from the numbers of records to their classes, int ``[n]``; where an image may have several, zeros and ones
+        ``[n, classes]``.
     """
 
     names: Sequence[str]
-    templates: Sequence[str]
+    prompts: Sequence[Sequence[str]]
     labels: Callable[[Sequence[int]], np.ndarray]
 
 
@@ -55,7 +56,7 @@ def truth_of(source: Source) -> Truth:
 
 
 def captions(record: dict) -> list[str]:
-    """All captions of a record, at least one."""
+    """All captions of a record; images with labels may have none."""
     return [record["text"]] if isinstance(record["text"], str) else list(record["text"])
 
 

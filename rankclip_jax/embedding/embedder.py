@@ -99,6 +99,7 @@ class Embedder:
           UserError: no image can be read, or an embedding is not finite.
         """
         preset, devices = self.model.preset, self._layout.mesh.size
+        length = preset.text.context_length
         parts: list[tuple[np.ndarray, ...]] = []
         for batch in evaluation_batches(
             source,
@@ -114,7 +115,7 @@ class Embedder:
             captions = batch.pop("captions")
             most = _power_of_two(largest_of_all(max(map(len, captions))))
             filled = [text for row in captions for text in [*row, *[""] * (most - len(row))]]
-            tokens = tokenize(filled, preset.text.context_length).reshape(len(captions), most, -1)
+            tokens = tokenize(filled, length).reshape(len(captions), most, length)
             rows = self._layout.put_rows(
                 {
                     "image": batch["image"],
@@ -124,7 +125,8 @@ class Embedder:
                     "captions": np.asarray(list(map(len, captions)), np.int32),
                 }
             )
-            image, text = self._image(variables, rows["image"]), self._text(variables, rows["text"])
+            image = self._image(variables, rows["image"])
+            text = self._text(variables, rows["text"]) if most else np.zeros((len(image), 0, image.shape[-1]))
             numbers = self._gather((rows["index"], rows["captions"]))
             parts.append(tuple(np.asarray(part) for part in (image, text, *numbers)))
         return _join(parts, size)
@@ -182,4 +184,4 @@ def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
 
 
 def _power_of_two(least: int) -> int:
-    return 1 << max(least - 1, 0).bit_length()
+    return least and 1 << (least - 1).bit_length()

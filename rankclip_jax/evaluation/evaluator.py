@@ -11,6 +11,7 @@ from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
 from rankclip_jax.evaluation.retrieval import retrieval
+from rankclip_jax.evaluation.tasks import agreement
 from rankclip_jax.evaluation.validation_loss import ValidationLoss
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
 from rankclip_jax.models.clip import Variables
@@ -50,6 +51,7 @@ class Evaluator:
         available: dict[str, Callable[[Embedded, Variables], list[Metric]]] = {
             "validation": self._validation_loss,
             "retrieval": lambda embedded, _: retrieval(embedded.image, embedded.text, embedded.image_of_text),
+            "consistency": lambda embedded, _: agreement(embedded),
             **({"zero_shot": self._zero_shot} if self._truth.classes else {}),
             **({"ranking": self._ranking} if self._truth.relevance else {}),
         }
@@ -85,9 +87,9 @@ class Evaluator:
 
     def _zero_shot(self, embedded: Embedded, variables: Variables) -> list[Metric]:
         assert self._truth.classes
-        names, templates = self._truth.classes.names, self._truth.classes.templates
-        classes = class_embeddings(lambda texts: self._embedder.texts(variables, texts), names, templates)
-        return accuracy(embedded.image, classes, self._truth.classes.labels(embedded.index.tolist()))
+        prompts, labels = self._truth.classes.prompts, self._truth.classes.labels(embedded.index.tolist())
+        classes = class_embeddings(lambda texts: self._embedder.texts(variables, texts), prompts)
+        return accuracy(embedded.image, classes, labels, float(np.exp(variables["params"]["logit_scale"])))
 
     def _ranking(self, embedded: Embedded, variables: Variables) -> list[Metric]:
         del variables

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_ROWS = 1024
+_ENTRIES = 1 << 24  # of similarities looked at together: rows are taken in blocks, however many columns there are
 
 
 def recall_at(
@@ -14,9 +14,20 @@ def recall_at(
     ks: Sequence[int],
     groups: np.ndarray | None = None,
 ) -> list[float]:
-    """Share of queries of which a right candidate is among the ``k`` most similar, in memory linear in the candidates.
+    """Share of queries of which a right candidate is among the ``k`` most similar: the mean of `hits_at`."""
+    return hits_at(queries, candidates, targets, ks, groups).mean(axis=0).tolist()
 
-    Candidates as similar as the best right one (the same caption, say) come in random order: the share is the expected
+
+def hits_at(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    targets: np.ndarray,
+    ks: Sequence[int],
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """Whether a right candidate is among the ``k`` most similar, in memory linear in queries and candidates.
+
+    Candidates as similar as the best right one (the same caption, say) come in random order: the hit is the expected
     one.
 
     Args:
@@ -27,7 +38,7 @@ def recall_at(
       groups: int ``[m]``, the group of each candidate; None: each is its own, so that targets are columns.
 
     Returns:
-      One share in [0, 1] for each of ``ks``.
+      Numbers in [0, 1]: ``[n, len(ks)]``.
 
     Raises:
       ValueError: an embedding is not finite, of which nothing can be said.
@@ -38,15 +49,18 @@ def recall_at(
                 f"recall: {int((~np.isfinite(rows).all(axis=1)).sum())} of {len(rows)} {kind} are not finite"
             )
     groups = np.arange(len(candidates)) if groups is None else groups
-    hits = np.zeros(len(ks))
-    for start in range(0, len(queries), _ROWS):
-        scores = queries[start : start + _ROWS] @ candidates.T
-        right = groups == targets[start : start + _ROWS, None]
+    hits = np.zeros((len(queries), len(ks)))
+    at_once = max(_ENTRIES // len(candidates), 1)
+    for start in range(0, len(queries), at_once):
+        block = slice(start, start + at_once)
+        scores = queries[block] @ candidates.T
+        right = groups == targets[block, None]
         best = np.max(scores, axis=1, where=right, initial=-np.inf, keepdims=True)
         better = (scores > best).sum(axis=1)
         tied = scores == best
-        hits += [_chance_of_one(tied.sum(axis=1), (tied & right).sum(axis=1), k - better).sum() for k in ks]
-    return (hits / len(queries)).tolist()
+        count, count_right = tied.sum(axis=1), (tied & right).sum(axis=1)
+        hits[block] = np.stack([_chance_of_one(count, count_right, k - better) for k in ks], axis=1)
+    return hits
 
 
 def _chance_of_one(tied: np.ndarray, right: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -5,30 +5,72 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rankclip_jax.evaluation.metric import Metric
-from rankclip_jax.evaluation.recall import recall_at
+from rankclip_jax.evaluation.recall import hits_at
 
-_KS = (1, 3, 5)
+_KS = (1, 3, 5, 10)
+_BINS = 15
+_ROWS = 4096
 
 
-def class_embeddings(
-    encode_texts: Callable[[list[str]], np.ndarray], names: Sequence[str], templates: Sequence[str]
-) -> np.ndarray:
-    """The normalised mean, over templates, of each class's description: ``[classes, D]``."""
-    prompts = [template.format(name) for name in names for template in templates]
-    mean = encode_texts(prompts).reshape(len(names), len(templates), -1).mean(axis=1)
+def class_embeddings(encode_texts: Callable[[list[str]], np.ndarray], prompts: Sequence[Sequence[str]]) -> np.ndarray:
+    """The normalised mean of the sentences that describe each class: ``[classes, D]``."""
+    embeddings = encode_texts([sentence for sentences in prompts for sentence in sentences])
+    ends = np.cumsum([len(sentences) for sentences in prompts])
+    mean = np.stack([rows.mean(axis=0) for rows in np.split(embeddings, ends[:-1])])
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> list[Metric]:
-    """Top-1, top-3 and top-5 accuracy, and that of guessing.
+def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale: float | None = None) -> list[Metric]:
+    """Top-1, 3, 5 and 10, the mean over classes of top-1, that of guessing, and how well confidence is calibrated.
 
     Args:
       images: unit rows ``[n, D]``.
       classes: unit rows ``[classes, D]``.
-      labels: int ``[n]``.
+      labels: int ``[n]``; or, where an image may have several, zeros and ones ``[n, classes]``, of which the mean over
+        classes of the average precision is taken instead.
+      scale: what similarities are multiplied by before the softmax that gives confidences; None: not calibrated.
     """
-    shares = recall_at(images, classes, labels, _KS)
+    if labels.ndim == 2:
+        return [Metric("zero_shot/mean_average_precision", mean_average_precision(images @ classes.T, labels))]
+    hits = hits_at(images, classes, labels, _KS)
+    calibration = []
+    if scale is not None:
+        error = expected_calibration_error(_confidences(images, classes, scale), hits[:, 0])
+        calibration.append(Metric("zero_shot/calibration_error", error))
+    shares = zip(_KS, hits.mean(axis=0).tolist(), strict=True)
     return [
-        *(Metric(f"zero_shot/top_{k}", share) for k, share in zip(_KS, shares, strict=True)),
+        *(Metric(f"zero_shot/top_{k}", share if k <= len(classes) else None) for k, share in shares),
+        Metric("zero_shot/mean_per_class", mean_per_class(hits[:, 0], labels)),
         Metric("zero_shot/chance", 1 / len(classes)),
+        *calibration,
     ]
+
+
+def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of each class's share of hits, over the classes that have images."""
+    counts = np.bincount(labels)
+    return float((np.bincount(labels, hits)[counts > 0] / counts[counts > 0]).mean())
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of the precision at each of its images, by falling score; 0 for classes without one."""
+    order = np.argsort(-scores, axis=0, kind="stable")
+    right = np.take_along_axis(labels, order, axis=0)
+    precision = np.cumsum(right, axis=0) / np.arange(1, len(right) + 1)[:, None]
+    return float(((precision * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1)).mean())
+
+
+def expected_calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = _BINS) -> float:
+    """The mean distance of confidence and accuracy over bins of equal width (Guo et al., 2017); in [0, 1]."""
+    which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(which, confidences, bins) - np.bincount(which, hits, bins)
+    return float(np.abs(gaps).sum() / len(hits))
+
+
+def _confidences(images: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
+    """The probability of the likeliest class: ``[n]``."""
+    found = []
+    for start in range(0, len(images), _ROWS):
+        logits = scale * (images[start : start + _ROWS] @ classes.T)
+        found.append(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+    return np.concatenate(found)

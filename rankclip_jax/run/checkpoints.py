@@ -113,8 +113,7 @@ class Checkpoints:
             words = " ".join(str(error).split())
             words = words if len(words) < 300 else f"{words[:100]} ... {words[-180:]}"
             raise SavingFailed(
-                f"the checkpoint of step {step} in {self._folder} cannot be written "
-                f"({type(error).__name__}: {words})"
+                f"the checkpoint of step {step} in {self._folder} cannot be written ({type(error).__name__}: {words})"
             ) from error
 
     def kept(self) -> str:

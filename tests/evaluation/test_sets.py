@@ -1,0 +1,184 @@
+"""The layouts that evaluation reads, where names come from, and what a suite file can say."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline.errors import UnreadableError, UserError
+from input_pipeline.evaluation_sets import open_set, wording
+from input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.evaluation import public_results, suite
+from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.recipes import FOLDER
+from tests.evaluation import layouts
+
+PLAIN = Wording()
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (9, 9), (len(path.name), 0, 0)).save(path)
+
+
+def write_lines(path, *lines):
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_tars_give_images_where_they_lie_and_labels(tmp_path):
+    layouts.classification(tmp_path)
+    found = open_set("webdataset", tmp_path, "test", PLAIN)
+    drawn = layouts.scenes()
+    assert len(found) == layouts.COUNT
+    assert found.truth.classes.labels([0, 5, 36]).tolist() == (drawn.class_labels([0, 5, 36]) % 8).tolist()
+    assert found.truth.classes.prompts[1] == [f"a photo of a {found.truth.classes.names[1]}.",
+                                              f"the {found.truth.classes.names[1]}, drawn"]  # fmt: skip
+    assert found[0]["image"] == layouts.encoded(drawn[0]["image"])
+    (tmp_path / "test" / "0.tar").write_bytes(b"")
+    with pytest.raises(UnreadableError):
+        found[0]
+
+
+def test_captions_are_lines(tmp_path):
+    layouts.captions(tmp_path)
+    found = open_set("webdataset", tmp_path, "test", PLAIN)
+    assert [len(found[index]["text"]) for index in range(6)] == [1, 2, 3, 4, 1, 2]
+
+
+def test_a_folder_for_each_class(tmp_path):
+    for name, count in (("b_cat", 2), ("a_dog", 3)):
+        for number in range(count):
+            picture(tmp_path / "test" / name / f"{number}.png")
+    write_lines(tmp_path / "zeroshot_classification_templates.txt", "a {c}")
+    found = open_set("folder", tmp_path, "test", PLAIN)
+    assert found.truth.classes.prompts == [["a a dog"], ["a b cat"]]
+    assert found.truth.classes.labels(range(5)).tolist() == [0, 0, 0, 1, 1]
+    write_lines(tmp_path / "classnames.txt", "dog", "cat", "cow")
+    with pytest.raises(UserError, match="2 folders, and 3 names"):
+        open_set("folder", tmp_path, "test", PLAIN)
+    (tmp_path / "test" / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: no images"):
+        open_set("folder", tmp_path, "test", PLAIN)
+
+
+def test_a_csv_file_with_labels_numbers_or_captions(tmp_path):
+    for name in ("0.png", "1.png", "2.png"):
+        picture(tmp_path / name)
+    write_lines(tmp_path / "zeroshot_classification_templates.txt", "a {c}")
+    write_lines(tmp_path / "x.csv", "filepath,label,split", "0.png,dog,test", "1.png,cat,test", "2.png,cow,train")
+    found = open_set("csv", tmp_path / "x.csv", "test", PLAIN)
+    assert (found.truth.classes.names, found.truth.classes.labels([0, 1]).tolist()) == (("cat", "dog"), [1, 0])
+    write_lines(tmp_path / "y.csv", "filepath,label", "0.png,1", "1.png,0")
+    with pytest.raises(UserError, match="no names of its classes"):
+        open_set("csv", tmp_path / "y.csv", "test", PLAIN)
+    write_lines(tmp_path / "classnames.txt", "dog", "cat")
+    assert open_set("csv", tmp_path / "y.csv", "test", PLAIN).truth.classes.labels([0, 1]).tolist() == [1, 0]
+    write_lines(tmp_path / "z.tsv", "filepath\ttitle", "0.png\ta, b", "0.png\tc", "1.png\td")
+    found = open_set("csv", tmp_path / "z.tsv", "test", PLAIN)
+    assert [found[index]["text"] for index in (0, 1)] == [["a, b", "c"], ["d"]]
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow Datasets warns of much
+def test_a_split_of_tensorflow_datasets(tmp_path):
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+    )
+    serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(tmp_path / "x-test.array_record-00000-of-00001"), "group_size:1")
+    for number in range(3):
+        image = io.BytesIO(layouts.encoded(np.full((4, 5, 3), 40 * number, np.uint8)))
+        writer.write(serializer.serialize_example(features.encode_example({"image": image, "label": number % 2})))
+    writer.close()
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    name = tfds.core.ShardedFileTemplate(tmp_path, template, "x", "test", "array_record")
+    split = tfds.core.SplitInfo(name="test", shard_lengths=[3], num_bytes=100, filename_template=name)
+    tfds.folder_dataset.write_metadata(
+        data_dir=tmp_path, features=features, split_infos=[split], filename_template=name, check_data=False
+    )
+    found = open_set("tfds", tmp_path, "test", Wording(templates=str(lines(tmp_path / "t.txt", "a {}"))))
+    assert (len(found), found.truth.classes.names) == (3, ("cat", "dog"))
+    assert found.truth.classes.labels([0, 1, 2]).tolist() == [0, 1, 0]
+    with pytest.raises(UserError, match="expected the split 'train'"):
+        open_set("tfds", tmp_path, "train", PLAIN)
+
+
+def lines(path, *words):
+    write_lines(path, *words)
+    return path
+
+
+def test_names_come_from_json_from_sentences_and_from_the_package(tmp_path, monkeypatch):
+    names, labels = ["cat", "dog"], len
+    (tmp_path / "names.json").write_text('["Katze", "Hund"]')
+    (tmp_path / "sentences.json").write_text('{"Katze": ["eine Katze {"], "Hund": ["ein Hund", "mein Hund"]}')
+    both = Wording("names.json", "sentences.json", tmp_path)
+    assert both.classes(names, ["x"], labels).prompts == [["eine Katze {"], ["ein Hund", "mein Hund"]]
+    (tmp_path / "known.json").write_text('{"pets": ["cat", "dog", "cow"]}')
+    (tmp_path / "templates.json").write_text('{"pets": ["my {c}"]}')
+    files = {"en_classnames.json": "known.json", "en_zeroshot_classification_templates.json": "templates.json"}
+    monkeypatch.setattr(wording, "_package_file", lambda name: tmp_path / files[name] if name in files else None)
+    assert Wording("pets", "pets").classes(None, None, labels).prompts == [["my cat"], ["my dog"], ["my cow"]]
+    with pytest.raises(UserError, match="'birds' is neither a file nor a key"):
+        Wording("birds").classes(None, None, labels)
+    with pytest.raises(UserError, match="no sentences for the class 'dog'"):
+        Wording("", "sentences.json", tmp_path).classes(["Katze", "dog"], None, labels)
+
+
+def test_names_are_never_evaluated():
+    told = PLAIN.classes(["{0.__class__}", "b"], ["a {c}, {d}"], len)
+    assert told.prompts == [["a {0.__class__}, {d}"], ["a b, {d}"]]
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "suites").glob("*.json")), ids=lambda path: path.stem)
+def test_suites_that_come_with_the_system_can_be_read(path):
+    tasks = suite.read(suite.find(path))
+    assert suite.find(suite.Path(path.stem)) == path
+    count = {"vtab_plus": 36, "datacomp": 33, "sugar_crepe": 7, "paper_zero_shot": 14, "paper_linear_probe": 14}
+    assert len(tasks) == count.get(path.stem, len(tasks))
+
+
+GOOD = {"name": "a", "task": "zero_shot", "format": "webdataset", "path": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", 'a list "tasks"'),
+        ('{"tasks": []}', 'a list "tasks"'),
+        ('{"tasks": [3]}', "task 1: expected an object; found 3"),
+        ([GOOD | {"colour": 1}], "task 1: no field 'colour'; there are name, task"),
+        ([{"name": "a"}], "task 1: lacks 'task'"),
+        ([GOOD | {"shots": "3"}], "shots: expected a int; found '3'"),
+        ([GOOD | {"shots": -3}], "shots: expected a number from 0"),
+        ([GOOD | {"task": "guess"}], "no task 'guess'; there are zero_shot"),
+        ([GOOD | {"format": "zip"}], "no format 'zip'"),
+        ([GOOD, GOOD], "several tasks named 'a'"),
+        ([GOOD | {"name": "../a"}], "name: expected letters"),
+        ([GOOD | {"name": ""}], "name: expected a str; found ''"),
+    ],
+)
+def test_what_no_suite_can_say(content, words, tmp_path):
+    path = tmp_path / "suite.json"
+    path.write_text(content if isinstance(content, str) else json.dumps({"tasks": content}))
+    with pytest.raises(UserError, match="--suite: ") as raised:
+        suite.read(path)
+    assert words in str(raised.value)
+
+
+def test_a_result_that_is_damaged_is_none_and_numbers_that_are_not_defined_are_null(tmp_path):
+    metrics = [Metric("zero_shot/top_1", 0.5), Metric("zero_shot/top_5", None)]
+    content = public_results.result(
+        dataset="d", model="m", pretrained="p", task="zero_shot", metrics=metrics, provenance={}
+    )
+    public_results.write(tmp_path / "x.json", content)
+    assert public_results.read(tmp_path / "x.json") == content
+    assert content["metrics"] == {"acc1": 0.5, "acc5": None}
+    (tmp_path / "x.json").write_text("[]")
+    assert public_results.read(tmp_path / "x.json") is None

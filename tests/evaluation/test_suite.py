@@ -1,0 +1,171 @@
+"""Suites by command, against CLIP_benchmark on the exported model; what is kept, what is left out and why."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.commands import run
+from tests.evaluation import layouts
+from tests.interop.conftest import make_run, open_clip, torch  # noqa: F401  (fixtures)
+
+TASKS = (
+    {"name": "shapes", "task": "zero_shot", "format": "webdataset", "path": "shapes", "title": "Shapes"},
+    {"name": "several", "task": "zero_shot", "format": "webdataset", "path": "several"},
+    {"name": "captions", "task": "retrieval", "format": "webdataset", "path": "captions"},
+    {"name": "swap", "task": "compositionality", "format": "sugar_crepe", "path": "crepe", "split": "swap_att"},
+    {"name": "probe", "task": "linear_probe", "format": "webdataset", "path": "shapes"},
+    {"name": "agree", "task": "consistency", "format": "webdataset", "path": "captions"},
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run, its export, datasets and a suite."""
+    folder = tmp_path_factory.mktemp("suite")
+    make_run(folder / "run")
+    layouts.classification(folder / "data" / "shapes")
+    layouts.multilabel(folder / "data" / "several")
+    layouts.captions(folder / "data" / "captions")
+    layouts.sugar_crepe(folder / "data" / "crepe")
+    layouts.suite(folder / "suite.json", *TASKS)
+    return folder
+
+
+def evaluate(place, *words, model=True, devices=1, status=0):
+    named = ["--model", place / "demo.safetensors"] if model else ["--workdir", place / "run"]
+    return run("evaluate", *named, "--suite", place / "suite.json", "--data", place / "data", *words, devices=devices,
+               status=status)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(place):
+    said = run("export", "--workdir", place / "run", "--format", "open_clip", "--output", place / "demo.safetensors")
+    done = evaluate(place, "--output", place / "out")
+    results = {task["name"]: json.loads((place / "out" / f"{task['name']}.json").read_text()) for task in TASKS}
+    return said.stdout, done.stdout, results
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the library compared with
+def test_figures_are_clip_benchmarks_on_the_exported_model(place, exported, open_clip, torch, monkeypatch):  # noqa: F811
+    zeroshot = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+
+    def accuracy(logits, target, topk):  # its own makes numbers of arrays in a way that NumPy does not take any more
+        best = logits.topk(max(topk), dim=1).indices == target[:, None]
+        return [best[:, :k].any(dim=1).double().mean().item() for k in topk]
+
+    monkeypatch.setattr(zeroshot, "accuracy", accuracy)
+    from clip_benchmark.datasets.builder import build_wds_dataset, image_captions_collate_fn
+    from clip_benchmark.metrics import image_caption_selection, zeroshot_retrieval
+
+    said, _, results = exported
+    line = next(line for line in said.splitlines() if line.startswith("open_clip.add_model_config("))
+    scope = {"open_clip": open_clip}
+    exec(line.replace('"demo.safetensors"', repr(str(place / "demo.safetensors"))), scope)
+    model, transform = scope["model"].eval(), scope.get("preprocess")
+    if transform is None:
+        transform = open_clip.image_transform_v2(open_clip.get_model_preprocess_cfg(model), is_train=False)
+    tokenizer = open_clip.get_tokenizer("rankclip-ViT-demo")
+
+    def loader(name, collate=None):
+        dataset = build_wds_dataset(name, transform, split="test", data_dir=str(place / "data" / name))
+        loader = torch.utils.data.DataLoader(dataset.batched(8), batch_size=None)
+        loader.dataset.classes, loader.dataset.templates = dataset.classes, dataset.templates
+        if collate:
+            loader = torch.utils.data.DataLoader(dataset, batch_size=8, collate_fn=collate)
+        return loader
+
+    for name in ("shapes", "several"):
+        data = loader(name)
+        classes, templates = data.dataset.classes, data.dataset.templates
+        expected = zeroshot.evaluate(model, data, tokenizer, classes, templates, "cpu", amp=False)
+        found = {metric: results[name]["metrics"][metric] for metric in expected}
+        assert found == pytest.approx(expected, abs=1e-6), name
+    data = loader("captions", image_captions_collate_fn)
+    expected = zeroshot_retrieval.evaluate(model, data, tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    assert {metric: results["captions"]["metrics"][metric] for metric in expected} == pytest.approx(expected, abs=1e-6)
+
+    entries = json.loads((place / "data" / "crepe" / "swap_att.json").read_text()).values()
+    from PIL import Image
+
+    pairs = [(Image.open(place / "data" / "crepe" / "images" / one["filename"]), one) for one in entries]
+    batches = [(transform(image)[None], [[one["caption"], one["negative_caption"]]]) for image, one in pairs]
+    expected = image_caption_selection.evaluate(model, batches, tokenizer, "cpu", amp=False)
+    assert results["swap"]["metrics"]["acc"] == pytest.approx(expected["acc"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_results_are_in_the_forms_that_others_read(place, exported):
+    _, said, results = exported
+    shapes = results["shapes"]
+    assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= shapes.keys()
+    assert (shapes["task"], results["captions"]["task"]) == ("zeroshot_classification", "zeroshot_retrieval")
+    lines = [json.loads(line) for line in (place / "out" / "eval_results.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == [task["name"] for task in TASKS]
+    assert lines[0]["dataset"] == "Shapes"
+    assert lines[0]["metrics"]["main_metric"] == shapes["metrics"]["acc1"]
+    assert lines[1]["metrics"]["main_metric"] == results["several"]["metrics"]["mean_average_precision"]
+    both = [results["captions"]["metrics"][f"{way}_retrieval_recall@1"] for way in ("image", "text")]
+    assert lines[2]["metrics"]["main_metric"] == pytest.approx(np.mean(both))
+    assert re.search(r"shapes +0\.\d{4}  acc1 0\.\d{4}", said)
+
+
+@pytest.mark.slow
+def test_devices_and_processes_do_not_change_them_and_what_was_measured_is_kept(place, exported):
+    done = evaluate(place, "--output", place / "eight", devices=8)
+    for task in TASKS:
+        found = json.loads((place / "eight" / f"{task['name']}.json").read_text())
+        assert found["metrics"] == pytest.approx(exported[2][task["name"]]["metrics"], abs=2e-6), task["name"]
+    path = place / "eight" / "captions.json"
+    path.unlink()
+    damaged = place / "eight" / "swap.json"
+    damaged.write_text(damaged.read_text()[:-20])
+    again = evaluate(place, "--output", place / "eight", devices=8)
+    assert set(re.findall(r"\d/6 (\w+):", again.stdout)) == {"captions", "swap"}
+    assert len(set(re.findall(r"\d/6 (\w+):", done.stdout))) == 6
+    assert path.exists()
+    assert json.loads(damaged.read_text())["metrics"] == pytest.approx(exported[2]["swap"]["metrics"], abs=2e-6)
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_too_and_its_other_results_stay(place, exported):
+    results = place / "run" / "evaluation" / "0.json"
+    results.parent.mkdir(exist_ok=True)
+    results.write_text('{"validation/loss": 1.5}')
+    said = evaluate(place, "--tasks", "captions", model=False).stdout
+    assert "step 0" in said
+    flat = json.loads(results.read_text())
+    assert flat["validation/loss"] == 1.5
+    expected = exported[2]["captions"]["metrics"]["image_retrieval_recall@5"]
+    assert flat["captions/image_retrieval_recall@5"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, exported, tmp_path):
+    for name in ("missing_tar", "outside", "nameless", "one", "placeless", "cut"):
+        shutil.copytree(place / "data" / "shapes", tmp_path / "data" / name)
+    data = tmp_path / "data"
+    shutil.copytree(place / "data" / "captions", data / "captions")
+    (data / "missing_tar" / "test" / "1.tar").unlink()
+    (data / "outside" / "classnames.txt").write_text("a\nb\nc")
+    (data / "nameless" / "classnames.txt").unlink()
+    (data / "one" / "classnames.txt").write_text("only")
+    (data / "placeless" / "zeroshot_classification_templates.txt").write_text("a photo")
+    tar = data / "cut" / "test" / "2.tar"
+    tar.write_bytes(tar.read_bytes()[:2000])
+    names = ("gone", "missing_tar", "outside", "nameless", "one", "placeless", "cut", "captions")
+    task = {"task": "zero_shot", "format": "webdataset"}
+    layouts.suite(tmp_path / "suite.json", *({"name": name, "path": name, **task} for name in names),
+                  {"name": "pairs", "task": "retrieval", "format": "webdataset", "path": "captions"})  # fmt: skip
+    done = run("evaluate", "--model", place / "demo.safetensors", "--suite", tmp_path / "suite.json", "--data", data,
+               "--output", tmp_path / "out", status=1)  # fmt: skip
+    for word in ("gone: nothing at", "missing_tar: .*/1.tar: missing, 1 of 3", "outside: .* 3 names .* the label 3",
+                 "nameless: no names of its classes", "one: only one class, 'only'", "placeless: .*'a photo' has no pl",
+                 "cut: .*2.tar: ", "captions: the images have captions, and no labels"):  # fmt: skip
+        assert re.search(f"left out: {word}", done.stdout), word
+    assert done.stdout.index("left out: captions") < done.stdout.index("9/9 pairs")
+    assert (tmp_path / "out" / "pairs.json").exists()
+    assert "Traceback" not in done.stdout + done.stderr
