@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.commands import run
 from tests.evaluation import layouts
 from tests.interop.conftest import make_run, open_clip, torch  # noqa: F401  (fixtures)
+from tests.launch.test_launch import launch
 
 TASKS = (
     {"name": "shapes", "task": "zero_shot", "format": "webdataset", "path": "shapes", "title": "Shapes"},
@@ -118,6 +120,12 @@ def test_devices_and_processes_do_not_change_them_and_what_was_measured_is_kept(
     done = evaluate(place, "--output", place / "eight", devices=8)
     for task in TASKS:
         found = json.loads((place / "eight" / f"{task['name']}.json").read_text())
+        assert found["metrics"] == pytest.approx(exported[2][task["name"]]["metrics"], abs=2e-6), task["name"]
+    words = ["-m", "rankclip_jax.evaluate", "--model", place / "demo.safetensors", "--suite", place / "suite.json",
+             "--data", place / "data", "--output", place / "two"]  # fmt: skip
+    launch("local.sh", "2", "env", "JAX_PLATFORMS=cpu", "JAX_NUM_CPU_DEVICES=1", sys.executable, *map(str, words))
+    for task in TASKS:
+        found = json.loads((place / "two" / f"{task['name']}.json").read_text())
         assert found["metrics"] == pytest.approx(exported[2][task["name"]]["metrics"], abs=2e-6), task["name"]
     path = place / "eight" / "captions.json"
     path.unlink()
