@@ -18,7 +18,7 @@ class Notice:
     What processes do together (steps, batches of an evaluation) comes in the same order on each, and `begin` counts it.
     They run ahead of each other: so that all stop at the same point, a thread of each, which needs nothing of the main
     one, holds `begin` back, tells how far its process has come, and takes the farthest of what the others tell. Who is
-    not so far goes on until there. At least the first thing is done.
+    not so far goes on until there. At least the first thing is done. A process that is alone stops where it is.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,8 @@ class Notice:
     def tell(self, signal_number: int) -> None:
         """This process was told to stop; may be called by a signal's handler."""
         self.signal_number = signal_number
+        if not self._store:
+            self._last = max(1, self._begun)
         self._told.set()
 
     def begin(self) -> bool:
@@ -60,16 +62,16 @@ class Notice:
 
     def agree(self, over: threading.Event) -> bool:
         """Called by that thread then: finds the last thing to be done with the others; False when ``over`` is set."""
+        if not self._store:
+            return True
         with self._beginning:
-            begun = [self._begun]
-            if self._store:
-                folder = f"{self._key}/begun/"
-                self._store.key_value_set(f"{folder}{jax.process_index()}", str(self._begun))
-                while len(begun) < jax.process_count():
-                    if over.is_set():
-                        return False
-                    time.sleep(_PAUSE / 10)
-                    begun = [int(value) for _, value in self._store.key_value_dir_get(folder)]
+            folder, begun = f"{self._key}/begun/", []
+            self._store.key_value_set(f"{folder}{jax.process_index()}", str(self._begun))
+            while len(begun) < jax.process_count():
+                if over.is_set():
+                    return False
+                time.sleep(_PAUSE / 10)
+                begun = [int(value) for _, value in self._store.key_value_dir_get(folder)]
             self._last = max(1, *begun)
         return True
 
