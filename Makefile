@@ -48,6 +48,7 @@ plan: .venv-plan/.installed
 
 demo: install
 	$(RUN) -m rankclip_jax.train --config configs/demo.py --workdir $(WORKDIR)
+	$(RUN) -m rankclip_jax.report --workdir $(WORKDIR) --output $(WORKDIR)/report.html
 
 test: install-test
 	$(RUN) -m pytest -m "not slow"

@@ -81,3 +81,4 @@ def test_the_demo_learns_what_the_readme_says(tmp_path):
     claimed = float(re.search(r"(\d+) % top-1 of 64 classes", README)[1])
     assert abs(top_1 - claimed) < 5
     assert f"Report: {tmp_path}/report.png" in said
+    assert "What" in (tmp_path / "report.html").read_text()

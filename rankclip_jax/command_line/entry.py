@@ -81,12 +81,13 @@ def check_can_be_written(flag: str, path: Path) -> None:
         raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}). Name another path.") from error
 
 
-def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
+def run(main: Callable[..., None], subjects: tuple[str, ...] = (), takes_words: bool = False) -> None:
     """Parses the flags and calls ``main``; what a person can mend becomes one paragraph and exit status 2.
 
     Args:
-      main: called without arguments, or with the subject where there are ``subjects``.
+      main: called without arguments, or with the words beside the flags.
       subjects: words of which the command line must name one.
+      takes_words: any words may stand beside the flags.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     platform.set_variables()
@@ -98,7 +99,7 @@ def run(main: Callable[..., None], subjects: tuple[str, ...] = ()) -> None:
         absl.logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
         sys.unraisablehook = _of_the_main_thread
         with EXPLAINED:
-            main(*_words(argv[1:], subjects))
+            main(*(argv[1:] if takes_words else _words(argv[1:], subjects)))
 
     with EXPLAINED:
         app.run(guarded, flags_parser=_parse)

@@ -65,7 +65,7 @@ class Notice:
         if not self._store:
             return True
         with self._beginning:
-            folder, begun = f"{self._key}/begun/", []
+            folder, begun = f"{self._key}/begun/", list[int]()
             self._store.key_value_set(f"{folder}{jax.process_index()}", str(self._begun))
             while len(begun) < jax.process_count():
                 if over.is_set():

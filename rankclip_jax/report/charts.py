@@ -1,0 +1,135 @@
+"""Charts as SVG, drawn to be read in light and dark: text takes the page's colour, lines one for each series."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_WIDTH, _HEIGHT = 400, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 16, 26
+_FEW = 12  # points, of which each is marked
+_DASHES = ("", "6 3", "2 3", "8 3 2 3")
+
+Points = Sequence[tuple[float, float]]
+
+
+def lines(title: str, series: Mapping[str, Points], across: str) -> str:
+    """Lines over a common axis; the legend says which is which.
+
+    Args:
+      title: what is shown.
+      series: points by name, in order.
+      across: what the axis below counts.
+    """
+    shown = {name: points for name, points in series.items() if points}
+    if not shown:
+        return ""
+    xs, ys = (np.asarray([point[place] for points in shown.values() for point in points]) for place in (0, 1))
+    plot = _Plot((xs.min(), xs.max()), (min(ys.min(), 0.0), ys.max()))
+    marks = []
+    for number, (name, points) in enumerate(shown.items()):
+        path = " ".join(f"{plot.x(x):.1f},{plot.y(y):.1f}" for x, y in points)
+        dash = f' stroke-dasharray="{_DASHES[number // 8 % 4]}"' if number >= 8 else ""
+        marks.append(
+            f'<polyline class="line s{number % 8}" points="{path}"{dash}><title>{html.escape(name)}</title></polyline>'
+        )
+        if len(points) <= _FEW:
+            marks += [
+                f'<circle class="dot s{number % 8}" cx="{plot.x(x):.1f}" cy="{plot.y(y):.1f}" r="3"/>'
+                for x, y in points
+            ]
+    return _figure(title, plot.axes(across) + "".join(marks), list(shown))
+
+
+def densities(title: str, series: Mapping[str, np.ndarray], across: str) -> str:
+    """Histograms of some values, each scaled to the same area, as lines.
+
+    Args:
+      title: what is shown.
+      series: values by name.
+      across: what they are.
+    """
+    low = min(float(values.min()) for values in series.values())
+    high = max(float(values.max()) for values in series.values())
+    edges = np.linspace(low, high if high > low else low + 1, 41)
+    points = {
+        name: list(zip((edges[:-1] + edges[1:]) / 2, np.histogram(values, edges, density=True)[0], strict=True))
+        for name, values in series.items()
+    }
+    return lines(title, points, across)
+
+
+def pairs(title: str, first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> str:
+    """Two kinds of points in the plane, those of a pair joined.
+
+    Args:
+      title: what is shown.
+      first: ``[n, 2]``.
+      second: ``[n, 2]``.
+      names: of the kinds.
+    """
+    both = np.concatenate([first, second])
+    plot = _Plot(*((float(both[:, place].min()), float(both[:, place].max())) for place in (0, 1)))
+    joined = "".join(
+        f'<line class="join" x1="{plot.x(a[0]):.1f}" y1="{plot.y(a[1]):.1f}" x2="{plot.x(b[0]):.1f}" '
+        f'y2="{plot.y(b[1]):.1f}"/>'
+        for a, b in zip(first, second, strict=True)
+    )
+    dots = "".join(
+        f'<circle class="dot s{kind}" cx="{plot.x(x):.1f}" cy="{plot.y(y):.1f}" r="3"/>'
+        for kind, points in enumerate((first, second))
+        for x, y in points
+    )
+    return _figure(title, joined + dots, list(names))
+
+
+class _Plot:
+    """From values to places in the picture."""
+
+    def __init__(self, across: tuple[float, float], up: tuple[float, float]) -> None:
+        self._across, self._up = _widened(across), _widened(up)
+
+    def x(self, value: float) -> float:
+        low, high = self._across
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        low, high = self._up
+        return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    def axes(self, across: str) -> str:
+        """Grid, numbers, and what the axis below counts."""
+        parts = []
+        for value in _ticks(*self._up):
+            y = self.y(value)
+            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        for value in _ticks(*self._across):
+            parts.append(f'<text x="{self.x(value):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{value:g}</text>')
+        label = html.escape(across)
+        return "".join(parts) + f'<text x="{_WIDTH - _RIGHT}" y="{_TOP}" text-anchor="end">{label}</text>'
+
+
+def _widened(ends: tuple[float, float]) -> tuple[float, float]:
+    return ends if ends[1] > ends[0] else (ends[0] - 0.5, ends[0] + 0.5)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, four to eight of them."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    while (high - low) / step > 8:
+        step *= 2 if (high - low) / step <= 16 else 5
+    first = math.ceil(low / step)
+    return [round(number * step, 10) for number in range(first, math.floor(high / step) + 1)]
+
+
+def _figure(title: str, inside: str, names: Sequence[str]) -> str:
+    legend = "".join(
+        f'<li><span class="key k{number % 8}"></span>{html.escape(name)}</li>' for number, name in enumerate(names)
+    )
+    label = html.escape(title)
+    return (
+        f'<figure><figcaption>{label}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{label}">{inside}</svg><ul class="legend">{legend}</ul></figure>'
+    )

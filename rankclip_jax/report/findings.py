@@ -1,0 +1,97 @@
+"""What a model makes of a validation set: galleries both ways, similarities, and how its two modalities lie."""
+
+import html
+
+import matplotlib
+import numpy as np
+
+from input_pipeline.loader import evaluation_pixels
+from input_pipeline.source import Source, captions
+from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.report import charts, page
+
+PAIRS = 256  # of the validation set, that are looked at
+_SHOWN, _RANKED = 6, 5
+_MATRIX = 64
+_PIXELS = 160
+
+
+def describe(source: Source, embedded: Embedded) -> str:
+    """Sections of HTML about the first pairs of a dataset.
+
+    Args:
+      source: the dataset.
+      embedded: its first pairs, by a model.
+    """
+    images, texts = embedded.image, embedded.first_text
+    words = [captions(source[int(number)])[0] for number in embedded.index]
+    similarity = images @ texts.T
+    return (
+        '<h3>Images, and the captions nearest to them</h3><div class="cards">'
+        + "".join(_image_card(source, embedded, words, similarity, row) for row in range(min(_SHOWN, len(words))))
+        + '</div><h3>Captions, and the images nearest to them</h3><div class="cards">'
+        + "".join(_text_card(source, embedded, words, similarity, row) for row in range(min(_SHOWN, len(words))))
+        + '</div><h3>Similarities</h3><div class="charts">'
+        + _matrix(similarity[:_MATRIX, :_MATRIX])
+        + _densities(similarity)
+        + _map(images, texts)
+        + "</div>"
+    )
+
+
+def _image_card(source: Source, embedded: Embedded, words: list[str], similarity: np.ndarray, row: int) -> str:
+    """Captions that say the same are one place in the order."""
+    ranked = list(dict.fromkeys(words[column] for column in np.argsort(-similarity[row], kind="stable")))[:_RANKED]
+    items = "".join(f'<li class="{_mark(words[row] == text)}">{html.escape(text)}</li>' for text in ranked)
+    shown = page.image(_pixels(source, embedded, row), words[row], width=_PIXELS)
+    return f'<div class="card">{shown}<p>{html.escape(words[row])}</p><ol class="ranked">{items}</ol></div>'
+
+
+def _text_card(source: Source, embedded: Embedded, words: list[str], similarity: np.ndarray, column: int) -> str:
+    """An image is right if it has this caption."""
+    ranked = np.argsort(-similarity[:, column], kind="stable")[:_RANKED]
+    items = "".join(
+        f'<li><figure class="{_mark(words[row] == words[column])}">'
+        f"{page.image(_pixels(source, embedded, int(row)), words[row], width=_PIXELS // 2)}</figure></li>"
+        for row in ranked
+    )
+    return f'<div class="card"><p>{html.escape(words[column])}</p><ol class="ranked images">{items}</ol></div>'
+
+
+def _mark(right: bool) -> str:
+    return "right" if right else "wrong"
+
+
+def _pixels(source: Source, embedded: Embedded, row: int) -> np.ndarray:
+    return evaluation_pixels(source[int(embedded.index[row])]["image"], getattr(source, "image_size", _PIXELS))
+
+
+def _matrix(similarity: np.ndarray) -> str:
+    low, high = float(similarity.min()), float(similarity.max())
+    shares = (similarity - low) / max(high - low, 1e-9)
+    pixels = (255 * matplotlib.colormaps["viridis"](shares)[..., :3]).astype(np.uint8)
+    title = f"{len(similarity)} images (rows) by their captions: {low:.2f} dark to {high:.2f} bright"
+    return f"<figure><figcaption>{title}</figcaption>{page.image(pixels, title, 'matrix')}</figure>"
+
+
+def _densities(similarity: np.ndarray) -> str:
+    if len(similarity) < 2:
+        return ""
+    own = np.eye(len(similarity), dtype=bool)
+    return charts.densities(
+        "How similar images and captions are",
+        {"of a pair": similarity[own], "of different pairs": similarity[~own]},
+        "cosine similarity",
+    )
+
+
+def _map(images: np.ndarray, texts: np.ndarray) -> str:
+    """The plane in which all embeddings spread most; the gap between the modalities is part of it."""
+    if len(images) < 2:
+        return ""
+    both = np.concatenate([images, texts]).astype(np.float64)
+    centred = both - both.mean(axis=0)
+    places = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    gap = np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0))
+    title = f"Embeddings of pairs in their first two principal components; modality gap {gap:.3f}"
+    return charts.pairs(title, places[: len(images)], places[len(images) :], ("images", "captions"))
