@@ -1,11 +1,18 @@
 """Profiles of the steps that were asked for, by settings and by a signal."""
 
+import dataclasses
 import gzip
 import json
 import re
 import signal
 
+import jax
+import pytest
+
+from rankclip_jax.parallel import hardware
+from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.report import picture
+from rankclip_jax.run.assembly import assemble
 from rankclip_jax.training import loop
 from tests.training.conftest import one_device, read_metrics, small
 
@@ -37,3 +44,14 @@ def test_steps_are_traced_by_settings_and_by_a_signal(tmp_path, monkeypatch, cap
     assert re.search(r"profile up to step 2: .*/profile", capsys.readouterr().out)
     times = read_metrics(tmp_path)[5]
     assert times["step_seconds"] >= times["input_seconds"] >= 0
+    assert "mfu" not in times  # of a device whose peak is not known
+
+
+def test_mfu_is_useful_operations_by_the_time_and_the_peak(tmp_path, monkeypatch):
+    kind = jax.devices()[0].device_kind
+    monkeypatch.setitem(hardware.ACCELERATORS, "here", dataclasses.replace(hardware.GPUS["l40s"], name=kind))
+    config = small(train__steps=4, data__validation_examples=0)
+    loop.train(config, tmp_path, one_device())
+    operations = useful_flops(assemble(config, one_device(), 4))
+    for line in read_metrics(tmp_path):
+        assert line["mfu"] == pytest.approx(operations / line["step_seconds"] / 362e12)
