@@ -90,6 +90,8 @@ def _linear_probe(measured: Measured, data: Data) -> list[Metric]:
 
 def _compositionality(measured: Measured, data: Data) -> list[Metric]:
     embedded = measured.embed(data.source)
+    if (np.bincount(embedded.image_of_text) != 2).any():
+        raise UserError("an image has not two captions, the right one and a wrong one.")
     return compositionality(embedded.image, embedded.text.reshape(len(embedded.image), 2, -1))
 
 
@@ -120,8 +122,11 @@ def check(task: str, data: Data) -> None:
         case "linear_probe":
             for source in (data.source, data.train):
                 assert source is not None
-                if _classes(source).labels([0]).ndim == 2:
+                labels = _classes(source).labels(range(len(source)))
+                if labels.ndim == 2:
                     raise UserError("images with several labels cannot be learned by a linear probe here.")
+                if source is data.train and len(np.unique(labels)) < 2:
+                    raise UserError("the training images are all of one class: there is nothing to learn.")
         case "compositionality":
             if any(len(captions(data.source[number])) != 2 for number in (0, len(data.source) - 1)):
                 raise UserError("expected two captions an image, the right one and a wrong one, as sugar_crepe has.")

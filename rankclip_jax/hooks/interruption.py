@@ -59,6 +59,7 @@ class Interruption(contextlib.ExitStack):
             if self._alone:
                 self._handle(_WAKE, self._wake)
             threading.Thread(target=self._watch, daemon=True).start()
+        self.callback(self._notice.close)
         self.callback(self._over.set)
         return self
 

@@ -1,5 +1,6 @@
 """The word to stop, from any process of a run to all, and the point at which all do."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -65,15 +66,25 @@ class Notice:
         if not self._store:
             return True
         with self._beginning:
-            folder, begun = f"{self._key}/begun/", list[int]()
-            self._store.key_value_set(f"{folder}{jax.process_index()}", str(self._begun))
+            begun = list[int]()
+            self._tell_begun()
             while len(begun) < jax.process_count():
                 if over.is_set():
                     return False
                 time.sleep(_PAUSE / 10)
-                begun = [int(value) for _, value in self._store.key_value_dir_get(folder)]
+                begun = [int(value) for _, value in self._store.key_value_dir_get(f"{self._key}/begun/")]
             self._last = max(1, *begun)
         return True
+
+    def close(self) -> None:
+        """Nothing more is begun here: others, who may be told to stop yet, need not wait for this process's word."""
+        if self._store:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the others may be gone
+                self._tell_begun()
+
+    def _tell_begun(self) -> None:
+        key = f"{self._key}/begun/{jax.process_index()}"
+        self._store.key_value_set(key, str(self._begun), allow_overwrite=True)
 
     def _word(self) -> str:
         if not self._store:

@@ -1,0 +1,40 @@
+"""A search page on one's own model: type a sentence or drop an image, see the nearest images and captions.
+
+python -m rankclip_jax.explore --model PATH --data DIR [--split train] [--port 8000] [--index DIR]
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from input_pipeline.errors import UserError
+from rankclip_jax.command_line import entry
+
+_MODEL = flags.DEFINE_string("model", None, "a run, an export, or anything else that rankclip_jax.load reads")
+_DATA = flags.DEFINE_string("data", None, "a dataset that input_pipeline.prepare has written")
+_SPLIT = flags.DEFINE_string("split", "train", "of the dataset")
+_INDEX = flags.DEFINE_string("index", None, "folder of the embeddings; indexes/<model>-<data>-<split> unless given")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen at; 0.0.0.0 lets others on the network search too")
+_PORT = flags.DEFINE_integer("port", 8000, "port to listen at; 0: any that is free", lower_bound=0, upper_bound=65535)
+
+
+def main() -> None:
+    """Makes the index where there is none yet, and serves until Ctrl-C."""
+    model = entry.folder_of(_MODEL, "Name a model, such as --model runs/demo.")
+    data = entry.folder_of(_DATA, "Name a prepared dataset, such as --data data/mine.")
+    folder = _INDEX.value or f"indexes/{model.stem}-{data.resolve().name}-{_SPLIT.value}"
+    from rankclip_jax.search import command  # after the flags, since importing JAX takes long
+
+    try:
+        server = command.prepare(model, data, _SPLIT.value, Path(folder), _HOST.value, _PORT.value)
+    except OSError as error:
+        raise UserError(f"--host, --port: cannot listen at {_HOST.value}:{_PORT.value} ({error}).") from error
+    print(f"Search at http://{_HOST.value}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("\nended")
+
+
+if __name__ == "__main__":
+    entry.run(main)

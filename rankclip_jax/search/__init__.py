@@ -1,0 +1,1 @@
+"""Searching a prepared dataset with one's own model."""
