@@ -76,5 +76,6 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 def _uniformity(rows: np.ndarray) -> float | None:
     if len(rows) < 2:
         return None
+    rows = rows.astype(np.float64)
     similarities = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
     return float(np.log(np.exp(-2 * (2 - 2 * similarities)).mean()))

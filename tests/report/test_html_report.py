@@ -73,6 +73,7 @@ def written(two_runs):
     return path.read_text()
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_refers_to_nothing_outside(written):
     read = Reader(written)
     assert all(reference.startswith(("#", "data:image/png;base64,")) for reference in read.references)
@@ -84,6 +85,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(written):
         assert words in written
 
 
+@pytest.mark.slow
 def test_runs_stand_side_by_side_with_their_differences(written):
     rows = re.findall(r"<tr>(.*?)</tr>", written)
     row = {re.sub("<.*?>", "", row.split("</th>")[0]): row for row in rows}
@@ -129,6 +131,7 @@ def test_lines_go_through_their_points():
     Reader(charts.lines("t", {"a": [(1, 3.0)]}, "step"))  # one point has no width
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_said(two_runs, tmp_path):
     with pytest.raises(UserError, match="no run at"):
         html_report.write([tmp_path], tmp_path / "x.html")

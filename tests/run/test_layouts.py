@@ -94,6 +94,7 @@ def assert_same(found, expected, tolerance):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_micro_batches_in_a_hybrid_layout_give_the_gradients_of_the_whole_batch_on_one_device(objective):
     """GradCache is exact: the scale's and the bias's gradients too, and the patches that are left out are the same."""
@@ -102,6 +103,7 @@ def test_micro_batches_in_a_hybrid_layout_give_the_gradients_of_the_whole_batch_
     assert_same(gradients(assembled(objective, "hybrid", accumulation=2)), whole, 1e-5)
 
 
+@pytest.mark.slow
 def test_any_number_of_micro_batches_gives_the_gradients_of_the_whole_batch():
     whole = gradients(assembled("rankclip", objective__second_view=True))
     for count in (2, 8, 32):

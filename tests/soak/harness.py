@@ -68,8 +68,9 @@ class Attempt:
                 time.sleep(delays[number])
 
     def _listen(self, process: subprocess.Popen) -> None:
-        for line in process.stdout:
-            self.lines.append(line)
+        with process.stdout as lines:
+            for line in lines:
+                self.lines.append(line)  # others read it meanwhile
 
     @property
     def said(self) -> str:

@@ -54,6 +54,7 @@ def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
 def test_the_number_of_devices_does_not_change_the_losses(devices, undisturbed, tmp_path, mesh_of):
     train_small(tmp_path / "run", mesh_of(devices), objective__name="rankclip")
