@@ -6,7 +6,7 @@
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@300
+#SBATCH --signal=B:USR1@300
 set -u
 
 python=${PYTHON:-.venv/bin/python}
@@ -22,7 +22,7 @@ if [ $# = 0 ]; then
   exit 2
 fi
 
-# A dead process ends the step; --signal above lets it save five minutes before the time is over.
+# A dead process ends the step; --signal above tells this script, five minutes before the time is over, to let it save.
 step=(srun --kill-on-bad-exit=1 --ntasks-per-node="$tasks" --ntasks=$((${SLURM_NNODES:-1} * tasks))
   "$python" -m rankclip_jax.train "$@")
 if [ "${DRY_RUN:-0}" = 1 ]; then
@@ -33,13 +33,16 @@ fi
 
 "${step[@]}" &
 running=$! stopped=
-trap 'stopped=yes; kill -TERM $running' TERM
+# The processes are told by scancel: at a SIGTERM of its own srun kills them.
+trap 'stopped=yes; scancel --signal=USR1 "$SLURM_JOB_ID"' TERM USR1
 wait $running
 status=$?
 if [ -n "$stopped" ]; then
-  wait $running # the first wait ended with the signal, not with the step
-  status=$?
-  echo "launch: stopped and saved (status $status); back into the queue"
+  while kill -0 $running 2>/dev/null; do # the wait ended with a signal, not with the step
+    wait $running
+    status=$?
+  done
+  echo "launch: told to stop, ended with status $status; back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit $status

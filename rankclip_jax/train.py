@@ -33,13 +33,15 @@ def main() -> None:
     # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
     signal.signal(signal.SIGINT, lambda *_: entry.EXPLAINED.stop())
     entry.join_processes(config)
+    from rankclip_jax.parallel.processes import is_first
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
     outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED)
     if outcome.signal_number is not None:
         command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
         stopped = f"Stopped and saved at step {outcome.step}" if outcome.step else "Stopped before anything was saved"
-        print(f"\n{stopped}. Go on with the same command: {command}", flush=True)
+        if is_first():
+            print(f"\n{stopped}. Go on with the same command: {command}", flush=True)
         sys.exit(128 + outcome.signal_number)
 
 

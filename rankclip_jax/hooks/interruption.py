@@ -47,6 +47,8 @@ class Interruption(contextlib.ExitStack):
         self._alone = jax.process_count() == 1
         self._notice = Notice()
         self._over = threading.Event()
+        line = named("Stopping: the step under way is finished and saved first. The same signal again stops at once.")
+        self._words = f"\n{line}\n".encode()
         self._in_step = threading.Lock()  # held while a state is given away, and until it was looked at
         self._last: StepInfo | None = None
         self._raised: BaseException | None = None
@@ -98,9 +100,7 @@ class Interruption(contextlib.ExitStack):
         del frame
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         # A handler may come in the middle of a print, so this writes past Python's buffers.
-        os.write(
-            2, b"\nStopping: the step under way is finished and saved first. The same signal again stops at once.\n"
-        )
+        os.write(2, self._words)
         self._notice.tell(number)
 
     def _watch(self) -> None:

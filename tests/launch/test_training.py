@@ -213,14 +213,14 @@ def test_two_processes_started_by_ssh_go_on_with_the_run_of_one(alone, ssh, tmp_
 
 
 def test_a_job_that_is_told_to_stop_saves_goes_back_into_the_queue_and_ends_as_if_nothing_were(slurm, tmp_path):
-    """SLURM's warning is a SIGTERM to the job's script; what comes again waits two minutes unless it is hurried."""
+    """SLURM warns the job's script; what comes again waits two minutes unless it is hurried."""
     variables = os.environ | slurm | {"PROCESSES": "2", "PYTHON": sys.executable, "JAX_NUM_CPU_DEVICES": "1"}
     flags = [*FLAGS, "--config.train.steps=40", "--workdir", str(tmp_path / "run")]
     words = ["sbatch", "--parsable", "--ntasks=2", f"--output={tmp_path}/log", "launch/slurm.sh", *flags]
     job = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout.strip()
     log = tmp_path / "log"
     until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and len(losses(tmp_path / "run")) >= 3)
-    subprocess.run(["scancel", "--batch", "--signal=TERM", job], env=variables, check=True)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=variables, check=True)
     until(lambda: "back into the queue" in log.read_text())
 
     def has_come_again():
