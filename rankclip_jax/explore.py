@@ -24,9 +24,11 @@ def main() -> None:
     data = entry.folder_of(_DATA, "Name a prepared dataset, such as --data data/mine.")
     folder = _INDEX.value or f"indexes/{model.stem}-{data.resolve().name}-{_SPLIT.value}"
     from rankclip_jax.search import command  # after the flags, since importing JAX takes long
+    from rankclip_jax.search import server as servers
 
+    search = command.prepare(model, data, _SPLIT.value, Path(folder))
     try:
-        server = command.prepare(model, data, _SPLIT.value, Path(folder), _HOST.value, _PORT.value)
+        server = servers.serve(search, _HOST.value, _PORT.value)
     except OSError as error:
         raise UserError(f"--host, --port: cannot listen at {_HOST.value}:{_PORT.value} ({error}).") from error
     print(f"Search at http://{_HOST.value}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)

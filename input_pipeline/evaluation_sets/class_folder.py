@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets.webdataset import check_labels
-from input_pipeline.evaluation_sets.wording import Wording, read_lines
+from input_pipeline.evaluation_sets.wording import NAMES, Wording, labelled, read_lines
 from input_pipeline.preparation.folder import IMAGE_SUFFIXES
 from input_pipeline.source import Truth
 
@@ -41,10 +40,8 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     if empty := [folder for folder, found in zip(folders, files, strict=True) if not found]:
         raise UserError(f"{empty[0]}: no images of this class. Is the download complete?")
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in files])
-    names = read_lines(path / "classnames.txt") or [folder.name.replace("_", " ") for folder in folders]
-    templates = read_lines(path / "zeroshot_classification_templates.txt")
-    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
-    check_labels(labels, len(classes.names), root)
-    if len(classes.names) > len(folders):
-        raise UserError(f"{root}: {len(folders)} folders, and {len(classes.names)} names of classes.")
-    return LabelledFiles(tuple(file for found in files for file in found), Truth(classes=classes))
+    names = read_lines(path / NAMES) or [folder.name.replace("_", " ") for folder in folders]
+    truth = labelled(wording, names, labels, path, root)
+    if truth.classes and len(truth.classes.names) > len(folders):
+        raise UserError(f"{root}: {len(folders)} folders, and {len(truth.classes.names)} names of classes.")
+    return LabelledFiles(tuple(file for found in files for file in found), truth)

@@ -12,8 +12,7 @@ import numpy as np
 from input_pipeline import csv_file
 from input_pipeline.errors import UserError
 from input_pipeline.evaluation_sets.class_folder import LabelledFiles
-from input_pipeline.evaluation_sets.webdataset import check_labels
-from input_pipeline.evaluation_sets.wording import Wording, read_lines
+from input_pipeline.evaluation_sets.wording import NAMES, Wording, labelled, read_lines
 from input_pipeline.source import Truth
 
 _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
@@ -40,15 +39,13 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
         groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row[0])]
         texts = tuple(tuple(text for _, text in group) for group in groups)
         return LabelledFiles(tuple(group[0][0] for group in groups), Truth(), texts)
-    words = [label for _, label in rows]
+    words, names = [label for _, label in rows], read_lines(path.parent / NAMES)
     if all(word.isdecimal() for word in words):
-        names, labels = read_lines(path.parent / "classnames.txt"), np.asarray([int(word) for word in words])
+        labels = np.asarray([int(word) for word in words])
     else:
-        names = read_lines(path.parent / "classnames.txt") or sorted(set(words))
+        names = names or sorted(set(words))
         if unknown := sorted(set(words) - set(names)):
-            raise UserError(f"{path}: the label {unknown[0]!r} is not among the names in classnames.txt.")
+            raise UserError(f"{path}: the label {unknown[0]!r} is not among the names in {NAMES}.")
         labels = np.asarray([names.index(word) for word in words])
-    templates = read_lines(path.parent / "zeroshot_classification_templates.txt")
-    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
-    check_labels(labels, len(classes.names), path)
-    return LabelledFiles(tuple(image for image, _ in rows), Truth(classes=classes))
+    truth = labelled(wording, names, labels, path.parent, path)
+    return LabelledFiles(tuple(image for image, _ in rows), truth)

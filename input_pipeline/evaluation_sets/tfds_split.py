@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.evaluation_sets.webdataset import check_labels
-from input_pipeline.evaluation_sets.wording import Wording, read_lines
+from input_pipeline.evaluation_sets.wording import NAMES, Wording, labelled, read_lines
 from input_pipeline.source import Truth
 
 
@@ -48,8 +47,5 @@ def open_set(path: Path, split: str, wording: Wording) -> TfdsSplit:
     except Exception as error:  # whatever the reader's parts raise on damaged files, or on another format's
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{path}: cannot be opened ({words}). Prepare it again, as ArrayRecord.") from error
-    names = list(features["label"].names or ()) or read_lines(path / "classnames.txt")
-    templates = read_lines(path / "zeroshot_classification_templates.txt")
-    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
-    check_labels(labels, len(classes.names), path)
-    return TfdsSplit(records, Truth(classes=classes))
+    names = list(features["label"].names or ()) or read_lines(path / NAMES)
+    return TfdsSplit(records, labelled(wording, names, labels, path, path))

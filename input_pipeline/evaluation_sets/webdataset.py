@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.evaluation_sets.wording import Wording, read_lines
+from input_pipeline.evaluation_sets.wording import NAMES, Wording, labelled, read_lines
 from input_pipeline.source import Truth
 
 _IMAGES = ("webp", "png", "jpg", "jpeg")
@@ -74,19 +74,8 @@ def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
             _captions(sample)
         return TarSplit(samples, True, Truth())
     labels = np.stack([_label(sample) for sample in samples]) if kind == "multilabel" else _numbers(samples)
-    names, templates = read_lines(path / "classnames.txt"), read_lines(path / "zeroshot_classification_templates.txt")
-    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
-    check_labels(labels, len(classes.names), path / split)
-    return TarSplit(samples, False, Truth(classes=classes))
-
-
-def check_labels(labels: np.ndarray, count: int, where: Path) -> None:
-    """Raises UserError where a label is no number of a class, or vectors of labels have another length."""
-    if labels.ndim == 2:
-        if labels.shape[1] != count or not np.isin(labels, (0, 1)).all():
-            raise UserError(f"{where}: expected {count} zeros and ones for each image, as there are names of classes.")
-    elif outside := [int(label) for label in np.unique(labels) if not 0 <= label < count]:
-        raise UserError(f"{where}: there are {count} names of classes, and an image with the label {outside[0]}.")
+    truth = labelled(wording, read_lines(path / NAMES), labels, path, path / split)
+    return TarSplit(samples, False, truth)
 
 
 def _tars(folder: Path) -> list[Path]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.errors import UserError
-from input_pipeline.source import Classes
+from input_pipeline.source import Classes, Truth
 
 PLACE = "{c}"  # for a class's name in a template, as CLIP_benchmark writes it; {} is understood too
+NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # of a dataset, a line each
 _PACKAGE = "clip-benchmark"
 _FILES = {
     "classnames": "en_classnames.json",
@@ -51,7 +52,7 @@ class Wording:
           labels: from records to classes.
 
         Raises:
-          UserError: there are none, a template has no place for the name, or names repeat or are empty.
+          UserError: there are none, a template has no place for the name, or a name is empty.
         """
         found = _read(self.classnames, self.folder, "classnames") if self.classnames else names
         if not isinstance(found, list | tuple) or not found or not all(isinstance(name, str) for name in found):
@@ -65,6 +66,30 @@ class Wording:
             raise UserError(f"only one class, {found[0]!r}: there is nothing to tell apart.")
         sentences = _read(self.templates, self.folder, "templates") if self.templates else templates
         return Classes(tuple(found), _prompts(found, sentences), labels)
+
+
+def labelled(wording: Wording, names: Sequence[str] | None, labels: np.ndarray, folder: Path, where: Path) -> Truth:
+    """The truth about images with labels.
+
+    Args:
+      wording: what is to be used before the dataset's own.
+      names: the dataset's own; None: it has none.
+      labels: int ``[n]``, or where an image may have several, zeros and ones ``[n, classes]``.
+      folder: of the dataset, where its templates are.
+      where: what errors name.
+
+    Raises:
+      UserError: see `Wording.classes`; or a label is no number of a class, or vectors of them have another length.
+    """
+    templates = read_lines(folder / _TEMPLATES)
+    classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
+    count = len(classes.names)
+    if labels.ndim == 2:
+        if labels.shape[1] != count or not np.isin(labels, (0, 1)).all():
+            raise UserError(f"{where}: expected {count} zeros and ones for each image, as there are names of classes.")
+    elif outside := [int(label) for label in np.unique(labels) if not 0 <= label < count]:
+        raise UserError(f"{where}: there are {count} names of classes, and an image with the label {outside[0]}.")
+    return Truth(classes=classes)
 
 
 def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:

@@ -20,7 +20,7 @@ def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
     """Adds to the step's results: what was measured before and is not now stays; undefined ones are null."""
     path = path_of(workdir, step)
     path.parent.mkdir(parents=True, exist_ok=True)
-    results = _read(path) | {metric.name: metric.value for metric in metrics}
+    results = read(path) | {metric.name: metric.value for metric in metrics}
     write_atomically(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
     return path
 
@@ -39,7 +39,8 @@ def _format(metric: Metric) -> str:
     return f"{metric.value:8,.0f}" if metric.unit == "pairs" else f"{metric.value:8.4f}"
 
 
-def _read(path: Path) -> dict[str, float | None]:
+def read(path: Path) -> dict[str, float | None]:
+    """The results in a file by name; none where there is no such file, or another's."""
     if not path.exists():
         return {}
     try:

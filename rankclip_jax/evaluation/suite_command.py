@@ -19,8 +19,6 @@ from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first
-from rankclip_jax.run import proof
-from rankclip_jax.run.checkpoints import choose_step
 from rankclip_jax.telemetry.console import say
 
 
@@ -52,21 +50,19 @@ def evaluate(
     """
     suite_file = suite.find(suite_file)
     chosen = _choose(suite.read(suite_file), tasks, suite_file)
-    is_run = (path / "checkpoints").is_dir()
-    step = choose_step(path, step) if is_run else step
+    step, digest = loading.identify(path, step)
     found = loading.read(path, step=step, weights=weights)
+    is_run = (path / "checkpoints").is_dir()
     execution = dataclasses.replace(found.model.execution, dtype=jnp.dtype(dtype))
     layout = Layout(make_mesh(recipes.base().mesh))
     variables = jax.device_put(found.variables, layout.replicated)
     measured = Measured(Embedder(found.model.clone(execution=execution), layout), variables)
-    saved = path / "checkpoints" / str(step)
-    content = (saved / proof.SUMS if (saved / proof.SUMS).is_file() else saved) if is_run else path
-    digest = f"{suite_run.digest_of(content)} {weights} {dtype}"
     where = f"{path}, step {step}" if is_run else str(path)
     output = output or (path / "evaluation" / str(step) if is_run else Path("evaluations") / path.stem)
+    identity = Identity(found.name, where, f"{digest} {weights} {dtype}")
     exact = jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext()
     with exact:
-        done, faults = suite_run.run(chosen, suite_file, data, measured, Identity(found.name, where, digest), output)
+        done, faults = suite_run.run(chosen, suite_file, data, measured, identity, output)
     if is_first():
         if is_run:
             flat = [Metric(f"{name}/{key}", value) for name in done for key, value in done[name]["metrics"].items()]

@@ -1,7 +1,6 @@
 """A suite, run: every dataset looked at first, then measured one by one; what was measured before is kept."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +107,6 @@ def format_table(tasks: list[Task], results: dict[str, dict[str, Any]], faults: 
         elif task.name in faults:
             lines.append(f"  {task.name:<{width}}  {'-':>7}  {faults[task.name]}")
     return "\n".join(lines)
-
-
-def digest_of(path: Path) -> str:
-    """Of a file's content, or of all files of a folder."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            whole.update(hashlib.file_digest(content, "sha256").digest())
-    return whole.hexdigest()
 
 
 def _open(task: Task, suite: Path, data: Path) -> Data:

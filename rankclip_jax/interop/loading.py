@@ -1,6 +1,7 @@
 """A model and its weights from any path that people keep them at."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -19,9 +20,9 @@ from rankclip_jax.models.clip import Clip, Variables, describe_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
 from rankclip_jax.parallel.mesh import make_local_mesh
-from rankclip_jax.run import workdir
+from rankclip_jax.run import proof, workdir
 from rankclip_jax.run.assembly import assemble
-from rankclip_jax.run.checkpoints import read_variables
+from rankclip_jax.run.checkpoints import choose_step, read_variables
 
 _LOGGER = logging.getLogger(__name__)
 _NAMED = 8  # tensors named in an error, of each kind
@@ -76,6 +77,29 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
         return found
     execution = dataclasses.replace(found.model.execution, activation=activation)
     return dataclasses.replace(found, model=found.model.clone(execution=execution))
+
+
+def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
+    """The checkpoint that `read` takes, of a workdir, and a digest that tells these weights from others.
+
+    Args:
+      path: as for `read`.
+      step: the same.
+
+    Raises:
+      UserError: a workdir has no such checkpoint.
+    """
+    content = path
+    if (path / "checkpoints").is_dir():
+        step = choose_step(path, step)
+        saved = path / "checkpoints" / str(step)
+        content = saved / proof.SUMS if (saved / proof.SUMS).is_file() else saved
+    files_of = [content] if content.is_file() else sorted(file for file in content.rglob("*") if file.is_file())
+    whole = hashlib.sha256()
+    for name in files_of:
+        with name.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return step, whole.hexdigest()
 
 
 def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:

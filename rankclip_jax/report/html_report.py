@@ -1,7 +1,6 @@
 """The report about one run or several: their workdirs' files, and what their models make of validation data."""
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import input_pipeline
 from input_pipeline.errors import UserError
 from input_pipeline.files import write_atomically
 from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.evaluation import results
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh
@@ -82,15 +82,15 @@ def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:
 def _evaluation(folders: dict[str, Path]) -> str:
     """The newest results of each run side by side, with what each has more or less than the first."""
     found = {name: _newest_results(folder) for name, folder in folders.items()}
-    names = list(dict.fromkeys(metric for _, results in found.values() for metric in results))
+    names = list(dict.fromkeys(metric for _, values in found.values() for metric in values))
     if not names:
         return ""
     rows = []
     for metric in names:
         cells = [html.escape(metric)]
         first = next(iter(found.values()))[1].get(metric)
-        for number, (_, results) in enumerate(found.values()):
-            value = results.get(metric)
+        for number, (_, values) in enumerate(found.values()):
+            value = values.get(metric)
             cells.append("-" if value is None else f"{value:.4f}")
             if number and value is not None and first is not None and value != first:
                 cells[-1] += f' <span class="{_judged(metric, value - first)}">{value - first:+.4f}</span>'
@@ -110,13 +110,8 @@ def _judged(metric: str, difference: float) -> str:
 
 def _newest_results(folder: Path) -> tuple[int, dict[str, float | None]]:
     steps = [int(path.stem) for path in (folder / "evaluation").glob("*.json") if path.stem.isdecimal()]
-    if not steps:
-        return 0, {}
-    try:
-        found = json.loads((folder / "evaluation" / f"{max(steps)}.json").read_text(encoding="utf8"))
-    except ValueError:
-        found = None
-    return max(steps), found if isinstance(found, dict) else {}
+    step = max(steps, default=0)
+    return step, results.read(results.path_of(folder, step))
 
 
 def _curves(folders: dict[str, Path]) -> str:

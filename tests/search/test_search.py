@@ -17,6 +17,7 @@ from input_pipeline import prepare
 from input_pipeline.scenes import Scenes
 from rankclip_jax.embedding.embedder import Embedded
 from rankclip_jax.search import command, index
+from rankclip_jax.search.server import serve
 from tests.commands import run
 from tests.interop.conftest import make_run
 
@@ -84,7 +85,7 @@ def served(tmp_path_factory):
         folder / "data", "--image_key", "filepath", "--caption_key", "title", "--delimiter", ",")  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        server = command.prepare(folder / "run", folder / "data", "train", folder / "index", "127.0.0.1", 0)
+        server = serve(command.prepare(folder / "run", folder / "data", "train", folder / "index"), "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server, folder
