@@ -49,6 +49,7 @@ def write(workdirs: Sequence[Path], output: Path) -> None:
     for name, folder in folders.items():
         sections[f"What {name} has learned"] = _findings(folder, configs[name])
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, page.document(f"Report: {', '.join(configs)}", sections))
     except OSError as error:
         raise UserError(f"--output: {output} cannot be written ({error}). Name another path.") from error
