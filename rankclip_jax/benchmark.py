@@ -4,6 +4,7 @@ python -m rankclip_jax.benchmark loss [--batch_sizes 1024,2048] [--objective ran
 python -m rankclip_jax.benchmark train --config F [--steps 10] [--ours_only] [--json F]
 python -m rankclip_jax.benchmark input --config F [--pairs 1024] [--rate 10000] [--original LIST.csv] [--json F]
 python -m rankclip_jax.benchmark checkpoint --config F [--steps 10] [--folder DIR] [--json F]
+python -m rankclip_jax.benchmark evaluation --config F [--images 256] [--json F]
 """
 
 import json
@@ -36,6 +37,9 @@ _RATE = flags.DEFINE_float(
     "rate", 10_000, "input: pairs per second that are to be fed", lower_bound=1, upper_bound=1e12
 )
 _ORIGINAL = flags.DEFINE_string("original", None, "input: CSV list that PyTorch reads; the recipe's data unless given")
+_IMAGES = flags.DEFINE_integer(
+    "images", 256, "evaluation: images to classify in each turn", lower_bound=1, upper_bound=1_000_000
+)
 _FOLDER = flags.DEFINE_string("folder", ".", "checkpoint: where some are written, and removed")
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to as well")
 
@@ -46,7 +50,7 @@ def main(subject: str) -> None:
     if _JSON.value is not None:
         output = entry.folder_of(_JSON, "Name a file to write, such as --json rows.json")
         entry.check_can_be_written("json", output)
-    rows = {"loss": _loss, "train": _train, "input": _input, "checkpoint": _checkpoint}[subject]()
+    rows = _SUBJECTS[subject]()
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(rows, indent=2) + "\n")
@@ -99,5 +103,20 @@ def _checkpoint() -> list[dict]:
     return checkpoint.run(config, folder, _STEPS.value)
 
 
+def _evaluation() -> list[dict]:
+    config = entry.config_of(_CONFIG)
+    from rankclip_jax.benchmarks import evaluation  # after the flags are read, since importing JAX takes a second
+
+    return evaluation.run(config, _IMAGES.value)
+
+
+_SUBJECTS = {
+    "loss": _loss,
+    "train": _train,
+    "input": _input,
+    "checkpoint": _checkpoint,
+    "evaluation": _evaluation,
+}
+
 if __name__ == "__main__":
-    entry.run(main, subjects=("loss", "train", "input", "checkpoint"))
+    entry.run(main, subjects=tuple(_SUBJECTS))

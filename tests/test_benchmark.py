@@ -41,7 +41,7 @@ def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
 
 
 def test_benchmark_says_what_it_cannot_measure():
-    assert "expected one of loss, train, input, checkpoint; found nothing" in run("benchmark", status=2).stderr
+    assert "expected one of loss, train, input, checkpoint, evaluation; found nothing" in run("benchmark", status=2).stderr
     assert "no 'clap'; there are clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
     assert "expected multiples of 8" in run("benchmark", "loss", "--batch_sizes=9", devices=8, status=2).stderr
     assert "found 'h200'" in run("benchmark", "loss", "--topology=h200", status=2).stderr
@@ -61,6 +61,16 @@ def test_the_checkpoint_benchmark_tells_what_one_costs_and_leaves_nothing(tmp_pa
     assert not list(place.iterdir())
     said = run("benchmark", "checkpoint", "--config=demo", "--folder=/nowhere", status=2).stderr
     assert "--folder: no folder at /nowhere" in said
+
+
+@pytest.mark.slow
+def test_the_evaluation_benchmark_classifies_the_same_files(tmp_path):
+    path = tmp_path / "rows.json"
+    said = run("benchmark", "evaluation", "--config=demo", "--images=16", f"--json={path}").stdout
+    (row,) = json.loads(path.read_text())
+    assert row["images_per_second"] > 0
+    if importlib.util.find_spec("open_clip") and importlib.util.find_spec("clip_benchmark"):
+        assert "open_clip has no model ViT-demo" in said
 
 
 def has(package):

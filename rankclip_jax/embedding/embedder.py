@@ -1,6 +1,7 @@
 """The two towers at work: rows, lists of texts and whole datasets to unit embeddings."""
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -29,12 +30,14 @@ class Embedded:
       text: ``[m, D]``, at least one for each image.
       image_of_text: int ``[m]``, the row of the image that each text belongs to; texts of an image stand together.
       index: int ``[n]``, each image's number in its dataset.
+      sentence: int ``[m]``, a number that texts have in common which read the same to the model.
     """
 
     image: np.ndarray
     text: np.ndarray
     image_of_text: np.ndarray
     index: np.ndarray
+    sentence: np.ndarray
 
     @property
     def first_text(self) -> np.ndarray:
@@ -123,11 +126,12 @@ class Embedder:
                     # A row's number goes with it, since the mesh may order the processes' rows in any way.
                     "index": batch["index"],
                     "captions": np.asarray(list(map(len, captions)), np.int32),
+                    "sentence": _digests(tokens),
                 }
             )
             image = self._image(variables, rows["image"])
             text = self._text(variables, rows["text"]) if most else np.zeros((len(image), 0, image.shape[-1]))
-            numbers = self._gather((rows["index"], rows["captions"]))
+            numbers = self._gather((rows["index"], rows["captions"], rows["sentence"]))
             parts.append(tuple(np.asarray(part) for part in (image, text, *numbers)))
         return _join(parts, size)
 
@@ -162,8 +166,11 @@ class Embedder:
 
 def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
     """The rows of all batches in their dataset's order, without those that are no record."""
-    widest = max(text.shape[1] for _, text, _, _ in parts)
-    padded = [np.pad(text, ((0, 0), (0, widest - text.shape[1]), (0, 0))) for _, text, _, _ in parts]
+    widest = max(part[1].shape[1] for part in parts)
+    text, sentence = (
+        np.concatenate([np.pad(part[place], ((0, 0), (0, widest - part[place].shape[1]), (0, 0))) for part in parts])
+        for place in (1, 4)
+    )
     image, index, count = (np.concatenate([part[place] for part in parts]) for place in (0, 2, 3))
     order = np.argsort(index, kind="stable")
     order = order[index[order] != NOBODY]
@@ -171,9 +178,10 @@ def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
         raise UserError("config.data.validation: none of its images can be read.")
     if order.size < size:
         _LOGGER.warning("%d of %d records cannot be read and are left out of the evaluation", size - order.size, size)
-    texts, count = np.concatenate(padded)[order], count[order]
+    count = count[order]
     told = np.arange(widest) < count[:, None]
-    embedded = Embedded(image[order], texts[told], np.repeat(np.arange(order.size), count), index[order])
+    owners, numbers = np.repeat(np.arange(order.size), count), np.ascontiguousarray(sentence[order][told])
+    embedded = Embedded(image[order], text[order][told], owners, index[order], numbers.view(np.int64)[:, 0])
     for kind, rows in (("image", embedded.image), ("text", embedded.text)):
         if bad := int((~np.isfinite(rows).all(axis=1)).sum()):
             raise UserError(
@@ -181,6 +189,13 @@ def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
                 "of a run that has diverged, or damaged. Evaluate an earlier checkpoint with --step=N."
             )
     return embedded
+
+
+def _digests(tokens: np.ndarray) -> np.ndarray:
+    """Of the last axis: int32 ``[..., 2]``, since devices have no longer numbers."""
+    rows = np.ascontiguousarray(tokens).reshape(-1, tokens.shape[-1])
+    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, np.int32).reshape(*tokens.shape[:-1], 2)
 
 
 def _power_of_two(least: int) -> int:

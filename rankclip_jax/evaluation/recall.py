@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 _ENTRIES = 1 << 24  # of similarities looked at together: rows are taken in blocks, however many columns there are
 
@@ -10,20 +11,18 @@ _ENTRIES = 1 << 24  # of similarities looked at together: rows are taken in bloc
 def recall_at(
     queries: np.ndarray,
     candidates: np.ndarray,
-    targets: np.ndarray,
+    right: np.ndarray | csr_array,
     ks: Sequence[int],
-    groups: np.ndarray | None = None,
 ) -> list[float]:
     """Share of queries of which a right candidate is among the ``k`` most similar: the mean of `hits_at`."""
-    return hits_at(queries, candidates, targets, ks, groups).mean(axis=0).tolist()
+    return hits_at(queries, candidates, right, ks).mean(axis=0).tolist()
 
 
 def hits_at(
     queries: np.ndarray,
     candidates: np.ndarray,
-    targets: np.ndarray,
+    right: np.ndarray | csr_array,
     ks: Sequence[int],
-    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """Whether a right candidate is among the ``k`` most similar, in memory linear in queries and candidates.
 
@@ -33,9 +32,8 @@ def hits_at(
     Args:
       queries: ``[n, D]``.
       candidates: ``[m, D]``.
-      targets: int ``[n]``, the group of candidates that are right for each query.
+      right: which candidates are right for each query: int ``[n]``, one for each; or bool ``[n, m]``, any number.
       ks: how many are looked at.
-      groups: int ``[m]``, the group of each candidate; None: each is its own, so that targets are columns.
 
     Returns:
       Numbers in [0, 1]: ``[n, len(ks)]``.
@@ -48,17 +46,19 @@ def hits_at(
             raise ValueError(
                 f"recall: {int((~np.isfinite(rows).all(axis=1)).sum())} of {len(rows)} {kind} are not finite"
             )
-    groups = np.arange(len(candidates)) if groups is None else groups
+    if isinstance(right, np.ndarray):
+        n = len(right)
+        right = csr_array((np.ones(n, bool), (np.arange(n), right)), (n, len(candidates)))
     hits = np.zeros((len(queries), len(ks)))
     at_once = max(_ENTRIES // len(candidates), 1)
     for start in range(0, len(queries), at_once):
         block = slice(start, start + at_once)
         scores = queries[block] @ candidates.T
-        right = groups == targets[block, None]
-        best = np.max(scores, axis=1, where=right, initial=-np.inf, keepdims=True)
+        fits = right[block].toarray()
+        best = np.max(scores, axis=1, where=fits, initial=-np.inf, keepdims=True)
         better = (scores > best).sum(axis=1)
         tied = scores == best
-        count, count_right = tied.sum(axis=1), (tied & right).sum(axis=1)
+        count, count_right = tied.sum(axis=1), (tied & fits).sum(axis=1)
         hits[block] = np.stack([_chance_of_one(count, count_right, k - better) for k in ks], axis=1)
     return hits
 

@@ -30,6 +30,8 @@ class Task:
       classnames: see `input_pipeline.evaluation_sets.wording.Wording`; empty: the dataset's own.
       templates: the same.
       shots: training images of each class for a linear probe; 0: all.
+      shared_captions: for retrieval: captions that read the same are one caption, of which any of its images is right;
+        CLIP_benchmark, and so the published figures, count each with its own image alone.
       main_metric: the one that stands for the dataset, by its public name; empty: the task's first.
     """
 
@@ -43,6 +45,7 @@ class Task:
     classnames: str = ""
     templates: str = ""
     shots: int = 0
+    shared_captions: bool = False
     main_metric: str = ""
 
 

@@ -1,16 +1,23 @@
 """A suite, run: every dataset looked at first, then measured one by one; what was measured before is kept."""
 
 import dataclasses
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from input_pipeline.errors import UserError
 from input_pipeline.evaluation_sets import open_set
 from input_pipeline.evaluation_sets.wording import Wording
+from input_pipeline.source import Source, truth_of
 from rankclip_jax.evaluation import public_results
 from rankclip_jax.evaluation.suite import Task
 from rankclip_jax.evaluation.tasks import TASKS, Data, Measured, check
 from rankclip_jax.parallel.processes import is_first, largest_of_all
+from rankclip_jax.telemetry.clock import format_duration
 from rankclip_jax.telemetry.console import renew, say
 
 
@@ -61,14 +68,15 @@ def run(
         if task.name not in opened:
             continue
         path = output / f"{task.name.replace('/', '-')}.json"
-        provenance = _provenance(task, opened[task.name], identity)
+        provenance = _provenance(task, opened[task.name], data / task.path, identity)
         before = public_results.read(path)
         known = before is not None and before.get("provenance") == provenance
         if largest_of_all(int(not known)):
+            title = f"{number}/{len(tasks)} {task.name}"
             if is_first():
-                renew(f"{number}/{len(tasks)} {task.name}: {len(opened[task.name].source):,} images")
+                renew(f"{title}: {len(opened[task.name].source):,} images")
             try:
-                metrics = TASKS[task.task](measured, opened[task.name])
+                metrics = TASKS[task.task](dataclasses.replace(measured, tell=_progress(title)), opened[task.name])
             except UserError as error:
                 faults[task.name] = str(error)
                 if is_first():
@@ -113,14 +121,51 @@ def _open(task: Task, suite: Path, data: Path) -> Data:
     wording = Wording(task.classnames, task.templates, suite.parent)
     source = open_set(task.format, data / task.path, task.split, wording)
     if task.task != "linear_probe":
-        return Data(source)
+        return Data(source, shared_captions=task.shared_captions)
     return Data(source, open_set(task.format, data / task.path, task.train_split, wording), task.shots)
 
 
-def _provenance(task: Task, data: Data, identity: Identity) -> dict[str, Any]:
-    """What must be the same for a result to be: weights, the task's fields, and the data by their number."""
-    counts = [len(source) for source in (data.source, data.train) if source is not None]
-    return {"weights": identity.digest, "task": dataclasses.asdict(task), "images": counts}
+def _progress(title: str) -> Callable[[int, int], None]:
+    """Renews a terminal's line with how many images are embedded; elsewhere lines would pile up."""
+    start = time.monotonic()
+
+    def tell(done: int, size: int) -> None:
+        if done and is_first() and sys.stdout.isatty():
+            rate = done / (time.monotonic() - start)
+            left = format_duration((size - done) / rate)
+            renew(f"{title}: {done:,} of {size:,} images ({done / size:.0%}), {rate:,.0f} a second, {left} left")
+
+    return tell
+
+
+def _provenance(task: Task, data: Data, path: Path, identity: Identity) -> dict[str, Any]:
+    """What must be the same for a result to be: weights, the task's fields, and the data."""
+    sources = [source for source in (data.source, data.train) if source is not None]
+    return {
+        "weights": identity.digest,
+        "task": dataclasses.asdict(task),
+        "images": [len(source) for source in sources],
+        "data": [_digest(source, path) for source in sources],
+    }
+
+
+def _digest(source: Source, path: Path) -> str:
+    """Of a dataset's files, by name, size and time of writing, and of what its classes are called."""
+    files = {file for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()}
+    files.update(getattr(source, "paths", ()))
+    known = truth_of(source).classes
+    sentences = [list(row) for row in known.prompts] if known else []
+    stats = [(str(file), *_size_and_time(file)) for file in sorted(files)]
+    return hashlib.sha256(json.dumps([sentences, stats]).encode()).hexdigest()
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    """Of a file; of one that is not there, nothing."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _number(value: float | None) -> str:

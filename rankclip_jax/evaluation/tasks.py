@@ -1,6 +1,7 @@
 """What can be measured of a model on a dataset: what the data must hold, and how it is done."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -29,6 +30,7 @@ class Measured:
       batch_size: rows encoded at once over all devices.
       threads: that decode in each worker.
       workers: processes that decode, as ``config.data.workers``.
+      tell: called before each batch with about how many images are embedded, and of how many.
     """
 
     embedder: Embedder
@@ -36,6 +38,7 @@ class Measured:
     batch_size: int = 256
     threads: int = 4
     workers: int = -1
+    tell: Callable[[int, int], None] = lambda _done, _size: None
 
     @property
     def scale(self) -> float:
@@ -44,13 +47,15 @@ class Measured:
 
     def embed(self, source: Source, size: int | None = None) -> Embedded:
         """All records, or the first ``size``."""
+        size, done = min(size or len(source), len(source)), itertools.count(0, self.batch_size)
         return self.embedder.dataset(
             self.variables,
             source,
-            min(size or len(source), len(source)),
+            size,
             batch_size=self.batch_size,
             threads=self.threads,
             workers=self.workers,
+            go_on=lambda: self.tell(min(next(done), size), size),
         )
 
 
@@ -62,11 +67,13 @@ class Data:
       source: that is measured on.
       train: that a probe learns from; None: the task does not learn.
       shots: of each class; 0: all.
+      shared_captions: whether captions that read the same are one, of several images.
     """
 
     source: Source
     train: Source | None = None
     shots: int = 0
+    shared_captions: bool = False
 
 
 def _zero_shot(measured: Measured, data: Data) -> list[Metric]:
@@ -78,7 +85,8 @@ def _zero_shot(measured: Measured, data: Data) -> list[Metric]:
 
 def _retrieval(measured: Measured, data: Data) -> list[Metric]:
     embedded = measured.embed(data.source)
-    return retrieval(embedded.image, embedded.text, embedded.image_of_text)
+    sentence = embedded.sentence if data.shared_captions else None
+    return retrieval(embedded.image, embedded.text, embedded.image_of_text, sentence)
 
 
 def _linear_probe(measured: Measured, data: Data) -> list[Metric]:

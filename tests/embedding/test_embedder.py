@@ -48,6 +48,9 @@ def test_all_captions_of_readable_records_come_with_the_row_of_their_image(weigh
     captions = [text for number in there for text in source[number]["text"]]
     one = Embedder(MODEL, Layout(mesh_of(1)))
     np.testing.assert_allclose(embedded.text, one.texts(weights, captions), atol=1e-6)
+    alike = np.array(captions)[:, None] == np.array(captions)
+    np.testing.assert_array_equal(embedded.sentence[:, None] == embedded.sentence, alike)
+    assert not alike.all()
     pixels = np.stack([source[number]["image"] for number in there])
     images = one.images(weights, len(there), lambda rows: pixels[rows.start : rows.stop])
     np.testing.assert_allclose(embedded.image, images, atol=1e-6)

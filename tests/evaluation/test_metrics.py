@@ -27,6 +27,22 @@ def test_recall_is_the_share_found_by_sorting():
     assert recall_at(queries, candidates, targets, (1, 5)) == pytest.approx(expected)
 
 
+def test_a_caption_of_several_images_is_found_with_any_of_them():
+    """Against the same by sorting, over images that share captions and captions that share images."""
+    rng = np.random.default_rng(3)
+    images, captions = unit(4, 60, 8), unit(5, 25, 8)
+    image_of_text, sentence = np.repeat(np.arange(60), 3), rng.integers(0, 25, 180) * 7
+    names, which = np.unique(sentence, return_inverse=True)
+    fits = np.zeros((60, len(names)), bool)
+    fits[image_of_text, which] = True
+    found = values(retrieval(images, captions[which], image_of_text, sentence))
+    scores = images @ captions[: len(names)].T
+    for way, order, right in (("image_to_text", scores, fits), ("text_to_image", scores.T, fits.T)):
+        ranked = np.take_along_axis(right, np.argsort(-order, axis=1), axis=1)
+        for k in (1, 5, 10):
+            assert found[f"retrieval/{way}/recall_{k}"] == pytest.approx(ranked[:, :k].any(axis=1).mean())
+
+
 def test_a_collapsed_model_gets_chance_not_full_marks():
     same = np.ones((20, 4), np.float32) / 2
     results = values(retrieval(same, same, np.arange(20)))

@@ -1,6 +1,7 @@
 """Suites by command, against CLIP_benchmark on the exported model; what is kept, what is left out and why."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from rankclip_jax.evaluation import suite, suite_run
 from tests.commands import run
 from tests.evaluation import layouts
 from tests.interop.conftest import make_run, open_clip, torch  # noqa: F401  (fixtures)
@@ -136,6 +138,37 @@ def test_devices_and_processes_do_not_change_them_and_what_was_measured_is_kept(
     assert len(set(re.findall(r"\d/6 (\w+):", done.stdout))) == 6
     assert path.exists()
     assert json.loads(damaged.read_text())["metrics"] == pytest.approx(exported[2]["swap"]["metrics"], abs=2e-6)
+
+
+def test_a_result_is_of_its_data(tmp_path):
+    """Other sentences, another label or another image of as many: what was measured before is not theirs."""
+    layouts.classification(tmp_path / "shapes")
+    task = suite.Task("shapes", "zero_shot", "webdataset", "shapes")
+
+    def provenance():
+        data = suite_run._open(task, tmp_path / "suite.json", tmp_path)
+        return suite_run._provenance(task, data, tmp_path / "shapes", suite_run.Identity("demo", "here", "0"))
+
+    first = provenance()
+    assert provenance() == first
+    for name in ("classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar"):
+        file, before = tmp_path / "shapes" / name, provenance()
+        content = bytearray(file.read_bytes())
+        place = 600 if file.suffix == ".tar" else content.index(b"a")  # within an image; of a word
+        content[place] ^= 3
+        file.write_bytes(content)
+        os.utime(file, ns=(1, 1))
+        assert provenance() != before, name
+
+
+def test_progress_is_told_in_a_terminal_alone(capsys, monkeypatch):
+    suite_run._progress("1/2 shapes")(50, 200)
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    tell = suite_run._progress("1/2 shapes")
+    tell(0, 200)
+    tell(50, 200)
+    assert re.fullmatch(r"\r\x1b\[K1/2 shapes: 50 of 200 images \(25%\), .* a second, .* left", capsys.readouterr().out)
 
 
 @pytest.mark.slow

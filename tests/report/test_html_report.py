@@ -104,7 +104,7 @@ def test_what_is_right_is_marked_and_words_of_data_stay_words(monkeypatch):
     texts = ["<script>alert(1)</script>", "a dog", "a dog", "a cow"]
     source = [{"image": np.full((8, 8, 3), index, np.uint8), "text": text} for index, text in enumerate(texts)]
     rows = unit(0, 4, 8)
-    embedded = Embedded(rows, rows, np.arange(4), np.arange(4))
+    embedded = Embedded(rows, rows, np.arange(4), np.arange(4), np.arange(4))
     told = findings.describe(source, embedded)
     read = Reader(told)
     assert "<script>" in read.text

@@ -34,7 +34,7 @@ def spread(seed, count, width=64):
 def embedded(count):
     """Two captions for every other image."""
     owners = np.repeat(np.arange(count), 1 + np.arange(count) % 2)
-    return Embedded(spread(0, count), spread(1, len(owners)), owners, 10 * np.arange(count))
+    return Embedded(spread(0, count), spread(1, len(owners)), owners, 10 * np.arange(count), np.arange(len(owners)))
 
 
 @pytest.mark.parametrize("few", [10**6, 500], ids=["as they are", "by components"])
