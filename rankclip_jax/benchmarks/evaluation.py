@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import io
+import os
 import tarfile
 import tempfile
 import warnings
@@ -107,6 +108,7 @@ def _theirs(config: ConfigDict, folder: Path) -> Callable[[], object] | None:
     if missing:
         print(f"note: {' and '.join(missing)} not installed, so ours is not compared with CLIP_benchmark")
         return None
+    os.environ.setdefault("TQDM_DISABLE", "1")
     torch = import_torch("the comparison with CLIP_benchmark")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries compared with
@@ -125,7 +127,8 @@ def _theirs(config: ConfigDict, folder: Path) -> Callable[[], object] | None:
         side = model.visual.image_size
         transform = image_transform(side if isinstance(side, int) else side[0], is_train=False)
         data = build_wds_dataset("made", transform, split="test", data_dir=str(folder))
-        loader = torch.utils.data.DataLoader(data.batched(_BATCH), batch_size=None, num_workers=1)  # one tar, one worker
+        # One tar, so one worker.
+        loader = torch.utils.data.DataLoader(data.batched(_BATCH), batch_size=None, num_workers=1)
         with torch.no_grad():
             texts = model.encode_text(open_clip.get_tokenizer(name)(["a photo of a thing."] * _CLASSES).to(device))
     return functools.partial(run_classification, model, texts.T, loader, device, amp=False)

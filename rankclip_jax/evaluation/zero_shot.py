@@ -35,7 +35,7 @@ def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale:
     hits = hits_at(images, classes, labels, _KS)
     calibration = []
     if scale is not None:
-        error = expected_calibration_error(_confidences(images, classes, scale), hits[:, 0])
+        error = expected_calibration_error(confidences(images, classes, scale), hits[:, 0])
         calibration.append(Metric("zero_shot/calibration_error", error))
     shares = zip(_KS, hits.mean(axis=0).tolist(), strict=True)
     return [
@@ -62,12 +62,21 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def expected_calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = _BINS) -> float:
     """The mean distance of confidence and accuracy over bins of equal width (Guo et al., 2017); in [0, 1]."""
+    confidence, accuracy, counts = in_bins(confidences, hits, bins)
+    return float((np.abs(confidence - accuracy) * counts).sum() / len(hits))
+
+
+def in_bins(confidences: np.ndarray, hits: np.ndarray, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each bin of equal width that has any: the mean confidence, the share of hits, and how many there are."""
     which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(which, confidences, bins) - np.bincount(which, hits, bins)
-    return float(np.abs(gaps).sum() / len(hits))
+    counts = np.bincount(which, minlength=bins)
+    there = counts > 0
+    sums = (np.bincount(which, values, bins)[there] for values in (confidences, hits))
+    confidence, accuracy = (values / counts[there] for values in sums)
+    return confidence, accuracy, counts[there]
 
 
-def _confidences(images: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
+def confidences(images: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
     """The probability of the likeliest class: ``[n]``."""
     found = []
     for start in range(0, len(images), _ROWS):

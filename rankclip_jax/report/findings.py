@@ -8,33 +8,40 @@ import numpy as np
 from input_pipeline.loader import evaluation_pixels
 from input_pipeline.source import Source, captions
 from rankclip_jax.embedding.embedder import Embedded
-from rankclip_jax.report import charts, page
+from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.evaluation.zero_shot import confidences, in_bins
+from rankclip_jax.report import charts, heat_maps, page
 
 PAIRS = 256  # of the validation set, that are looked at
-_SHOWN, _RANKED = 6, 5
+_SHOWN, _RANKED, _WARMED = 6, 5, 3
 _MATRIX = 64
 _PIXELS = 160
 
 
-def describe(source: Source, embedded: Embedded) -> str:
+def describe(source: Source, embedded: Embedded, encoder: Encoder) -> str:
     """Sections of HTML about the first pairs of a dataset.
 
     Args:
       source: the dataset.
       embedded: its first pairs, by a model.
+      encoder: the model.
     """
     images, texts = embedded.image, embedded.first_text
     words = [captions(source[int(number)])[0] for number in embedded.index]
     similarity = images @ texts.T
+    warmed = [(_pixels(source, embedded, row), words[row]) for row in range(min(_WARMED, len(words)))]
     return (
         '<h3>Images, and the captions nearest to them</h3><div class="cards">'
         + "".join(_image_card(source, embedded, words, similarity, row) for row in range(min(_SHOWN, len(words))))
         + '</div><h3>Captions, and the images nearest to them</h3><div class="cards">'
         + "".join(_text_card(source, embedded, words, similarity, row) for row in range(min(_SHOWN, len(words))))
+        + '</div><h3>Where each word is seen</h3><div class="cards">'
+        + heat_maps.draw(encoder, warmed)
         + '</div><h3>Similarities</h3><div class="charts">'
         + _matrix(similarity[:_MATRIX, :_MATRIX])
         + _densities(similarity)
         + _map(images, texts)
+        + _reliability(images, texts, words, encoder.logit_scale)
         + "</div>"
     )
 
@@ -83,6 +90,18 @@ def _densities(similarity: np.ndarray) -> str:
         {"of a pair": similarity[own], "of different pairs": similarity[~own]},
         "cosine similarity",
     )
+
+
+def _reliability(images: np.ndarray, texts: np.ndarray, words: list[str], scale: float) -> str:
+    """How often the likeliest caption is right, by how likely the model holds it; those that say the same are one."""
+    different = list(dict.fromkeys(words))
+    candidates = texts[[words.index(text) for text in different]]
+    likeliest = (images @ candidates.T).argmax(axis=1)
+    hits = np.asarray([different[place] == text for place, text in zip(likeliest, words, strict=True)], float)
+    confidence, accuracy, _ = in_bins(confidences(images, candidates, scale), hits)
+    title = f"Reliability: how often the likeliest of {len(different)} captions is right"
+    series = {"this model": list(zip(confidence, accuracy, strict=True)), "as often as it says": [(0, 0), (1, 1)]}
+    return charts.lines(title, series, "probability that the model gives it")
 
 
 def _map(images: np.ndarray, texts: np.ndarray) -> str:

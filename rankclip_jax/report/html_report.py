@@ -11,6 +11,7 @@ import input_pipeline
 from input_pipeline.errors import UserError
 from input_pipeline.files import write_atomically
 from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation import results
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
@@ -156,4 +157,5 @@ def _findings(folder: Path, stored: dict) -> str:
     weights = loading.read(folder, weights=config.evaluation.weights)
     embedder = Embedder(weights.model, Layout(make_local_mesh()))
     size = min(findings.PAIRS, len(source))
-    return findings.describe(source, embedder.dataset(weights.variables, source, size, batch_size=size))
+    embedded = embedder.dataset(weights.variables, source, size, batch_size=size)
+    return findings.describe(source, embedded, Encoder(weights.model, weights.variables))

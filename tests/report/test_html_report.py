@@ -11,7 +11,7 @@ import pytest
 
 from input_pipeline.errors import UserError
 from rankclip_jax.embedding.embedder import Embedded
-from rankclip_jax.report import charts, findings, html_report, page
+from rankclip_jax.report import charts, findings, heat_maps, html_report, page
 from tests.commands import run
 from tests.evaluation.test_metrics import unit
 from tests.interop.conftest import make_run
@@ -100,17 +100,42 @@ def test_runs_stand_side_by_side_with_their_differences(written):
     assert "<figcaption>finite</figcaption>" not in written
 
 
+class Quadrants:
+    """Sees how bright the quarters of an image are, and reads their numbers."""
+
+    logit_scale = 10.0
+
+    def encode_image(self, images):
+        return np.array([[np.mean(quarter) for half in np.split(image, 2) for quarter in np.split(half, 2, axis=1)]
+                         for image in images]) / 255  # fmt: skip
+
+    def encode_text(self, texts):
+        return np.array([[text.split().count(str(number)) for number in range(4)] for text in texts], float)
+
+
+def test_a_word_is_seen_where_it_matters_and_covering_takes_it_away():
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8, 8:] = 240  # quarter 1; covering a square of it by the mean, 60, takes 180 of 255 from a sixteenth of it
+    heat = heat_maps.heat_of_words(Quadrants(), pixels, "1 and 3")
+    np.testing.assert_allclose(heat[0, :4, 4:], 180 / 255 / 16)
+    assert not heat[0, 4:].any()
+    assert not heat[0, :, :4].any()
+    assert not heat[1].any()
+    np.testing.assert_allclose(heat[2, 4:, 4:], -60 / 255 / 16)
+    assert heat_maps.draw(Quadrants(), [(pixels, "1 <b> 3")]).count("&lt;b&gt;</figcaption>") == 1
+
+
 def test_what_is_right_is_marked_and_words_of_data_stay_words(monkeypatch):
     texts = ["<script>alert(1)</script>", "a dog", "a dog", "a cow"]
     source = [{"image": np.full((8, 8, 3), index, np.uint8), "text": text} for index, text in enumerate(texts)]
     rows = unit(0, 4, 8)
     embedded = Embedded(rows, rows, np.arange(4), np.arange(4), np.arange(4))
-    told = findings.describe(source, embedded)
+    told = findings.describe(source, embedded, Quadrants())
     read = Reader(told)
     assert "<script>" in read.text
     assert "<script>" not in told
     cards = re.findall(r'<div class="card">.*?</ol></div>', told)
-    assert len(cards) == 8
+    assert len(cards) == 8  # and three of words
     for card, text in zip(cards[:4], texts, strict=True):  # each is nearest to its own
         first = re.search(r'<li class="(\w+)">(.*?)</li>', card)
         assert (first[1], html.unescape(first[2])) == ("right", text)
