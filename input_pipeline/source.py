@@ -44,10 +44,13 @@ class Truth:
       classes: what its images can be; None: not known.
       relevance: from the numbers of n records to that of each's image (row) to each's first caption (column), float
         ``[n, n]`` at least zero; None: not known.
+      groups: from the numbers of records to what else their images are told apart by, such as a region, int ``[n]``;
+        None: not known. May raise UserError.
     """
 
     classes: Classes | None = None
     relevance: Callable[[Sequence[int]], np.ndarray] | None = None
+    groups: Callable[[Sequence[int]], np.ndarray] | None = None
 
 
 def truth_of(source: Source) -> Truth:

@@ -5,12 +5,14 @@
 | ``.webp .png .jpg .jpeg`` | the image |
 | ``.cls`` | its label, a number |
 | ``.npy`` | its labels, an array of zeros and ones, where ``dataset_type.txt`` says ``multilabel`` |
+| ``.npy`` beside ``.cls`` | what else is known, numbers of which the first is its group, as DataComp has them |
 | ``.txt`` | its captions, a line each, where ``dataset_type.txt`` says ``retrieval`` |
 
 The tars are listed once and read where they lie; nothing is extracted.
 """
 
 import dataclasses
+import functools
 import io
 import tarfile
 from collections.abc import Sequence
@@ -34,6 +36,7 @@ class _Sample:
     offset: int
     size: int
     told: bytes
+    about: bytes | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +76,21 @@ def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
         for sample in samples:
             _captions(sample)
         return TarSplit(samples, True, Truth())
-    labels = np.stack([_label(sample) for sample in samples]) if kind == "multilabel" else _numbers(samples)
+    if kind == "multilabel":
+        labels = np.stack([_array(sample.tar, sample.told) for sample in samples])
+    else:
+        labels = _numbers(samples)
     truth = labelled(wording, read_lines(path / NAMES), labels, path, path / split)
+    if kind == "classification" and all(sample.about is not None for sample in samples):
+        truth = dataclasses.replace(truth, groups=functools.partial(_groups, samples))
     return TarSplit(samples, False, truth)
+
+
+def _groups(samples: Sequence[_Sample], numbers: Sequence[int]) -> np.ndarray:
+    found = [_array(samples[number].tar, samples[number].about or b"") for number in numbers]
+    if not all(map(len, found)):
+        raise UserError(f"{samples[0].tar.parent}: a .npy is empty, and names no group.")
+    return np.asarray([row[0] for row in found], int)
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -94,6 +109,7 @@ def _tars(folder: Path) -> list[Path]:
 def _samples(tar: Path, suffix: str) -> list[_Sample]:
     places: dict[str, dict[str, tuple[int, int]]] = {}
     told: dict[str, bytes] = {}
+    about: dict[str, bytes] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
@@ -102,9 +118,9 @@ def _samples(tar: Path, suffix: str) -> list[_Sample]:
                 key, _, kind = member.name.rpartition(".")
                 if kind.lower() in _IMAGES:
                     places.setdefault(key, {})[kind] = (member.offset_data, member.size)
-                elif kind.lower() == suffix:
+                elif kind.lower() in (suffix, "npy"):
                     content = archive.extractfile(member)
-                    told[key] = content.read() if content else b""
+                    (told if kind.lower() == suffix else about)[key] = content.read() if content else b""
             complete = archive.offset <= tar.stat().st_size
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise UserError(f"{tar}: not a whole tar ({error}). Fetch it again.") from error
@@ -113,7 +129,7 @@ def _samples(tar: Path, suffix: str) -> list[_Sample]:
         raise UserError(f"{tar}: cut off, of {tar.stat().st_size:,} bytes. Fetch it again.")
     if lacking := [key for key in places if key not in told]:
         raise UserError(f"{tar}: {lacking[0]} has an image and no .{suffix}.")
-    return [_Sample(tar, *next(iter(places[key].values())), told[key]) for key in places]
+    return [_Sample(tar, *next(iter(places[key].values())), told[key], about.get(key)) for key in places]
 
 
 def _captions(sample: _Sample) -> list[str]:
@@ -133,8 +149,8 @@ def _numbers(samples: Sequence[_Sample]) -> np.ndarray:
         raise UserError(f"{samples[0].tar.parent}: a .cls is no whole number ({error}).") from error
 
 
-def _label(sample: _Sample) -> np.ndarray:
+def _array(tar: Path, content: bytes) -> np.ndarray:
     try:
-        return np.load(io.BytesIO(sample.told), allow_pickle=False).astype(np.int64).reshape(-1)
+        return np.load(io.BytesIO(content), allow_pickle=False).astype(np.int64).reshape(-1)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{sample.tar}: a .npy is no array of numbers ({error}).") from error
+        raise UserError(f"{tar}: a .npy is no array of numbers ({error}).") from error

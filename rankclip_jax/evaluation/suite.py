@@ -32,6 +32,7 @@ class Task:
       shots: training images of each class for a linear probe; 0: all.
       shared_captions: for retrieval: captions that read the same are one caption, of which any of its images is right;
         CLIP_benchmark, and so the published figures, count each with its own image alone.
+      grouped: for zero_shot: the worst group of images, by the groups that the dataset knows, is told too.
       main_metric: the one that stands for the dataset, by its public name; empty: the task's first.
     """
 
@@ -46,6 +47,7 @@ class Task:
     templates: str = ""
     shots: int = 0
     shared_captions: bool = False
+    grouped: bool = False
     main_metric: str = ""
 
 

@@ -121,7 +121,7 @@ def _open(task: Task, suite: Path, data: Path) -> Data:
     wording = Wording(task.classnames, task.templates, suite.parent)
     source = open_set(task.format, data / task.path, task.split, wording)
     if task.task != "linear_probe":
-        return Data(source, shared_captions=task.shared_captions)
+        return Data(source, shared_captions=task.shared_captions, grouped=task.grouped)
     return Data(source, open_set(task.format, data / task.path, task.train_split, wording), task.shots)
 
 

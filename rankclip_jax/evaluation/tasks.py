@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from rankclip_jax.evaluation.compositionality import compositionality
 from rankclip_jax.evaluation.linear_probe import linear_probe
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.retrieval import retrieval
-from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
+from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings, worst_group
 from rankclip_jax.models.clip import Variables
 
 PAIRS = 512  # of which the consistency of orders is taken
@@ -68,19 +68,26 @@ class Data:
       train: that a probe learns from; None: the task does not learn.
       shots: of each class; 0: all.
       shared_captions: whether captions that read the same are one, of several images.
+      grouped: whether the worst group of images is told.
     """
 
     source: Source
     train: Source | None = None
     shots: int = 0
     shared_captions: bool = False
+    grouped: bool = False
 
 
 def _zero_shot(measured: Measured, data: Data) -> list[Metric]:
     known = _classes(data.source)
     texts = class_embeddings(lambda sentences: measured.embedder.texts(measured.variables, sentences), known.prompts)
     embedded = measured.embed(data.source)
-    return accuracy(embedded.image, texts, known.labels(embedded.index.tolist()), measured.scale)
+    numbers = embedded.index.tolist()
+    labels = known.labels(numbers)
+    metrics = accuracy(embedded.image, texts, labels, measured.scale)
+    if data.grouped:
+        metrics += worst_group(embedded.image, texts, labels, _groups(data.source, numbers))
+    return metrics
 
 
 def _retrieval(measured: Measured, data: Data) -> list[Metric]:
@@ -126,7 +133,11 @@ def check(task: str, data: Data) -> None:
     """Raises UserError where the data do not hold what the task needs; nothing is decoded."""
     match task:
         case "zero_shot":
-            _classes(data.source)
+            labels = _classes(data.source).labels([0])
+            if data.grouped:
+                _groups(data.source, range(len(data.source)))
+                if labels.ndim == 2:
+                    raise UserError("grouped: expected images of one label each.")
         case "linear_probe":
             for source in (data.source, data.train):
                 assert source is not None
@@ -141,6 +152,13 @@ def check(task: str, data: Data) -> None:
         case _:
             if not captions(data.source[0]):
                 raise UserError("the images have labels, and no captions to find.")
+
+
+def _groups(source: Source, numbers: Sequence[int]) -> np.ndarray:
+    found = truth_of(source).groups
+    if found is None:
+        raise UserError("grouped: of the images no groups are known, such as a .npy beside each .cls.")
+    return found(numbers)
 
 
 def _classes(source: Source) -> Classes:

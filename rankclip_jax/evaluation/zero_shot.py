@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import sklearn.metrics
 
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.recall import hits_at
@@ -21,7 +22,7 @@ def class_embeddings(encode_texts: Callable[[list[str]], np.ndarray], prompts: S
 
 
 def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale: float | None = None) -> list[Metric]:
-    """Top-1, 3, 5 and 10, the mean over classes of top-1, that of guessing, and how well confidence is calibrated.
+    """Top-1, 3, 5 and 10, the means over classes of top-1 and of F1, guessing, and how well confidence is calibrated.
 
     Args:
       images: unit rows ``[n, D]``.
@@ -41,9 +42,34 @@ def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale:
     return [
         *(Metric(f"zero_shot/top_{k}", share if k <= len(classes) else None) for k, share in shares),
         Metric("zero_shot/mean_per_class", mean_per_class(hits[:, 0], labels)),
+        Metric("zero_shot/f1", mean_f1(np.argmax(images @ classes.T, axis=1), labels)),
         Metric("zero_shot/chance", 1 / len(classes)),
         *calibration,
     ]
+
+
+def worst_group(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[Metric]:
+    """Top-1 and top-5 of the group of images with the smallest.
+
+    Args:
+      images: unit rows ``[n, D]``.
+      classes: unit rows ``[classes, D]``.
+      labels: int ``[n]``.
+      groups: int ``[n]``.
+    """
+    ks = (1, 5)
+    hits = hits_at(images, classes, labels, ks)
+    means = [hits[groups == group].mean(axis=0) for group in np.unique(groups)]
+    return [
+        Metric(f"zero_shot/worst_group_top_{k}", float(worst) if k <= len(classes) else None)
+        for k, worst in zip(ks, np.min(means, axis=0), strict=True)
+    ]
+
+
+def mean_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes that have images of the harmonic mean of precision and recall."""
+    there = np.unique(labels)
+    return float(sklearn.metrics.f1_score(labels, predicted, labels=there, average="macro", zero_division=0))
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:

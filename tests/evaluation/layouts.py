@@ -35,6 +35,13 @@ def write_tars(folder, members, shards=3):
                     tar.addfile(info, io.BytesIO(content))
 
 
+def array(values):
+    """The bytes of a ``.npy``."""
+    file = io.BytesIO()
+    np.save(file, np.asarray(values, np.int64))
+    return file.getvalue()
+
+
 def classification(folder, classes=8):
     """Images with a label, ``label % classes`` of the scene's, and how many there are."""
     for split, seed in (("test", 0), ("train", 100)):
@@ -56,9 +63,7 @@ def multilabel(folder, classes=6):
     drawn, members = scenes(), []
     for index in range(COUNT):
         labels = np.random.default_rng(index).integers(0, 2, classes)
-        file = io.BytesIO()
-        np.save(file, labels)
-        members.append({"png": encoded(drawn[index]["image"]), "npy": file.getvalue()})
+        members.append({"png": encoded(drawn[index]["image"]), "npy": array(labels)})
     write_tars(folder / "test", members)
     (folder / "classnames.txt").write_text("\n".join(CLASS_NAMES[:classes]))
     (folder / "zeroshot_classification_templates.txt").write_text("a {c}")

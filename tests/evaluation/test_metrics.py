@@ -7,7 +7,7 @@ import scipy.stats
 from rankclip_jax.evaluation import ranking_quality
 from rankclip_jax.evaluation.recall import recall_at
 from rankclip_jax.evaluation.retrieval import retrieval
-from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
+from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings, worst_group
 
 
 def unit(seed, *shape):
@@ -59,6 +59,22 @@ def test_zero_shot_averages_templates():
     results = values(accuracy(np.array([[1.0, 0, 0], [0, 0, 1.0]]), classes, np.array([0, 0])))
     assert results["zero_shot/top_1"] == 0.5
     assert results["zero_shot/chance"] == 0.5
+
+
+def test_the_worst_group_and_f1_are_their_definitions():
+    images, classes, rng = unit(6, 300, 8), unit(7, 9, 8), np.random.default_rng(8)
+    labels, groups = rng.integers(0, 7, 300), rng.integers(0, 4, 300)  # two classes have no image
+    ranked = np.argsort(-(images @ classes.T), axis=1)
+    found = values(worst_group(images, classes, labels, groups))
+    for k in (1, 5):
+        right = (ranked[:, :k] == labels[:, None]).any(axis=1)
+        shares = [right[groups == group].mean() for group in range(4)]
+        assert found[f"zero_shot/worst_group_top_{k}"] == pytest.approx(min(shares))
+    scores = []
+    for label in range(7):
+        said, true = ranked[:, 0] == label, labels == label
+        scores.append(2 * (said & true).sum() / (said.sum() + true.sum()))
+    assert values(accuracy(images, classes, labels))["zero_shot/f1"] == pytest.approx(np.mean(scores))
 
 
 def test_ndcg_and_tau_of_a_perfect_order_are_one():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -39,6 +40,22 @@ def test_tars_give_images_where_they_lie_and_labels(tmp_path):
     (tmp_path / "test" / "0.tar").write_bytes(b"")
     with pytest.raises(UnreadableError):
         found[0]
+
+
+def test_what_stands_beside_a_label_names_the_group(tmp_path):
+    layouts.classification(tmp_path)
+    assert open_set("webdataset", tmp_path, "test", PLAIN).truth.groups is None
+    image = layouts.encoded(layouts.scenes()[0]["image"])
+    members = [{"png": image, "cls": b"0", "npy": layouts.array([number % 3, 7])} for number in range(5)]
+    shutil.rmtree(tmp_path / "test")
+    layouts.write_tars(tmp_path / "test", members)
+    assert open_set("webdataset", tmp_path, "test", PLAIN).truth.groups([4, 0, 2]).tolist() == [1, 0, 2]
+    for damaged in (b"not an array", layouts.array([])):
+        shutil.rmtree(tmp_path / "test")
+        layouts.write_tars(tmp_path / "test", [*members, members[0] | {"npy": damaged}])
+        found = open_set("webdataset", tmp_path, "test", PLAIN)
+        with pytest.raises(UserError, match=r"a \.npy is"):
+            found.truth.groups(range(6))
 
 
 def test_captions_are_lines(tmp_path):
@@ -139,7 +156,7 @@ def test_names_are_never_evaluated():
 def test_suites_that_come_with_the_system_can_be_read(path):
     tasks = suite.read(suite.find(path))
     assert suite.find(suite.Path(path.stem)) == path
-    count = {"vtab_plus": 36, "datacomp": 33, "sugar_crepe": 7, "paper_zero_shot": 14, "paper_linear_probe": 14}
+    count = {"vtab_plus": 36, "datacomp": 37, "sugar_crepe": 7, "paper_zero_shot": 14, "paper_linear_probe": 14}
     assert len(tasks) == count.get(path.stem, len(tasks))
 
 

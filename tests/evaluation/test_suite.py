@@ -186,7 +186,7 @@ def test_a_run_is_measured_too_and_its_other_results_stay(place, exported):
 
 @pytest.mark.slow
 def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, exported, tmp_path):
-    for name in ("missing_tar", "outside", "nameless", "one", "placeless", "cut"):
+    for name in ("missing_tar", "outside", "nameless", "one", "placeless", "cut", "ungrouped"):
         shutil.copytree(place / "data" / "shapes", tmp_path / "data" / name)
     data = tmp_path / "data"
     shutil.copytree(place / "data" / "captions", data / "captions")
@@ -200,13 +200,16 @@ def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, expo
     names = ("gone", "missing_tar", "outside", "nameless", "one", "placeless", "cut", "captions")
     task = {"task": "zero_shot", "format": "webdataset"}
     layouts.suite(tmp_path / "suite.json", *({"name": name, "path": name, **task} for name in names),
-                  {"name": "pairs", "task": "retrieval", "format": "webdataset", "path": "captions"})  # fmt: skip
+                  {"name": "ungrouped", **task, "path": "ungrouped", "grouped": True},
+                  {"name": "pairs", "task": "retrieval", "format": "webdataset", "path": "captions",
+                   "shared_captions": True})  # fmt: skip
     done = run("evaluate", "--model", place / "demo.safetensors", "--suite", tmp_path / "suite.json", "--data", data,
                "--output", tmp_path / "out", status=1)  # fmt: skip
     for word in ("gone: nothing at", "missing_tar: .*/1.tar: missing, 1 of 3", "outside: .* 3 names .* the label 3",
                  "nameless: no names of its classes", "one: only one class, 'only'", "placeless: .*'a photo' has no pl",
-                 "cut: .*2.tar: ", "captions: the images have captions, and no labels"):  # fmt: skip
+                 "cut: .*2.tar: ", "captions: the images have captions, and no labels",
+                 "ungrouped: grouped: of the images no groups are known"):  # fmt: skip
         assert re.search(f"left out: {word}", done.stdout), word
-    assert done.stdout.index("left out: captions") < done.stdout.index("9/9 pairs")
+    assert done.stdout.index("left out: captions") < done.stdout.index("10/10 pairs")
     assert (tmp_path / "out" / "pairs.json").exists()
     assert "Traceback" not in done.stdout + done.stderr
