@@ -30,7 +30,7 @@ def draw(encoder: Encoder, pairs: Sequence[tuple[np.ndarray, str]]) -> str:
     cards = []
     for pixels, caption in pairs:
         heats = np.clip(heat_of_words(encoder, pixels, caption), 0, None)
-        heats /= max(float(heats.max()), 1e-12)  # one scale for the caption: words that matter little stay dark
+        heats /= heats.max(initial=1e-12)  # one scale for the caption: words that matter little stay dark
         shown = "".join(
             f"<li><figure>{page.image(_warmed(pixels, heat), f'{word}: where in the image', width=_WIDTH)}"
             f"<figcaption>{html.escape(word)}</figcaption></figure></li>"

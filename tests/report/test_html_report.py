@@ -123,6 +123,7 @@ def test_a_word_is_seen_where_it_matters_and_covering_takes_it_away():
     assert not heat[1].any()
     np.testing.assert_allclose(heat[2, 4:, 4:], -60 / 255 / 16)
     assert heat_maps.draw(Quadrants(), [(pixels, "1 <b> 3")]).count("&lt;b&gt;</figcaption>") == 1
+    assert "<figcaption>" not in heat_maps.draw(Quadrants(), [(pixels, " ")])
 
 
 def test_what_is_right_is_marked_and_words_of_data_stay_words(monkeypatch):
