@@ -5,9 +5,11 @@ python -m rankclip_jax.benchmark train --config F [--steps 10] [--ours_only] [--
 python -m rankclip_jax.benchmark input --config F [--pairs 1024] [--rate 10000] [--original LIST.csv] [--json F]
 python -m rankclip_jax.benchmark checkpoint --config F [--steps 10] [--folder DIR] [--json F]
 python -m rankclip_jax.benchmark evaluation --config F [--images 256] [--json F]
+python -m rankclip_jax.benchmark search [--rows 1000000] [--folder DIR] [--json F]
 """
 
 import json
+from pathlib import Path
 
 from absl import flags
 
@@ -40,7 +42,10 @@ _ORIGINAL = flags.DEFINE_string("original", None, "input: CSV list that PyTorch 
 _IMAGES = flags.DEFINE_integer(
     "images", 256, "evaluation: images to classify in each turn", lower_bound=1, upper_bound=1_000_000
 )
-_FOLDER = flags.DEFINE_string("folder", ".", "checkpoint: where some are written, and removed")
+_ROWS = flags.DEFINE_integer(
+    "rows", 1_000_000, "search: pairs to search among", lower_bound=100, upper_bound=100_000_000
+)
+_FOLDER = flags.DEFINE_string("folder", ".", "checkpoint, search: where files are written, and removed")
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to as well")
 
 
@@ -93,14 +98,25 @@ def _input() -> list[dict]:
 
 
 def _checkpoint() -> list[dict]:
-    config = entry.config_of(_CONFIG)
-    folder = entry.folder_of(_FOLDER, "Name a folder that is there.")
-    if not folder.is_dir():
-        raise UserError(f"--folder: no folder at {folder}. Name one that is there.")
-    entry.check_can_be_written("folder", folder / "checkpoints")
+    config, folder = entry.config_of(_CONFIG), _folder()
     from rankclip_jax.benchmarks import checkpoint  # after the flags are read, since importing JAX takes a second
 
     return checkpoint.run(config, folder, _STEPS.value)
+
+
+def _search() -> list[dict]:
+    folder = _folder()
+    from rankclip_jax.benchmarks import search  # after the flags are read, since importing JAX takes a second
+
+    return search.run(_ROWS.value, folder)
+
+
+def _folder() -> Path:
+    folder = entry.folder_of(_FOLDER, "Name a folder that is there.")
+    if not folder.is_dir():
+        raise UserError(f"--folder: no folder at {folder}. Name one that is there.")
+    entry.check_can_be_written("folder", folder / "anything")
+    return folder
 
 
 def _evaluation() -> list[dict]:
@@ -116,6 +132,7 @@ _SUBJECTS = {
     "input": _input,
     "checkpoint": _checkpoint,
     "evaluation": _evaluation,
+    "search": _search,
 }
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
 
 def test_benchmark_says_what_it_cannot_measure():
     said = run("benchmark", status=2).stderr
-    assert "expected one of loss, train, input, checkpoint, evaluation; found nothing" in said
+    assert "expected one of loss, train, input, checkpoint, evaluation, search; found nothing" in said
     assert "no 'clap'; there are clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
     assert "expected multiples of 8" in run("benchmark", "loss", "--batch_sizes=9", devices=8, status=2).stderr
     assert "found 'h200'" in run("benchmark", "loss", "--topology=h200", status=2).stderr
@@ -72,6 +72,17 @@ def test_the_evaluation_benchmark_classifies_the_same_files(tmp_path):
     assert row["images_per_second"] > 0
     if importlib.util.find_spec("open_clip") and importlib.util.find_spec("clip_benchmark"):
         assert "open_clip has no model ViT-demo" in said
+
+
+@pytest.mark.slow
+def test_the_search_benchmark_finds_what_is_nearest_and_leaves_nothing(tmp_path):
+    (tmp_path / "place").mkdir()
+    path = tmp_path / "rows.json"
+    run("benchmark", "search", "--rows=2000", f"--folder={tmp_path / 'place'}", f"--json={path}")
+    (row,) = json.loads(path.read_text())
+    assert row["found"] == 1  # of few rows all are compared
+    assert row["milliseconds"] > 0
+    assert not list((tmp_path / "place").iterdir())
 
 
 def has(package):
