@@ -1,10 +1,9 @@
 """A CSV or TSV file: a column ``filepath``, and ``label`` (a number, or a class's name) or ``title`` (a caption).
 
-Rows of one image that follow each other are its captions. Relative paths begin at the file. The split is a column
+Rows of one image, wherever they stand, are its captions. Relative paths begin at the file. The split is a column
 ``split`` where there is one.
 """
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +35,10 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     if not rows:
         raise UserError(f"{path}: no rows{f' of the split {split!r}' if _SPLIT in columns else ''}.")
     if told == _CAPTION:
-        groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row[0])]
-        texts = tuple(tuple(text for _, text in group) for group in groups)
-        return LabelledFiles(tuple(group[0][0] for group in groups), Truth(), texts)
+        texts: dict[Path, list[str]] = {}
+        for image, text in rows:
+            texts.setdefault(image, []).append(text)
+        return LabelledFiles(tuple(texts), Truth(), tuple(map(tuple, texts.values())))
     words, names = [label for _, label in rows], read_lines(path.parent / NAMES)
     if all(word.isdecimal() for word in words):
         labels = np.asarray([int(word) for word in words])

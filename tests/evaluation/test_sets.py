@@ -92,7 +92,7 @@ def test_a_csv_file_with_labels_numbers_or_captions(tmp_path):
         open_set("csv", tmp_path / "y.csv", "test", PLAIN)
     write_lines(tmp_path / "classnames.txt", "dog", "cat")
     assert open_set("csv", tmp_path / "y.csv", "test", PLAIN).truth.classes.labels([0, 1]).tolist() == [1, 0]
-    write_lines(tmp_path / "z.tsv", "filepath\ttitle", "0.png\ta, b", "0.png\tc", "1.png\td")
+    write_lines(tmp_path / "z.tsv", "filepath\ttitle", "0.png\ta, b", "1.png\td", "0.png\tc")
     found = open_set("csv", tmp_path / "z.tsv", "test", PLAIN)
     assert [found[index]["text"] for index in (0, 1)] == [["a, b", "c"], ["d"]]
 
