@@ -84,10 +84,14 @@ class Interruption(contextlib.ExitStack):
             self._stop()
 
     def __call__(self, info: StepInfo) -> None:
-        """Saves and raises `Interrupted` if no other step is to be begun."""
+        """Saves and raises `Interrupted` if no other step is to be begun and no other process is there.
+
+        Another may be on its way to the next step already, and counts unreadable records with this one before it: so
+        those that are several stop when all come to begin it.
+        """
         self._last = info
         try:
-            if self._notice.is_over():
+            if self._alone and self._notice.is_over():
                 self._stop()
         finally:
             self._in_step.release()
