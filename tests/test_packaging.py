@@ -1,5 +1,6 @@
 """What is installed: everything, under names that shadow nothing of the user's, and recipes from anywhere."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,7 +25,12 @@ def test_every_folder_of_code_is_packed():
 def installed(tmp_path_factory):
     """The wheel, unpacked where Python looks, in a folder with a user's own `configs`."""
     folder = tmp_path_factory.mktemp("installed")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    source = folder / "source"  # builds leave files where they are made, in each other's way
+    for name in ("rankclip_jax", "input_pipeline", "configs"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob("*.whl")
