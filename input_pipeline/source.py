@@ -37,6 +37,21 @@ class Classes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Choice:
+    """Some images to choose among.
+
+    Args:
+      cue: the sentence that some of them belong to.
+      images: the numbers of their records.
+      right: whether each belongs to it.
+    """
+
+    cue: str
+    images: tuple[int, ...]
+    right: tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Truth:
     """What is known of a dataset beside its pairs.
 
@@ -46,11 +61,13 @@ class Truth:
         ``[n, n]`` at least zero; None: not known.
       groups: from the numbers of records to what else their images are told apart by, such as a region, int ``[n]``;
         None: not known. May raise UserError.
+      choices: sentences and the images to choose among for each; empty: not known.
     """
 
     classes: Classes | None = None
     relevance: Callable[[Sequence[int]], np.ndarray] | None = None
     groups: Callable[[Sequence[int]], np.ndarray] | None = None
+    choices: Sequence[Choice] = ()
 
 
 def truth_of(source: Source) -> Truth:

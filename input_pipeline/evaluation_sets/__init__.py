@@ -7,7 +7,7 @@ Images with labels have no captions; where right and wrong captions are to be to
 from pathlib import Path
 
 from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets import class_folder, image_list, sugar_crepe, tfds_split, webdataset
+from input_pipeline.evaluation_sets import class_folder, image_list, sugar_crepe, tfds_split, webdataset, winogavil
 from input_pipeline.evaluation_sets.wording import Wording
 from input_pipeline.source import Source
 
@@ -17,6 +17,7 @@ FORMATS = {
     "csv": image_list,
     "tfds": tfds_split,
     "sugar_crepe": sugar_crepe,
+    "winogavil": winogavil,
 }
 
 

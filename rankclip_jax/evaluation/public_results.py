@@ -7,6 +7,7 @@
 | `linear_probe/top_1`, `mean_per_class` | `lp_acc1`, `lp_mean_per_class_recall` |
 | the mean of both ways' recall at 1 | `mean_recall@1` |
 | `compositionality/accuracy` | `acc` |
+| `association/jaccard`, `jaccard_5` | `avg_jaccard_score`, `jaccard_score_5` (DataComp's) |
 
 What they have no name for keeps ours.
 """
@@ -34,6 +35,8 @@ _NAMES = {
     "linear_probe/top_1": "lp_acc1",
     "linear_probe/mean_per_class": "lp_mean_per_class_recall",
     "compositionality/accuracy": "acc",
+    "association/jaccard": "avg_jaccard_score",
+    **{f"association/jaccard_{size}": f"jaccard_score_{size}" for size in ("5", "6", "10", "12", "5-6", "10-12")},
     **{f"retrieval/text_to_image/recall_{k}": f"image_retrieval_recall@{k}" for k in (1, 5, 10)},
     **{f"retrieval/image_to_text/recall_{k}": f"text_retrieval_recall@{k}" for k in (1, 5, 10)},
 }

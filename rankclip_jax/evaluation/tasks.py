@@ -10,6 +10,7 @@ from input_pipeline.errors import UserError
 from input_pipeline.source import Classes, Source, captions, truth_of
 from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.evaluation import modalities
+from rankclip_jax.evaluation.association import association
 from rankclip_jax.evaluation.compositionality import compositionality
 from rankclip_jax.evaluation.linear_probe import linear_probe
 from rankclip_jax.evaluation.metric import Metric
@@ -110,6 +111,16 @@ def _compositionality(measured: Measured, data: Data) -> list[Metric]:
     return compositionality(embedded.image, embedded.text.reshape(len(embedded.image), 2, -1))
 
 
+def _association(measured: Measured, data: Data) -> list[Metric]:
+    embedded, choices = measured.embed(data.source), truth_of(data.source).choices
+    if len(embedded.index) < len(data.source):
+        raise UserError(
+            f"{len(data.source) - len(embedded.index)} images cannot be read, among which are to be chosen."
+        )
+    cues = measured.embedder.texts(measured.variables, [choice.cue for choice in choices])
+    return association(embedded.image[np.argsort(embedded.index)], cues, choices)
+
+
 def _consistency(measured: Measured, data: Data) -> list[Metric]:
     return agreement(measured.embed(data.source, PAIRS))
 
@@ -125,6 +136,7 @@ TASKS: dict[str, Callable[[Measured, Data], list[Metric]]] = {
     "retrieval": _retrieval,
     "linear_probe": _linear_probe,
     "compositionality": _compositionality,
+    "association": _association,
     "consistency": _consistency,
 }
 
@@ -139,16 +151,18 @@ def check(task: str, data: Data) -> None:
                 if labels.ndim == 2:
                     raise UserError("grouped: expected images of one label each.")
         case "linear_probe":
-            for source in (data.source, data.train):
-                assert source is not None
-                labels = _classes(source).labels(range(len(source)))
-                if labels.ndim == 2:
-                    raise UserError("images with several labels cannot be learned by a linear probe here.")
-                if source is data.train and len(np.unique(labels)) < 2:
-                    raise UserError("the training images are all of one class: there is nothing to learn.")
+            assert data.train is not None
+            test, train = (_classes(source).labels(range(len(source))) for source in (data.source, data.train))
+            if test.ndim == 2 or train.ndim == 2:
+                raise UserError("images with several labels cannot be learned by a linear probe here.")
+            if len(np.unique(train)) < 2:
+                raise UserError("the training images are all of one class: there is nothing to learn.")
         case "compositionality":
             if any(len(captions(data.source[number])) != 2 for number in (0, len(data.source) - 1)):
                 raise UserError("expected two captions an image, the right one and a wrong one, as sugar_crepe has.")
+        case "association":
+            if not truth_of(data.source).choices:
+                raise UserError("expected sets of images to choose among, as winogavil has.")
         case _:
             if not captions(data.source[0]):
                 raise UserError("the images have labels, and no captions to find.")

@@ -92,6 +92,18 @@ def sugar_crepe(folder):
     (folder / "swap_att.json").write_text(json.dumps(entries))
 
 
+def winogavil(folder):
+    (folder / "winogavil_images").mkdir(parents=True)
+    drawn, lines = scenes(), ["cue,candidates,associations"]
+    for index in range(COUNT):
+        Image.fromarray(drawn[index]["image"]).save(folder / "winogavil_images" / f"n {index}.jpg")
+    for row in range(9):
+        names = [f"n {(5 * row + place * 3) % COUNT}" for place in range(5 + row % 2)]
+        lists = [json.dumps(some).replace('"', '""') for some in (names, names[1 : 3 + row % 2])]
+        lines.append(f'"{drawn[row]["text"].split()[-1]}","{lists[0]}","{lists[1]}"')
+    (folder / "winogavil_dataset.csv").write_text("\n".join(lines))
+
+
 def suite(path, *tasks):
     path.write_text(json.dumps({"name": "tests", "tasks": list(tasks)}))
     return path

@@ -7,7 +7,9 @@ import scipy.stats
 import sklearn.linear_model
 import sklearn.metrics
 
+from input_pipeline.source import Choice
 from rankclip_jax.evaluation import zero_shot
+from rankclip_jax.evaluation.association import association
 from rankclip_jax.evaluation.compositionality import compositionality
 from rankclip_jax.evaluation.linear_probe import linear_probe
 from rankclip_jax.evaluation.modalities import consistency, geometry
@@ -83,6 +85,25 @@ def test_half_a_point_for_a_caption_that_is_as_close():
     images, texts = np.eye(3), np.zeros((3, 2, 3))
     texts[0, 0, 0] = texts[1, 1, 1] = 1
     assert values(compositionality(images, texts)) == {"compositionality/accuracy": pytest.approx((1 + 0 + 0.5) / 3)}
+
+
+def test_chosen_images_are_compared_as_scikit_learn_does():
+    rng = np.random.default_rng(0)
+    images, cues = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(2, 40, 6)))
+    scores, sizes, choices = [], [5, 6, 12, 5] * 10, []
+    for cue, size in zip(cues, sizes, strict=True):
+        among = rng.choice(40, size, replace=False)
+        right = np.isin(np.arange(size), rng.choice(size, rng.integers(1, 4), replace=False))
+        similarity = np.asarray([images[one] @ cue for one in among])
+        least = np.sort(similarity)[size - right.sum()]
+        scores.append(sklearn.metrics.jaccard_score(right, similarity >= least))
+        choices.append(Choice("cue", tuple(among.tolist()), tuple(right.tolist())))
+    found = values(association(images, cues, choices))
+    assert found["association/jaccard"] == pytest.approx(np.mean(scores), abs=1e-12)
+    means = {size: np.mean([score for score, one in zip(scores, sizes, strict=True) if one == size]) for size in (5, 6)}
+    assert found["association/jaccard_5"] == pytest.approx(means[5], abs=1e-12)
+    assert found["association/jaccard_5-6"] == pytest.approx((2 * means[5] + means[6]) / 3, abs=1e-12)
+    assert found["association/jaccard_10"] is None
 
 
 def clusters(seed, count, centres):

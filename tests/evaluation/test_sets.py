@@ -156,11 +156,54 @@ def test_names_are_never_evaluated():
 def test_suites_that_come_with_the_system_can_be_read(path):
     tasks = suite.read(suite.find(path))
     assert suite.find(suite.Path(path.stem)) == path
-    count = {"vtab_plus": 36, "datacomp": 37, "sugar_crepe": 7, "paper_zero_shot": 14, "paper_linear_probe": 14}
+    count = {"vtab_plus": 36, "datacomp": 38, "sugar_crepe": 7, "paper_zero_shot": 14, "paper_linear_probe": 14}
     assert len(tasks) == count.get(path.stem, len(tasks))
 
 
 GOOD = {"name": "a", "task": "zero_shot", "format": "webdataset", "path": "x"}
+
+
+def test_sets_of_images_to_choose_among(tmp_path):
+    layouts.winogavil(tmp_path)
+    found = open_set("winogavil", tmp_path, "test", PLAIN)
+    assert len(found) == len({path.name for path in found.paths})
+    first = found.truth.choices[0]
+    assert [found.paths[number].stem for number in first.images] == ["n 0", "n 3", "n 6", "n 9", "n 12"]
+    assert first.right == (False, True, True, False, False)
+    assert first.cue.split()[0] == ("An" if first.cue.split()[1][0] in "aeiou" else "A")
+    assert found[0] == {"image": found.paths[0], "text": []}
+    (tmp_path / "test.csv").write_text('cue,candidates,associations\nOwl,"[""n 1"", ""n 2""]","[""n 2""]"\n')
+    assert open_set("winogavil", tmp_path, "test", PLAIN).truth.choices[0].cue == "An owl"
+
+
+ROW = 'cue,candidates,associations\nowl,"{}","{}"\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no rows"),
+        ("cue,candidates\nowl,[]\n", r"expected columns cue.*KeyError: 'associations'"),
+        (ROW.format("n 1", "n 1"), "two of them JSON lists"),
+        (ROW.format("7", "[7]"), "two of them JSON lists"),
+        (ROW.format("[1, 2]", "[1]"), "no names of images"),
+        (ROW.format('[""../n 1"", ""n 2""]', '[""n 2""]'), "no names of images"),
+        (ROW.format('[""n 1"", ""n 2""]', '[""n 3""]'), "row 1: expected a cue, different candidates, and some"),
+        (ROW.format('[""n 1"", ""n 1""]', '[""n 1""]'), "row 1: expected"),
+        (ROW.format('[""n 1"", ""n 2""]', "[]"), "row 1: expected"),
+        (ROW.format('[""n 1"", ""none""]', '[""n 1""]'), r"none\.jpg: missing, as 1 of 2 images"),
+    ],
+)
+def test_sets_that_are_none_are_refused(tmp_path, content, words):
+    layouts.winogavil(tmp_path)
+    (tmp_path / "test.csv").write_text(content)
+    with pytest.raises(UserError, match=words):
+        open_set("winogavil", tmp_path, "test", PLAIN)
+
+
+def test_a_folder_without_sets_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"neither test\.csv nor winogavil_dataset\.csv"):
+        open_set("winogavil", tmp_path, "test", PLAIN)
 
 
 @pytest.mark.parametrize(

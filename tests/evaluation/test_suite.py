@@ -8,7 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.metrics import jaccard_score
 
+from input_pipeline.evaluation_sets import open_set
+from input_pipeline.evaluation_sets.wording import Wording
 from rankclip_jax.evaluation import suite, suite_run
 from tests.commands import run
 from tests.evaluation import layouts
@@ -21,6 +25,7 @@ TASKS = (
     {"name": "captions", "task": "retrieval", "format": "webdataset", "path": "captions"},
     {"name": "swap", "task": "compositionality", "format": "sugar_crepe", "path": "crepe", "split": "swap_att"},
     {"name": "probe", "task": "linear_probe", "format": "webdataset", "path": "shapes"},
+    {"name": "choose", "task": "association", "format": "winogavil", "path": "choose"},
     {"name": "agree", "task": "consistency", "format": "webdataset", "path": "captions"},
 )
 
@@ -34,6 +39,7 @@ def place(tmp_path_factory):
     layouts.multilabel(folder / "data" / "several")
     layouts.captions(folder / "data" / "captions")
     layouts.sugar_crepe(folder / "data" / "crepe")
+    layouts.winogavil(folder / "data" / "choose")
     layouts.suite(folder / "suite.json", *TASKS)
     return folder
 
@@ -93,12 +99,21 @@ def test_figures_are_clip_benchmarks_on_the_exported_model(place, exported, open
     assert {metric: results["captions"]["metrics"][metric] for metric in expected} == pytest.approx(expected, abs=1e-6)
 
     entries = json.loads((place / "data" / "crepe" / "swap_att.json").read_text()).values()
-    from PIL import Image
-
     pairs = [(Image.open(place / "data" / "crepe" / "images" / one["filename"]), one) for one in entries]
     batches = [(transform(image)[None], [[one["caption"], one["negative_caption"]]]) for image, one in pairs]
     expected = image_caption_selection.evaluate(model, batches, tokenizer, "cpu", amp=False)
     assert results["swap"]["metrics"]["acc"] == pytest.approx(expected["acc"], abs=1e-6)
+
+    choose = open_set("winogavil", place / "data" / "choose", "test", Wording())
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([transform(Image.open(path)) for path in choose.paths]), normalize=True)
+        cues = model.encode_text(tokenizer([choice.cue for choice in choose.truth.choices]), normalize=True)
+    scores = []
+    for choice, cue in zip(choose.truth.choices, cues, strict=True):
+        right = np.asarray(choice.right)
+        closest = (images[list(choice.images)] @ cue).argsort()[-right.sum() :].numpy()
+        scores.append(jaccard_score(right, np.isin(np.arange(len(right)), closest)))
+    assert results["choose"]["metrics"]["avg_jaccard_score"] == pytest.approx(np.mean(scores), abs=1e-6)
 
 
 @pytest.mark.slow
@@ -134,8 +149,8 @@ def test_devices_and_processes_do_not_change_them_and_what_was_measured_is_kept(
     damaged = place / "eight" / "swap.json"
     damaged.write_text(damaged.read_text()[:-20])
     again = evaluate(place, "--output", place / "eight", devices=8)
-    assert set(re.findall(r"\d/6 (\w+):", again.stdout)) == {"captions", "swap"}
-    assert len(set(re.findall(r"\d/6 (\w+):", done.stdout))) == 6
+    assert set(re.findall(r"\d/7 (\w+):", again.stdout)) == {"captions", "swap"}
+    assert len(set(re.findall(r"\d/7 (\w+):", done.stdout))) == len(TASKS)
     assert path.exists()
     assert json.loads(damaged.read_text())["metrics"] == pytest.approx(exported[2]["swap"]["metrics"], abs=2e-6)
 
