@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import array_record, csv_file, scenes
 from input_pipeline.errors import UserError
+from input_pipeline.object_stores import is_remote
 from input_pipeline.source import Mixture, Source
 
 SOURCES = ("scenes", "csv", "array_record")
@@ -47,6 +48,8 @@ def open_source(config: ConfigDict, split: str, *, image_size: int, seed: int) -
 
 def _open(path: str, config: ConfigDict, split: str) -> Source:
     flag = f"config.data.{split}"
+    if config.source == "csv" and is_remote(path):
+        raise UserError(f"{flag}: {path}: expected a CSV file on a disk; in object stores are prepared data alone.")
     if config.source == "array_record":
         return array_record.open_split(path, split, flag=flag)
     return csv_file.read(

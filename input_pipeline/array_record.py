@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from etils import epath
-
 from input_pipeline.errors import UnreadableError, UserError
+from input_pipeline.object_stores import path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +31,14 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
     """Opens a split of a directory that ``python -m input_pipeline.prepare`` wrote.
 
     Args:
-      path: the directory, local or in an object store (``gs://``, ``s3://``).
+      path: the directory, on a disk or in an object store.
       split: ``"train"`` or ``"validation"``.
       flag: the setting that named the directory, for errors.
 
     Raises:
       UserError: there is no such dataset, or it lacks the split.
     """
-    folder = epath.Path(path)
+    folder = path_of(str(path))
     command = f"python -m input_pipeline.prepare --source csv --input LIST.csv --split {split} --output {path}"
     if not (folder / "dataset_info.json").exists():
         raise UserError(

@@ -18,6 +18,7 @@ from typing import Any
 from input_pipeline.errors import UserError
 from input_pipeline.explained import Explained, Parser
 from input_pipeline.files import check_writable, write_atomically
+from input_pipeline.object_stores import disk_path_of
 from input_pipeline.preparation import manifest, runners, shards, urls
 from input_pipeline.preparation.folder import Folder
 from input_pipeline.preparation.pairs import PairSource, describe_file
@@ -44,7 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="what --input is")
     add("--input", required=True, type=Path, help="file or folder to read")
-    add("--output", required=True, type=Path, help="folder to write")
+    add("--output", required=True, type=disk_path_of, help="folder to write")
     add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
     add("--image_key", help="column or feature of images, or of urls")
     add("--caption_key", help="column, feature or JSON field of captions; several columns with commas between")

@@ -31,10 +31,11 @@ def load(
       UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
       ValueError: another dtype, or other weights.
     """
+    from input_pipeline.object_stores import path_of
     from rankclip_jax.embedding.encoder import Encoder  # here, since importing JAX takes a second
     from rankclip_jax.interop import loading
 
     if weights not in ("latest", "average") or dtype not in ("float32", "bfloat16"):
         raise ValueError(f"expected weights latest or average, dtype float32 or bfloat16; found {weights!r}, {dtype!r}")
-    found = loading.read(Path(path), step=step, activation=activation, weights=weights)
+    found = loading.read(path_of(str(path)), step=step, activation=activation, weights=weights)
     return Encoder(found.model, found.variables, dtype)

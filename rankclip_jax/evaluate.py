@@ -6,7 +6,6 @@ python -m rankclip_jax.evaluate --workdir DIR --suite FILE ...
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -35,12 +34,12 @@ def main() -> None:
     if _SUITE.value is None:
         if _MODEL.value is not None:
             raise UserError("--model: what it is to be evaluated on is not given. Name a --suite FILE.")
-        folder = entry.folder_of(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
+        folder = entry.place_of(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
         from rankclip_jax.evaluation import checkpoint  # after the flags are read, since importing JAX takes a second
 
         checkpoint.evaluate(folder, _STEP.value, _TASKS.value, _WEIGHTS.value)
         return
-    path = entry.folder_of(_WORKDIR if _MODEL.value is None else _MODEL, "Name what is to be evaluated.")
+    path = entry.place_of(_WORKDIR if _MODEL.value is None else _MODEL, "Name what is to be evaluated.")
     suite = entry.folder_of(_SUITE, "Name a file, such as --suite configs/suites/paper_zero_shot.json.")
     data = entry.folder_of(_DATA, "Name the folder of the datasets.")
     from rankclip_jax import recipes
@@ -52,7 +51,7 @@ def main() -> None:
         path,
         suite,
         data,
-        None if _OUTPUT.value is None else Path(_OUTPUT.value),
+        None if _OUTPUT.value is None else entry.folder_of(_OUTPUT, "Name a folder."),
         step=_STEP.value,
         tasks=_TASKS.value,
         weights=_WEIGHTS.value or "latest",

@@ -20,8 +20,8 @@ _PORT = flags.DEFINE_integer("port", 8000, "port to listen at; 0: any that is fr
 
 def main() -> None:
     """Makes the index where there is none yet, and serves until Ctrl-C."""
-    model = entry.folder_of(_MODEL, "Name a model, such as --model runs/demo.")
-    data = entry.folder_of(_DATA, "Name a prepared dataset, such as --data data/mine.")
+    model = entry.place_of(_MODEL, "Name a model, such as --model runs/demo.")
+    data = entry.place_of(_DATA, "Name a prepared dataset, such as --data data/mine.")
     folder = _INDEX.value or f"indexes/{model.stem}-{data.resolve().name}-{_SPLIT.value}"
     from rankclip_jax.search import command  # after the flags, since importing JAX takes long
     from rankclip_jax.search import server as servers

@@ -48,7 +48,7 @@ def main() -> None:
 
 def _check_flags() -> tuple[Path, str, Path]:
     """The run's folder, the format and the output, once all flags are what they can be."""
-    workdir = entry.folder_of(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
+    workdir = entry.place_of(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
     if _FORMAT.value not in _SUFFIXES:
         found = "not given" if _FORMAT.value is None else f"no {_FORMAT.value!r}"
         raise UserError(f"--format: {found}; there are {', '.join(_SUFFIXES)}.")

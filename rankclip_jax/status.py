@@ -13,13 +13,13 @@ _AGAINST = flags.DEFINE_string("against", None, "folder of another run: tells th
 
 def main() -> None:
     """Prints it."""
-    workdir = entry.folder_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
+    workdir = entry.place_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
     from rankclip_jax.report import status  # after the flags, since importing JAX takes long
 
     for line in status.describe(workdir):
         print(line)
     if _AGAINST.value is not None:
-        other = entry.folder_of(_AGAINST, "Name another run, such as --against runs/demo.")
+        other = entry.place_of(_AGAINST, "Name another run, such as --against runs/demo.")
         for line in status.describe_differences(workdir, other):
             print(line)
 

@@ -29,7 +29,7 @@ def main() -> None:
     flag = flags.FLAGS["config"]
     _last_word(config, config_flags.get_override_values(flag))
     default = f"runs/{Path(config_flags.get_config_filename(flag)).stem}"
-    workdir = Path(default) if _WORKDIR.value is None else entry.folder_of(_WORKDIR, f"Leave it out for {default}.")
+    workdir = Path(default) if _WORKDIR.value is None else entry.place_of(_WORKDIR, f"Leave it out for {default}.")
     # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
     signal.signal(signal.SIGINT, lambda *_: entry.EXPLAINED.stop())
     entry.join_processes(config)

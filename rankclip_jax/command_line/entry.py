@@ -18,10 +18,11 @@ from ml_collections import config_flags
 from input_pipeline.errors import UserError
 from input_pipeline.explained import Explained
 from input_pipeline.files import check_writable
+from input_pipeline.object_stores import is_remote, path_of
 from rankclip_jax import recipes
 from rankclip_jax.parallel import platform
 
-STARTED = time.time()  # about when the process began: nothing that takes long was imported before
+STARTED = time.monotonic()  # about when the process began: nothing that takes long was imported before
 EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
 
 
@@ -60,15 +61,27 @@ def join_processes(config: Any) -> None:
 
 
 def folder_of(flag: flags.FlagHolder, example: str) -> Path:
-    """The path that a flag names.
+    """The path on a disk that a flag names.
 
     Raises:
-      UserError: it is not given, or is empty.
+      UserError: it is not given, is empty, or is in an object store.
+    """
+    path = place_of(flag, example)
+    if is_remote(path):
+        raise UserError(f"--{flag.name}: expected a path on a disk; found {flag.value}.")
+    return path
+
+
+def place_of(flag: flags.FlagHolder, example: str) -> Path:
+    """The path that a flag names, on a disk or in an object store.
+
+    Raises:
+      UserError: it is not given, is empty, or is in a store that cannot be used.
     """
     if not flag.value:
         found = "not given" if flag.value is None else "empty"
         raise UserError(f"--{flag.name}: {found}. {example}")
-    return Path(flag.value)
+    return path_of(flag.value)
 
 
 def check_can_be_written(flag: str, path: Path) -> None:

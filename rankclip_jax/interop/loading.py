@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
+from input_pipeline.object_stores import path_of, sizes_below
 from rankclip_jax.interop import files, hugging_face, positions
 from rankclip_jax.interop.places import LOGIT_BIAS, Place, batch_counters, empty, hugging_face_places, open_clip_places
 from rankclip_jax.models.clip import Clip, Variables, describe_variables
@@ -94,7 +95,7 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
         step = choose_step(path, step)
         saved = path / "checkpoints" / str(step)
         content = saved / proof.SUMS if (saved / proof.SUMS).is_file() else saved
-    files_of = [content] if content.is_file() else sorted(file for file in content.rglob("*") if file.is_file())
+    files_of = [content] if content.is_file() else [content / name for name in sorted(sizes_below(content))]
     whole = hashlib.sha256()
     for name in files_of:
         with name.open("rb") as file:
@@ -110,7 +111,7 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
     """
     if not config.init_from:
         return None
-    path = Path(config.init_from)
+    path = path_of(config.init_from)
     try:
         weights = read(path, activation=config.model.activation)
     except UserError as error:

@@ -3,11 +3,10 @@
 python -m rankclip_jax.report --workdir DIR [MORE ...] --output report.html
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from input_pipeline.errors import UserError
+from input_pipeline.object_stores import path_of
 from rankclip_jax.command_line import entry
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; those of more runs may follow")
@@ -16,9 +15,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "the file to write, such as report
 
 def main(*more: str) -> None:
     """Writes what the flags name."""
-    first = entry.folder_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
+    first = entry.place_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
     output = entry.folder_of(_OUTPUT, "Name the file to write, such as --output report.html.")
-    workdirs = [first, *map(Path, more)]
+    workdirs = [first, *map(path_of, more)]
     if repeated := [folder for folder in workdirs if workdirs.count(folder) > 1]:
         raise UserError(f"--workdir: {repeated[0]} is named twice.")
     entry.check_can_be_written("output", output)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from input_pipeline import object_stores
 from input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.parallel.layout import name_of
@@ -22,6 +22,9 @@ from rankclip_jax.run.state import TrainState, describe, join
 from rankclip_jax.run.workdir import read_config, saved_steps
 
 _LOGGER = logging.getLogger(__name__)
+# Seconds. Orbax counts those of a save by the time of day, which may be set meanwhile; what hangs or is gone, the
+# watchdog and the processes' heartbeats notice.
+_PATIENCE = 30 * 24 * 3600
 
 
 class SavingFailed(Exception):
@@ -45,9 +48,9 @@ class Checkpoints:
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._prove),
+            async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=self._prove),
         )
-        self._folder = (workdir / "checkpoints").absolute()
+        self._folder = object_stores.absolute(workdir / "checkpoints")
         self._settings = versions.written(settings.to_dict(assembly.config))
         self._manager = self._open()
         self._under_way: int | None = None
@@ -107,9 +110,11 @@ class Checkpoints:
             yield
         except Exception as error:  # of many kinds, some of them TensorStore's own
             step, self._under_way = self._under_way, None
-            for folder in self._folder.glob(f"{step}.*tmp*"):
-                shutil.rmtree(folder, ignore_errors=True)
-            self._manager = self._open()
+            if is_first() and step is not None:
+                with contextlib.suppress(Exception):  # the disk that is full, say, may refuse this too
+                    object_stores.remove_folder(self._unfinished(step))
+            if jax.process_count() == 1:  # several would have to open it together, and not all know of this
+                self._manager = self._open()
             words = " ".join(str(error).split())
             words = words if len(words) < 300 else f"{words[:100]} ... {words[-180:]}"
             raise SavingFailed(
@@ -133,9 +138,13 @@ class Checkpoints:
     def _prove(self) -> None:
         """Called by Orbax when all files of a checkpoint are there, before it takes its name."""
         if is_first():
-            (folder,) = self._folder.glob(f"{self._under_way}.*tmp*")
             assert self._under_way is not None
-            proof.write(folder, self._under_way, self._settings)
+            proof.write(self._unfinished(self._under_way), self._under_way, self._settings)
+
+    def _unfinished(self, step: int) -> Path:
+        """The folder of a checkpoint that is not committed: under another name, or, in a store, without a last file."""
+        own = self._folder / str(step)
+        return own if object_stores.is_remote(own) else next(self._folder.glob(f"{step}.*tmp*"), own)
 
 
 def _are_finite(state: TrainState) -> dict[str, jax.Array]:
@@ -177,8 +186,7 @@ def describe_proof(workdir: Path, step: int) -> str:
 
 def bytes_of(workdir: Path, step: int) -> int:
     """What the files of a checkpoint occupy."""
-    folder = workdir / "checkpoints" / str(step)
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(object_stores.sizes_below(workdir / "checkpoints" / str(step)).values())
 
 
 def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) -> tuple[int, list[int]]:
@@ -239,7 +247,7 @@ def read_variables(workdir: Path, assembly: Assembly, step: int | None = None, w
 
 
 def _read(workdir: Path, like: Any, step: int) -> Any:
-    path = (workdir / "checkpoints" / str(step) / "default").absolute()
+    path = object_stores.absolute(workdir / "checkpoints" / str(step) / "default")
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     arguments = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

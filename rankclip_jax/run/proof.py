@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline import files
+from input_pipeline.object_stores import sizes_below
 from rankclip_jax import __version__
 
 SUMS = "SHA256SUMS"
@@ -45,14 +46,15 @@ def write(folder: Path, step: int, settings: dict[str, Any]) -> None:
         "settings": settings,
     }
     files.write_atomically(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    lines = [f"{_digest(folder / name)}  {name}\n" for name in sorted(_names(folder)) if name not in _OF_THE_COMMIT]
+    names = sorted(sizes_below(folder).keys() - _OF_THE_COMMIT.keys() - {SUMS})
+    lines = [f"{_digest(folder / name)}  {name}\n" for name in names]
     files.write_atomically(folder / SUMS, "".join(lines))
 
 
 def seal(folder: Path) -> None:
     """Adds the files that a commit has written to the digests of a checkpoint which nothing has happened to since."""
     added = "".join(f"{_digest(folder / name)}  {name}\n" for name in _OF_THE_COMMIT)
-    files.write_atomically(folder / SUMS, (folder / SUMS).read_text(encoding="ascii") + added)
+    files.write_atomically(folder / SUMS, (folder / SUMS).read_text(encoding="utf8") + added)
 
 
 def has_proof(folder: Path) -> bool:
@@ -64,7 +66,7 @@ def faults(folder: Path) -> Iterator[str]:
     """Why a checkpoint is not what was saved: a line for each file that is missing, altered or of something else."""
     sums = folder / SUMS
     try:
-        lines = sums.read_text(encoding="ascii").splitlines()
+        lines = sums.read_text(encoding="utf8").splitlines()
     except (OSError, ValueError) as error:
         yield f"{sums} cannot be read ({type(error).__name__})"
         return
@@ -75,7 +77,7 @@ def faults(folder: Path) -> Iterator[str]:
             yield f"{sums} is altered: {line[:80]!r} is no digest and name"
             return
         expected[match[2]] = match[1]
-    found = set(_names(folder)) - (_OF_THE_COMMIT.keys() - expected.keys())
+    found = sizes_below(folder).keys() - {SUMS} - (_OF_THE_COMMIT.keys() - expected.keys())
     yield from (f"{folder / name} is missing" for name in sorted(expected.keys() - found))
     yield from (f"{folder / name} is not of this checkpoint" for name in sorted(found - expected.keys()))
     both = sorted(expected.keys() & found)
@@ -91,13 +93,6 @@ def faults(folder: Path) -> Iterator[str]:
 def about(folder: Path) -> dict[str, Any]:
     """What a checkpoint was saved by: ``step``, ``versions`` and ``settings``; its digest was looked at before."""
     return json.loads((folder / ABOUT).read_text(encoding="utf8"))
-
-
-def _names(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and name != SUMS:
-            yield name
 
 
 def _begins(path: Path, beginning: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.parallel.processes import is_first
+from rankclip_jax.telemetry.appended import Appended
 from rankclip_jax.telemetry.console import say
 
 
@@ -20,7 +21,7 @@ class Events:
     """
 
     def __init__(self, workdir: Path) -> None:
-        self.path = workdir / "events.jsonl"
+        self._file = Appended(workdir / "events.jsonl")
         self._counts: dict[str, int] = {}
 
     def write(self, event: str, **about: Any) -> None:
@@ -28,8 +29,13 @@ class Events:
         self._counts[event] = self.count(event) + 1
         if is_first():
             line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "process": os.getpid()}
-            with self.path.open("a", encoding="utf8") as file:
-                file.write(json.dumps(line | {"event": event} | about) + "\n")
+            self._file.add((json.dumps(line | {"event": event} | about) + "\n").encode())
+            self._file.flush()
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self._file.path
 
     def count(self, event: str) -> int:
         """How often it was written by this process."""

@@ -38,11 +38,12 @@ class Ledger:
     Args:
       workdir: the run's folder, which is there.
       activity: what takes time.
-      started: when the first attempt of this process began, in seconds since 1970.
+      started: when the first attempt of this process began, by the clock that nobody sets (`time.monotonic`).
     """
 
     def __init__(self, workdir: Path, activity: Activity, started: float) -> None:
-        self._path, self._activity, self._started = workdir / NAME, activity, started
+        self._path, self._activity = workdir / NAME, activity
+        self._start(started)
         self._before = self._path.read_text(encoding="utf8").splitlines() if self._path.exists() else []
         self._counted: dict[str, float] = defaultdict(float)
         self._line: dict[str, Any] = {}
@@ -54,18 +55,23 @@ class Ledger:
             if self._line:
                 self.write()
                 self._before.append(json.dumps(self._line))
-                self._started, self._counted = time.time(), self._activity.seconds()
-            self._line = {"host": socket.gethostname(), "started": self._started, "from_step": step}
+                self._start(time.monotonic())
+                self._counted = self._activity.seconds()
+            self._line = {"host": socket.gethostname(), "started": self._began, "from_step": step}
             self._activity.step = step
             self.write()
+
+    def _start(self, started: float) -> None:
+        """An attempt began then; the time of day is asked for once, since somebody may set it meanwhile."""
+        self._started, self._began = started, time.time() - (time.monotonic() - started)
 
     def write(self) -> None:
         """Writes how things stand."""
         with self._writing:
-            now, ever = time.time(), self._activity.seconds()
+            took, ever = time.monotonic() - self._started, self._activity.seconds()
             seconds = {cause: round(ever[cause] - self._counted[cause], 3) for cause in CAUSES}
-            seconds["other"] += round(max(now - self._started - sum(seconds.values()), 0.0), 3)
-            self._line |= {"ended": now, "step": self._activity.step, "seconds": seconds}
+            seconds["other"] += round(max(took - sum(seconds.values()), 0.0), 3)
+            self._line |= {"ended": self._began + took, "step": self._activity.step, "seconds": seconds}
             write_atomically(self._path, "\n".join([*self._before, json.dumps(self._line)]) + "\n")
 
 

@@ -5,15 +5,21 @@ import importlib.util
 import json
 import math
 import os
+import socket
+import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 from input_pipeline.errors import UserError
 from input_pipeline.files import write_atomically
+from rankclip_jax.telemetry.appended import Appended
 
 Values = Mapping[str, float | None]
 
@@ -40,21 +46,22 @@ class JsonLines:
 
     def __init__(self, path: Path, start_step: int) -> None:
         _drop_later_steps(path, start_step)
-        self._file = path.open("a", encoding="utf8")
+        self._file = Appended(path)
 
     def write(self, step: int, values: Values) -> None:
         """Adds a line; numbers that are not defined are null."""
         line = {"step": step} | {name: value if _is_number(value) else None for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.add((json.dumps(line, allow_nan=False) + "\n").encode())
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Writes what is left."""
+        self._file.flush()
 
 
 class TensorBoard:
-    """Scalars as TensorBoard's events.
+    """Scalars as TensorBoard's events: records as TensorFlow frames them.
+
+    (tensorboardX's own writer is a thread that a full disk ends, and that is then waited for.)
 
     Args:
       folder: of the events.
@@ -62,17 +69,27 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, start_step: int) -> None:
-        self._events = SummaryWriter(str(folder), purge_step=start_step)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = Appended(folder / name)
+        self._add(Event(file_version="brain.Event:2"))
+        self._add(Event(step=start_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Values) -> None:
         """Adds scalars; those that are not defined are left out."""
-        for name, value in values.items():
-            if _is_number(value):
-                self._events.add_scalar(name, value, step)
+        scalars = [Summary.Value(tag=name, simple_value=x) for name, x in values.items() if _is_number(x)]
+        self._add(Event(step=step, summary=Summary(value=scalars)))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        sums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
+        self._file.add(length + next(sums) + content + next(sums))
 
     def close(self) -> None:
-        """Closes the file."""
-        self._events.close()
+        """Writes what is left."""
+        self._file.flush()
 
 
 class WeightsAndBiases:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
+from input_pipeline.object_stores import time_of
 from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.evaluation import results
@@ -91,13 +92,13 @@ def train(
       workdir: the run's folder; made when the step is compiled and the first batch is there.
       mesh: the devices; None: all.
       dry_run: do everything once, keep nothing of it, and stop.
-      started: when the process began, in seconds since 1970, for the ledger of its time; None: now.
+      started: when the process began, by `time.monotonic`, for the ledger of its time; None: now.
 
     Raises:
       UserError: the settings, the data or the folder are not usable, or memory does not suffice: nothing has been
         written. Or the run has diverged, or too many records cannot be read: what was saved before stays.
     """
-    started = started or time.time()
+    started = time.monotonic() if started is None else started
     settings.check(config, mesh.size if mesh else jax.device_count())
     mesh = mesh or make_mesh(config.mesh)
     check_writers(config)
@@ -113,7 +114,7 @@ def train(
         evaluator = Evaluator(assembly, validation) if validation else None
         start = choose_start(assembly, workdir, stored, len(source))
         activity = Activity()
-        activity.add("start", time.time() - started)
+        activity.add("start", time.monotonic() - started)
         with ExplainedMemory(assembly), activity.during("recovery" if start.saved else "start", "the first state"):
             state = restore_or_initialise(assembly, workdir, start)
         _print_banner(assembly, workdir, start.step, state, source, validation)
@@ -310,7 +311,7 @@ def _finished_before(assembly: Assembly, workdir: Path, state: TrainState, evalu
     """Nothing is left to train; what was cut off after it, the evaluation or the report, is made now."""
     step, found = int(state.step), None
     measured, drawn = results.path_of(workdir, step), workdir / picture.NAME
-    there = measured.exists() and drawn.exists() and drawn.stat().st_mtime >= measured.stat().st_mtime
+    there = measured.exists() and drawn.exists() and time_of(drawn) >= time_of(measured)
     if evaluator and not there:
         with _make_logging(assembly, workdir, step, lambda: 0, Activity()) as logging:
             found = show_results(evaluator, state, workdir, step, logging)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from input_pipeline.errors import UserError
 from input_pipeline.files import nearest_folder
+from input_pipeline.object_stores import is_remote, remove_folder
 from input_pipeline.source import Source
 from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.parallel.processes import is_first, wait_for_all
@@ -59,7 +59,7 @@ def rehearse(
     if not metrics["finite"]:
         raise UserError(f"the loss of step {step} is {loss}, or its gradients are not finite.")
     made = time.perf_counter()
-    there = nearest_folder(workdir)
+    there = workdir if is_remote(workdir) else nearest_folder(workdir)
     with _temporary(there / _FOLDER) as folder:
         _write(assembly, folder, state)
         faults = faults_of(folder, step)
@@ -87,7 +87,7 @@ def _temporary(folder: Path) -> Iterator[Path]:
     finally:
         wait_for_all(_FOLDER)
         if is_first():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
 
 def _write(assembly: Assembly, folder: Path, state: TrainState) -> None:

@@ -15,7 +15,10 @@ def write_results(evaluated: Evaluated, workdir: Path, step: int, logging: Loggi
     """Writes results to their file and to the logs; the results by name."""
     found = {metric.name: metric.value for metric in evaluated.metrics}
     if is_first():
-        results.write(workdir, step, evaluated.metrics)
+        try:
+            results.write(workdir, step, evaluated.metrics)
+        except OSError as error:  # a full disk, say: the logs have them, or are tried again
+            say(f"note: {results.path_of(workdir, step)} cannot be written ({error.strerror})")
     logging.write(step, found)
     return found
 

@@ -1,13 +1,17 @@
 """Each fault: from a workdir to its run's end, with what must be true on the way."""
 
+import contextlib
+import json
 import random
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from tests.soak.harness import (
@@ -22,6 +26,7 @@ from tests.soak.harness import (
     flip_a_bit,
     losses,
     newest,
+    state_of,
 )
 
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
@@ -134,6 +139,71 @@ def a_slow_host(workdir: Path, undisturbed: Path, draw: random.Random) -> str:
     return f"pauses of {', '.join(f'{pause:.1f}' for pause in pauses)} s"
 
 
+def a_number_that_is_not_finite(workdir: Path, undisturbed: Path, draw: random.Random) -> str:
+    """In what is made of a batch, in a gradient, in a parameter, under each policy: as configured, and never saved."""
+    where, policy = draw.choice(("batch", "gradient", "parameter")), draw.choice(("stop", "skip", "go_back"))
+    bad = draw.randrange(8, STEPS)
+    told, wanted = f"a {where} of step {bad}, {policy}", f"--config.train.when_not_finite={policy}"
+    attempt = Attempt(workdir, Shape(flags=(wanted,), variables=(("SOAK_NAN", f"{bad} {where}"),)))
+    statuses = attempt.end(300)
+    events = [line for line in (workdir / "events.jsonl").read_text().splitlines() if '"not_finite"' in line]
+    if not events or f'"step": {bad}' not in events[0] or '"records": ["' not in events[0]:
+        raise Broken(f"{told}: not recorded\n{attempt.said}")
+    for folder in (workdir / "checkpoints").iterdir():
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state_of(folder)) if leaf.dtype.kind == "f"):
+            raise Broken(f"{told}: {folder} is not finite")
+    ends = policy == "go_back" or (policy == "skip" and where != "parameter")  # which stays bad, whatever is skipped
+    if any(statuses) == ends or (ends and newest(workdir).name != str(STEPS)):
+        raise Broken(f"{told}: ended with {statuses}\n{attempt.said}")
+    if policy == "stop":
+        finish(workdir, Shape(flags=(wanted,)))
+        check_same(workdir, undisturbed)
+    return told
+
+
+def a_disk_that_cannot_be_written(workdir: Path, undisturbed: Path, draw: random.Random) -> str:
+    """Full from some moment on, or read-only at the next start: said, nothing lost, and all as ever afterwards."""
+    how = draw.choice(("full", "read-only"))
+    workdir.mkdir()
+    mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", workdir)
+    try:
+        attempt = Attempt(workdir, Shape())
+        _wait_for(attempt, draw.choice(("step", "save", "evaluation")), workdir, draw)
+        if how == "full":
+            fill(workdir / "ballast")
+            attempt.end(DEADLINE)
+            (workdir / "ballast").unlink()
+        else:
+            attempt.send(signal.SIGTERM, [0])
+            attempt.end(DEADLINE)
+            mount("-o", "remount,ro", workdir)
+            attempt = Attempt(workdir, Shape())
+            attempt.end(DEADLINE)
+            mount("-o", "remount,rw", workdir)
+        if "Traceback" in attempt.said or "--workdir: " not in attempt.said:
+            raise Broken(f"{how}: not said clearly\n{attempt.said}")
+        finish(workdir)
+        check_same(workdir, undisturbed)
+    finally:
+        subprocess.run(["umount", "--lazy", workdir], check=True)
+    return how
+
+
+def a_clock_that_is_set(workdir: Path, undisturbed: Path, draw: random.Random) -> str:
+    """An hour or a day back or forth, again and again; a signal falls into it, too."""
+    jumping = Shape(variables=(("SOAK_CLOCK", "1"),))
+    attempt = Attempt(workdir, jumping)
+    _wait_for(attempt, draw.choice(_MOMENTS[2:]), workdir, draw)
+    attempt.send(signal.SIGTERM, [draw.randrange(2)])
+    attempt.end(DEADLINE)
+    finish(workdir, jumping)
+    check_same(workdir, undisturbed)
+    seconds = [json.loads(line)["seconds"] for line in (workdir / "goodput.jsonl").read_text().splitlines()]
+    if not all(0 <= value < 3000 for attempt_seconds in seconds for value in attempt_seconds.values()):
+        raise Broken(f"the ledger of time took the clock's word: {seconds}")
+    return "a SIGTERM meanwhile"
+
+
 # How often each is drawn in a whole soak.
 FAULTS: dict[Callable[[Path, Path, random.Random], str], int] = {
     a_signal: 50,
@@ -142,6 +212,9 @@ FAULTS: dict[Callable[[Path, Path, random.Random], str], int] = {
     a_process_that_stops: 5,
     other_shapes: 8,
     a_slow_host: 5,
+    a_number_that_is_not_finite: 18,
+    a_disk_that_cannot_be_written: 6,
+    a_clock_that_is_set: 4,
 }
 
 
@@ -164,6 +237,17 @@ def _wait_for(attempt: Attempt, moment: str, workdir: Path, draw: random.Random)
             number = draw.randrange(4)
             attempt.wait_for(lambda: _begun_saves(workdir) > number)
             time.sleep(draw.uniform(0, 0.05))
+
+
+def mount(*words: str | Path) -> None:
+    subprocess.run(["mount", *words], check=True)
+
+
+def fill(path: Path) -> None:
+    """With as much as the disk takes."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
 
 
 def _begun_saves(workdir: Path) -> int:

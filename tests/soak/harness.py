@@ -33,6 +33,7 @@ class Shape:
     processes: int = 2
     devices: int = 4
     flags: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 class Attempt:
@@ -55,6 +56,7 @@ class Attempt:
                 "JAX_PROCESS_ID": str(number),
                 "SOAK_RECORDS": f"{workdir}.records.{number}",
                 "PYTHONUNBUFFERED": "1",
+                **dict(shape.variables),
             }
             process = subprocess.Popen(
                 [*command, f"--workdir={workdir}", *shape.flags],
@@ -122,9 +124,9 @@ def newest(workdir: Path) -> Path:
     return max(folders, key=lambda path: int(path.name))
 
 
-def state_of(workdir: Path) -> dict:
-    """The arrays of the last checkpoint, whatever devices it was saved from."""
-    path, checkpointer = newest(workdir).absolute() / "default", ocp.PyTreeCheckpointer()
+def state_of(checkpoint: Path) -> dict:
+    """The arrays of a checkpoint, whatever devices it was saved from."""
+    path, checkpointer = checkpoint.absolute() / "default", ocp.PyTreeCheckpointer()
     names = checkpointer.metadata(path).item_metadata.tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
     return checkpointer.restore(path, restore_args=as_numpy)
@@ -140,7 +142,7 @@ def check_same(workdir: Path, undisturbed: Path) -> None:
     """The parameters are those of the undisturbed run, to the bit, and each epoch has seen each record once."""
     if newest(workdir).name != str(STEPS):
         raise Broken(f"{workdir} ended at step {newest(workdir).name}")
-    here, there = state_of(workdir), state_of(undisturbed)
+    here, there = state_of(newest(workdir)), state_of(newest(undisturbed))
     if not jax.tree.all(jax.tree.map(np.array_equal, here, there)):
         raise Broken(f"{workdir} has other parameters than {undisturbed}")
     if losses(workdir) != losses(undisturbed):

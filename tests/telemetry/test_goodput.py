@@ -53,8 +53,9 @@ def test_all_time_is_accounted_for_over_attempts_of_one_process(tmp_path, monkey
     monkeypatch.setattr("time.monotonic", lambda: now[0] - 90)
     activity = Activity()
     activity.add("start", 4.0)
-    ledger = Ledger(tmp_path, activity, started=96.0)
+    ledger = Ledger(tmp_path, activity, started=6.0)
     ledger.begin(0)
+    monkeypatch.setattr("time.time", lambda: now[0] - 3600)  # somebody sets the clock back
     for step in (1, 2):
         with activity.during("step", "a step"):
             now[0] += 3
@@ -62,7 +63,9 @@ def test_all_time_is_accounted_for_over_attempts_of_one_process(tmp_path, monkey
         now[0] += 0.5  # of nothing in particular
     with activity.during("recovery", "the way back"):
         now[0] += 2
+    monkeypatch.setattr("time.time", lambda: now[0])
     ledger.begin(1)
+    monkeypatch.setattr("time.time", lambda: now[0] + 3600)
     with activity.during("step", "a step"):
         now[0] += 5
         activity.step = 2
@@ -70,7 +73,8 @@ def test_all_time_is_accounted_for_over_attempts_of_one_process(tmp_path, monkey
     assert goodput.seconds_of(tmp_path) == {
         "step": 3.0 + 5.0, "lost": 3.0, "start": 4.0, "recovery": 2.0, "other": 1.0,
     }  # fmt: skip
-    again = Ledger(tmp_path, Activity(), started=now[0])
+    monkeypatch.setattr("time.time", lambda: now[0])
+    again = Ledger(tmp_path, Activity(), started=now[0] - 90)
     again.begin(2)
     assert goodput.attempts_of(tmp_path) == 3
 

@@ -1,0 +1,98 @@
+"""Runs and prepared data in Google Cloud Storage, ``gs://bucket/folder``: where paths differ from those of disks.
+
+Such a path is an `etils.epath.Path`, which reads, writes and lists through gcsfs as a `pathlib.Path` does. TensorStore
+and ArrayRecord read and write the large files themselves.
+"""
+
+import importlib.util
+import os
+import socket
+from pathlib import Path
+from typing import cast
+
+import fsspec
+from etils import epath
+
+from input_pipeline.errors import UserError
+
+
+def is_remote(path: Path | str) -> bool:
+    """Whether the path is of an object store."""
+    return "://" in str(path)
+
+
+def path_of(words: str) -> Path:
+    """The path that a person names, on a disk or in an object store.
+
+    Raises:
+      UserError: it is of a store that checkpoints and prepared data cannot be in, or the store's package is missing.
+    """
+    if not is_remote(words):
+        return Path(words)
+    if not words.startswith("gs://"):
+        raise UserError(
+            f"{words}: of object stores gs:// alone can be used, since Orbax and ArrayRecord read no other. Mount it "
+            "as a folder, or copy it to a disk."
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"{words}: gs:// needs the package gcsfs. Install it with: pip install gcsfs")
+    for name in ("gs", "gcs"):  # what another process has written would not be seen
+        fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
+    return cast(Path, epath.Path(words))
+
+
+def disk_path_of(words: str) -> Path:
+    """The path that a person names where it can be on a disk alone.
+
+    Raises:
+      UserError: it is in an object store.
+    """
+    if is_remote(words):
+        raise UserError(f"{words}: expected a path on a disk.")
+    return Path(words)
+
+
+def absolute(path: Path) -> Path:
+    """A path that does not depend on the folder in which the process is."""
+    return path if is_remote(path) else path.absolute()
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError where nothing can be written below a folder of a store; nothing is left there."""
+    probe = folder / f"probe.{socket.gethostname()}.{os.getpid()}"
+    write(probe, b"")
+    probe.unlink()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes an object, which is there whole or not at all.
+
+    Raises:
+      OSError: it cannot be written, whatever the store's library calls that.
+    """
+    try:
+        path.write_bytes(content)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise OSError(5, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", str(path)) from error
+
+
+def sizes_below(folder: Path) -> dict[str, int]:
+    """The files below a folder, by their names from there, and their bytes."""
+    if not is_remote(folder):
+        files = [path for path in folder.rglob("*") if not path.is_dir()]
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    store, root = fsspec.core.url_to_fs(str(folder))
+    found = store.find(root, detail=True).items()
+    return {name.removeprefix(root).lstrip("/"): about["size"] for name, about in found}
+
+
+def time_of(path: Path) -> float:
+    """When a file was written last, in seconds since 1970."""
+    return epath.Path(path).stat().mtime if is_remote(path) else path.stat().st_mtime
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder and all below it; one that is not there is no error."""
+    epath.Path(folder).rmtree(missing_ok=True)
