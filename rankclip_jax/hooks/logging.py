@@ -79,6 +79,11 @@ class Logging(contextlib.ExitStack):
         for writer in self._writers:
             writer.write(step, values)
 
+    def flush(self) -> None:
+        """Makes sure that what writers were given is written."""
+        for writer in self._writers:
+            writer.flush()
+
     def _line(self, info: StepInfo, values: dict[str, float], rate: float) -> str:
         terms = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in _NOT_ON_THE_LINE)
         left = format_duration((info.last_step - info.step) * self._pairs_a_step / rate)

@@ -27,13 +27,21 @@ class Saving:
       also_at: a step.
       look_every: steps after which processes agree on whether so many minutes have passed.
       events: where failures are recorded.
+      before: called before each, for what must not be missing beside it.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, config: ConfigDict, *, also_at: int, look_every: int, events: Events
+        self,
+        checkpoints: Checkpoints,
+        config: ConfigDict,
+        *,
+        also_at: int,
+        look_every: int,
+        events: Events,
+        before: Callable[[], None],
     ) -> None:
         self._checkpoints, self._config, self._events = checkpoints, config, events
-        self._also_at, self._look_every = also_at, look_every
+        self._also_at, self._look_every, self._before = also_at, look_every, before
         self._next = self._in(60 * config.every_minutes)
         self._failures = 0
 
@@ -79,6 +87,7 @@ class Saving:
             raise self._given_up(failed) from failed
 
     def _save(self, info: StepInfo) -> None:
+        self._before()
         self._checkpoints.save(info.state)
         self._next = self._in(60 * self._config.every_minutes)
 

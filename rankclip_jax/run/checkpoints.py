@@ -290,6 +290,6 @@ def set_aside(workdir: Path, steps: Sequence[int]) -> Path:
             folder = workdir / f"set_aside_{number}"
         folder.mkdir()
         for step in steps:
-            (workdir / "checkpoints" / str(step)).rename(folder / str(step))
+            object_stores.move_folder(workdir / "checkpoints" / str(step), folder / str(step))
     wait_for_all("checkpoints set aside")
     return folder

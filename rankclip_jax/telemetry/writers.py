@@ -31,8 +31,12 @@ class Writer(Protocol):
         """Adds the numbers of a step."""
         ...
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Makes sure that all is written."""
+        ...
+
+    def close(self) -> None:
+        """The same, a last time."""
         ...
 
 
@@ -53,9 +57,11 @@ class JsonLines:
         line = {"step": step} | {name: value if _is_number(value) else None for name, value in values.items()}
         self._file.add((json.dumps(line, allow_nan=False) + "\n").encode())
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Writes what is left."""
         self._file.flush()
+
+    close = flush
 
 
 class TensorBoard:
@@ -87,9 +93,11 @@ class TensorBoard:
         sums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
         self._file.add(length + next(sums) + content + next(sums))
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Writes what is left."""
         self._file.flush()
+
+    close = flush
 
 
 class WeightsAndBiases:
@@ -118,6 +126,9 @@ class WeightsAndBiases:
     def write(self, step: int, values: Values) -> None:
         """Sends the numbers, or keeps them to be sent."""
         self._run.log({"step": step} | {name: value for name, value in values.items() if _is_number(value)})
+
+    def flush(self) -> None:
+        """The library sends and keeps by itself."""
 
     def close(self) -> None:
         """Waits until all is sent or kept."""

@@ -259,7 +259,9 @@ def _enter_hooks(
     decay = schedule.decay_start(config.optimizer, total_steps)
     checkpoints = Checkpoints(workdir, assembly, always_kept=[decay] if decay < total_steps else [])
     every = config.logging.every_steps
-    saving = Saving(checkpoints, config.checkpoint, also_at=decay, look_every=every, events=run.events)
+    saving = Saving(
+        checkpoints, config.checkpoint, also_at=decay, look_every=every, events=run.events, before=logging.flush
+    )
     stack.enter_context(saving)
     finiteness = Finiteness(
         config.train.when_not_finite,

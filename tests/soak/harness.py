@@ -34,6 +34,7 @@ class Shape:
     devices: int = 4
     flags: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    records: Path | None = None  # beside which the notes of records lie; the workdir, unless given
 
 
 class Attempt:
@@ -54,7 +55,7 @@ class Attempt:
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": str(shape.processes),
                 "JAX_PROCESS_ID": str(number),
-                "SOAK_RECORDS": f"{workdir}.records.{number}",
+                "SOAK_RECORDS": f"{shape.records or workdir}.records.{number}",
                 "PYTHONUNBUFFERED": "1",
                 **dict(shape.variables),
             }
