@@ -1,5 +1,6 @@
 """What the planner reads in a program, compared with counts by hand and with what was asked for."""
 
+import collections
 import math
 import os
 import re
@@ -20,9 +21,11 @@ from rankclip_jax.parallel.mesh import AXES, make_mesh
 from rankclip_jax.parallel.topology import topology_of
 from rankclip_jax.planning import arithmetic, program, search
 from rankclip_jax.planning.command import how_to_start
-from rankclip_jax.planning.plan import Plan, plan_step
+from rankclip_jax.planning.plan import Plan, plan_step, useful_flops
 from rankclip_jax.recipes import names
 from rankclip_jax.run.assembly import assemble
+from rankclip_jax.run.state import create, describe
+from rankclip_jax.run.step import describe_batch, make_step
 from tests.planning.conftest import ROOT
 from tests.training.conftest import TINY
 
@@ -95,6 +98,48 @@ def test_a_plan_has_the_bytes_of_the_state_and_the_gradients_collectives(planned
     assert found.fits
     assert 0 < found.mfu <= 1
     assert found.to_dict()["fits"]
+
+
+def test_operations_are_those_that_xla_counts():
+    """It counts additions and functions of single numbers too, which are few beside a ViT's products."""
+    config = demo.get_config()
+    config.model.name, config.model.scan_layers, config.model.rematerialise = "ViT-S-16", False, "nothing"
+    config.optimizer.name, config.objective.name, config.train.global_batch_size = "adamw", "clip", 32
+    mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    assembly = assemble(config, mesh, 10)
+    traced = make_step(assembly).trace(describe(assembly), describe_batch(assembly))
+    counted = sum(arithmetic.flops(traced).values())
+    assert counted <= traced.lower().cost_analysis()["flops"] <= 1.01 * counted
+    assert useful_flops(assembly) == counted
+
+
+def test_a_run_keeps_and_exchanges_what_its_plan_says(tmp_path):
+    """By the runtime's own record of a step on eight devices, and the arrays that lie on one of them."""
+    config = demo.get_config()
+    config.model.name, config.optimizer.name, config.objective.name = "tiny", "adamw", "rankclip"
+    config.train.global_batch_size, config.mesh.fsdp, config.mesh.replica = 64, 2, 2
+    assembly = assemble(config, make_mesh(config.mesh), 10)
+    found = plan_step(assembly, GPUS["h200"], "cpu", 10**9)
+    state, step = create(assembly), make_step(assembly)
+    batch = {
+        name: jax.device_put(np.zeros(row.shape, row.dtype), row.sharding)
+        for name, row in describe_batch(assembly).items()
+    }
+    shards = [shard for leaf in jax.tree.leaves((state, batch)) for shard in leaf.addressable_shards]
+    here = sum(shard.data.nbytes for shard in shards if shard.device == jax.devices()[0])
+    assert here == sum(found.bytes[part] for part in ("parameters", "optimizer", "batch"))
+    compiled = step.lower(state, batch).compile()
+    with jax.profiler.trace(tmp_path):
+        jax.block_until_ready(compiled(state, batch))
+    (path,) = tmp_path.rglob("*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(path)).planes
+    events = [event.name for plane in planes for line in plane.lines for event in line.events]
+    names = collections.Counter(name.split(".")[0].replace("_", "-") for name in events)
+    planned = collections.Counter()
+    for row in found.collectives:
+        planned[row.kind] += row.count
+    assert {"all-reduce", "all-gather", "reduce-scatter"} <= planned.keys()
+    assert {kind: names[kind] for kind in planned} == {kind: 8 * count for kind, count in planned.items()}
 
 
 def test_the_largest_batch_is_found_to_a_few_percent():
