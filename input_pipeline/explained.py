@@ -47,6 +47,11 @@ class Explained:
                 )
             case OSError() if error.errno is not None:
                 self.exit(f"the system refused: {error.strerror}.")
+            case Exception() if type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp"):
+                words = " ".join(str(error).split())[:300]
+                self.exit(f"the object store refused ({type(error).__name__}: {words}). Are there credentials for it?")
+            case OSError():  # without a number: of such a library, too
+                self.exit(f"refused: {error}.")
 
     def stop(self) -> NoReturn:
         """Ends the process at once, as Ctrl-C asks: threads and helpers of libraries would still hold it otherwise."""

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from input_pipeline import array_record, images
 from input_pipeline.errors import UnreadableError, UserError
 from input_pipeline.explained import Explained, Parser
+from input_pipeline.object_stores import disk_path_of
 from input_pipeline.preparation import manifest
 from input_pipeline.preparation.shards import checksum
 
@@ -40,10 +41,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m input_pipeline.inspect", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="directory that input_pipeline.prepare wrote")
+    parser.add_argument("folder", type=disk_path_of, help="directory that input_pipeline.prepare wrote")
     parser.add_argument("--split", help="draw pairs of this split; the first unless given")
     parser.add_argument("--pairs", type=int, default=20, help="random pairs to draw; 0: none (default %(default)s)")
-    parser.add_argument("--contact_sheet", type=Path, help="picture to write; DIR/contact_sheet.png unless given")
+    parser.add_argument(
+        "--contact_sheet", type=disk_path_of, help="picture to write; DIR/contact_sheet.png unless given"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws other pairs")
     arguments = parser.parse_args(argv)
     for name in ("pairs", "seed"):

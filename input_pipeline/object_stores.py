@@ -4,8 +4,12 @@ Such a path is an `etils.epath.Path`, which reads, writes and lists through gcsf
 and ArrayRecord read and write the large files themselves.
 """
 
+import argparse
+import errno
 import importlib.util
 import os
+import re
+import shutil
 import socket
 from pathlib import Path
 from typing import cast
@@ -27,6 +31,8 @@ def path_of(words: str) -> Path:
     Raises:
       UserError: it is of a store that checkpoints and prepared data cannot be in, or the store's package is missing.
     """
+    if re.match(r"[a-z0-9]+:/(?!/)", words):
+        raise UserError(f"{words}: neither a path of a disk nor of a store, which has two slashes, as gs://bucket/run.")
     if not is_remote(words):
         return Path(words)
     if not words.startswith("gs://"):
@@ -42,19 +48,20 @@ def path_of(words: str) -> Path:
 
 
 def disk_path_of(words: str) -> Path:
-    """The path that a person names where it can be on a disk alone.
-
-    Raises:
-      UserError: it is in an object store.
-    """
+    """The path that a person names where it can be on a disk alone; a type of argparse's."""
     if is_remote(words):
-        raise UserError(f"{words}: expected a path on a disk.")
+        raise argparse.ArgumentTypeError(f"{words}: expected a path on a disk")
     return Path(words)
 
 
 def absolute(path: Path) -> Path:
     """A path that does not depend on the folder in which the process is."""
     return path if is_remote(path) else path.absolute()
+
+
+def resolve(path: Path) -> Path:
+    """The same without symbolic links."""
+    return path if is_remote(path) else path.resolve()
 
 
 def check_writable(folder: Path) -> None:
@@ -70,23 +77,49 @@ def write(path: Path, content: bytes) -> None:
     Raises:
       OSError: it cannot be written, whatever the store's library calls that.
     """
+    _put(path, content, "overwrite")
+
+
+def create(path: Path, content: bytes) -> bool:
+    """Writes an object if there is none; whether there was none.
+
+    Raises:
+      OSError: as `write`.
+    """
+    try:
+        _put(path, content, "create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _put(path: Path, content: bytes, mode: str) -> None:
     store, name = fsspec.core.url_to_fs(str(path))
     try:
-        store.pipe_file(name, content)
+        store.pipe_file(name, content, mode=mode)
+    except FileExistsError:
+        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise OSError(5, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", str(path)) from error
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise OSError(errno.EIO, words, str(path)) from error
 
 
 def sizes_below(folder: Path) -> dict[str, int]:
     """The files below a folder, by their names from there, and their bytes."""
     if not is_remote(folder):
         files = [path for path in folder.rglob("*") if not path.is_dir()]
-        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+        return {path.relative_to(folder).as_posix(): _size_of(path) for path in files}
     store, root = fsspec.core.url_to_fs(str(folder))
     found = store.find(root, detail=True).items()
     return {name.removeprefix(root).lstrip("/"): about["size"] for name, about in found}
+
+
+def _size_of(file: Path) -> int:
+    """Of a file on a disk; of one that is gone, or leads nowhere, none."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def time_of(path: Path) -> float:
@@ -98,12 +131,16 @@ def move_folder(folder: Path, to: Path) -> None:
     """Gives a folder another name: in a store each of its files, one after the other."""
     if is_remote(folder):
         store, name = fsspec.core.url_to_fs(str(folder))
+        _, other = fsspec.core.url_to_fs(str(to))
         for file in store.find(name):
-            store.mv(file, f"{store._strip_protocol(str(to))}{file.removeprefix(name)}")
+            store.mv(file, f"{other}{file.removeprefix(name)}")
     else:
         folder.rename(to)
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder and all below it; one that is not there is no error."""
-    epath.Path(folder).rmtree(missing_ok=True)
+    """Removes a folder and what can be removed below it; one that is not there is no error."""
+    if is_remote(folder):
+        epath.Path(folder).rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m input_pipeline.prepare", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="what --input is")
-    add("--input", required=True, type=Path, help="file or folder to read")
+    add("--input", required=True, type=disk_path_of, help="file or folder to read")
     add("--output", required=True, type=disk_path_of, help="folder to write")
     add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
     add("--image_key", help="column or feature of images, or of urls")

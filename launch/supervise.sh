@@ -23,6 +23,9 @@ esac
 case $pause in
 *[!0-9]*) explain "PAUSE: expected a number of seconds; found '$pause'" ;;
 esac
+case $workdir in
+*://*) explain "--workdir: expected a folder on a disk, whose checkpoints this script looks at; found '$workdir'" ;;
+esac
 if is_dry; then
   printf '%q ' "$@"
   echo

@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from input_pipeline.errors import UserError
+from input_pipeline.object_stores import resolve
 from rankclip_jax.command_line import entry
 
 _MODEL = flags.DEFINE_string("model", None, "a run, an export, or anything else that rankclip_jax.load reads")
@@ -22,11 +23,12 @@ def main() -> None:
     """Makes the index where there is none yet, and serves until Ctrl-C."""
     model = entry.place_of(_MODEL, "Name a model, such as --model runs/demo.")
     data = entry.place_of(_DATA, "Name a prepared dataset, such as --data data/mine.")
-    folder = _INDEX.value or f"indexes/{model.stem}-{data.resolve().name}-{_SPLIT.value}"
+    usual = f"indexes/{model.stem}-{resolve(data).name}-{_SPLIT.value}"
+    folder = Path(usual) if _INDEX.value is None else entry.folder_of(_INDEX, f"Leave it out for {usual}.")
     from rankclip_jax.search import command  # after the flags, since importing JAX takes long
     from rankclip_jax.search import server as servers
 
-    search = command.prepare(model, data, _SPLIT.value, Path(folder))
+    search = command.prepare(model, data, _SPLIT.value, folder)
     try:
         server = servers.serve(search, _HOST.value, _PORT.value)
     except OSError as error:

@@ -23,9 +23,9 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     if file is None:
         raise UserError(f"{path}: neither {split}.csv nor winogavil_dataset.csv is there.")
     try:
-        with file.open(encoding="utf8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = [_row(row) for row in csv.DictReader(lines)]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error) as error:
         words = f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: expected columns {', '.join(_COLUMNS)}, two of them JSON lists ({words}).") from error
     if not rows:
@@ -55,6 +55,7 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
 def _row(row: dict[str, str]) -> tuple[str, list[str], set[str]]:
     """The cue, its candidates and those that are right."""
     candidates, right = (json.loads(row[column]) for column in _COLUMNS[1:])
-    if not all(isinstance(name, str) and name == Path(name).name for name in candidates + right):
+    names = [*candidates, *right] if isinstance(candidates, list) and isinstance(right, list) else [None]
+    if not all(isinstance(name, str) and name == Path(name).name for name in names):
         raise ValueError(f"{candidates} and {right} are no names of images")
     return row["cue"].strip(), candidates, set(right)

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
-from input_pipeline.object_stores import path_of, sizes_below
+from input_pipeline.object_stores import is_remote, path_of, sizes_below
 from rankclip_jax.interop import files, hugging_face, positions
 from rankclip_jax.interop.places import LOGIT_BIAS, Place, batch_counters, empty, hugging_face_places, open_clip_places
 from rankclip_jax.models.clip import Clip, Variables, describe_variables
@@ -63,6 +63,8 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
         raise UserError(f"{path}: nothing there. Expected a workdir, a Hugging Face folder or a file of weights.")
     if not (path / "checkpoints").is_dir() and (step is not None or weights != "latest"):
         raise UserError(f"{path}: not a workdir, so it has neither steps nor an average to choose from.")
+    if is_remote(path) and not (path / "checkpoints").is_dir():
+        raise UserError(f"{path}: of object stores only workdirs are read. Copy it to a disk.")
     if path.is_file():
         found = _read_file(path, activation)
     elif (path / "checkpoints").is_dir():
@@ -95,7 +97,7 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
         step = choose_step(path, step)
         saved = path / "checkpoints" / str(step)
         content = saved / proof.SUMS if (saved / proof.SUMS).is_file() else saved
-    files_of = [content] if content.is_file() else [content / name for name in sorted(sizes_below(content))]
+    files_of = [content] if content.is_file() else sorted(content / name for name in sizes_below(content))
     whole = hashlib.sha256()
     for name in files_of:
         with name.open("rb") as file:

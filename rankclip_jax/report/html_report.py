@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import input_pipeline
 from input_pipeline.errors import UserError
 from input_pipeline.files import write_atomically
-from input_pipeline.object_stores import absolute
+from input_pipeline.object_stores import resolve
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation import results
@@ -59,8 +59,8 @@ def write(workdirs: Sequence[Path], output: Path) -> None:
 
 def _name(folder: Path, workdirs: Sequence[Path]) -> str:
     """The folder's own name, or all of its path where another run is called the same."""
-    alike = [other for other in workdirs if absolute(other).name == absolute(folder).name]
-    return str(folder) if len(alike) > 1 else absolute(folder).name
+    alike = [other for other in workdirs if resolve(other).name == resolve(folder).name]
+    return str(folder) if len(alike) > 1 else resolve(folder).name
 
 
 def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:

@@ -98,10 +98,10 @@ class Checkpoints:
             self._seal()
 
     def _seal(self) -> None:
-        """The digests are of all files now."""
-        if is_first() and self._under_way is not None:
-            proof.seal(self._folder / str(self._under_way))
-        self._under_way = None
+        """The digests are of all files now; without this the checkpoint is whole too."""
+        step, self._under_way = self._under_way, None
+        if is_first() and step is not None:
+            proof.seal(self._folder / str(step))
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -110,9 +110,10 @@ class Checkpoints:
             yield
         except Exception as error:  # of many kinds, some of them TensorStore's own
             step, self._under_way = self._under_way, None
-            if is_first() and step is not None:
-                with contextlib.suppress(Exception):  # the disk that is full, say, may refuse this too
-                    object_stores.remove_folder(self._unfinished(step))
+            with contextlib.suppress(Exception):  # the disk, or the store, may refuse this too
+                torso = None if step is None else self._unfinished(step)
+                if torso is not None and not (torso / "commit_success.txt").exists():
+                    object_stores.remove_folder(torso)
             if jax.process_count() == 1:  # several would have to open it together, and not all know of this
                 self._manager = self._open()
             words = " ".join(str(error).split())
@@ -139,12 +140,14 @@ class Checkpoints:
         """Called by Orbax when all files of a checkpoint are there, before it takes its name."""
         if is_first():
             assert self._under_way is not None
-            proof.write(self._unfinished(self._under_way), self._under_way, self._settings)
+            folder = self._unfinished(self._under_way)
+            assert folder is not None
+            proof.write(folder, self._under_way, self._settings)
 
-    def _unfinished(self, step: int) -> Path:
+    def _unfinished(self, step: int) -> Path | None:
         """The folder of a checkpoint that is not committed: under another name, or, in a store, without a last file."""
         own = self._folder / str(step)
-        return own if object_stores.is_remote(own) else next(self._folder.glob(f"{step}.*tmp*"), own)
+        return own if object_stores.is_remote(own) else next(self._folder.glob(f"{step}.*tmp*"), None)
 
 
 def _are_finite(state: TrainState) -> dict[str, jax.Array]:

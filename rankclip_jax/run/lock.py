@@ -15,8 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from input_pipeline import object_stores
 from input_pipeline.errors import UserError
 from rankclip_jax.telemetry.console import say
@@ -68,29 +66,34 @@ class Lock(contextlib.ExitStack):
 
     def _take_in_store(self) -> None:
         path, me = self._workdir / NAME, _myself()
-        store, name = fsspec.core.url_to_fs(str(path))
-        while not self._held:
-            with contextlib.suppress(FileExistsError):
-                store.pipe_file(name, json.dumps(me).encode(), mode="create")
-                self._held = True
-                break
-            before = _content(path)
-            say(f"note: {_owner(path)}; looking for {_SILENT} seconds whether it still does")
-            end = time.monotonic() + _SILENT
-            while _content(path) == before:
-                if time.monotonic() > end:
-                    path.unlink()
-                    break
-                time.sleep(1)
-            else:
-                if path.exists():
-                    raise UserError(self._in_use(path))
+        if not object_stores.create(path, json.dumps(me).encode()):
+            self._take_from_the_dead(path, me)
+        self._held = True
         over = threading.Event()
         renewing = threading.Thread(target=_renew, args=(path, me, over), daemon=True)
         renewing.start()
-        self.callback(path.unlink)
-        self.callback(renewing.join)
+        self.callback(_remove_own, path, me)
+        self.callback(renewing.join, timeout=5)
         self.callback(over.set)
+
+    def _take_from_the_dead(self, path: Path, me: dict[str, Any]) -> None:
+        before, end = path.read_bytes() if path.exists() else b"", time.monotonic() + _SILENT
+        say(f"note: {_owner(path)}; looking for {_SILENT} seconds whether it still does")
+        while before and time.monotonic() < end:
+            time.sleep(1)
+            found = _content(path)
+            if found is None:  # the store did not answer
+                end = time.monotonic() + _SILENT
+            elif found and found != before:
+                raise UserError(self._in_use(path))
+            else:
+                before = found  # nothing: its owner has let go of it
+        with contextlib.suppress(OSError):
+            path.unlink()
+        object_stores.create(path, json.dumps(me).encode())
+        time.sleep(2)  # another may have come to the same conclusion, and have removed this one
+        if not _is_own(path, me):
+            raise UserError(self._in_use(path))
 
     def _in_use(self, path: Path) -> str:
         return (
@@ -108,15 +111,34 @@ def _renew(path: Path, me: dict[str, Any], over: threading.Event) -> None:
     for beat in itertools.count(1):
         if over.wait(_SILENT / 4):
             return
+        if _content(path) is not None and not _is_own(path, me):  # this process stood still, or was cut off, for long
+            os.write(2, f"rankclip_jax: another training has taken {path.parent} over; this one stops.\n".encode())
+            os._exit(2)
         with contextlib.suppress(OSError):
             object_stores.write(path, json.dumps(me | {"beat": beat}).encode())
 
 
-def _content(path: Path) -> bytes:
+def _remove_own(path: Path, me: dict[str, Any]) -> None:
+    if _is_own(path, me):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _is_own(path: Path, me: dict[str, Any]) -> bool:
+    try:
+        return me.items() <= json.loads(_content(path) or b"").items()
+    except (ValueError, AttributeError):
+        return False
+
+
+def _content(path: Path) -> bytes | None:
+    """Of the object; empty where there is none, None where the store does not say."""
     try:
         return path.read_bytes()
-    except OSError:
+    except FileNotFoundError:
         return b""
+    except Exception:  # of the store's library
+        return None
 
 
 def _owner(path: Path) -> str:

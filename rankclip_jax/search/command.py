@@ -7,6 +7,7 @@ import jax
 from input_pipeline import array_record
 from input_pipeline.errors import UserError
 from input_pipeline.files import check_writable
+from input_pipeline.object_stores import resolve
 from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation.tasks import Measured
@@ -33,7 +34,7 @@ def prepare(model: Path, data: Path, split: str, folder: Path) -> Search:
     source = array_record.open_split(data, split, flag="data")
     step, digest = loading.identify(model)
     weights = loading.read(model, step=step)
-    about = {"weights": digest, "data": str(data.resolve()), "split": split, "records": len(source)}
+    about = {"weights": digest, "data": str(resolve(data)), "split": split, "records": len(source)}
 
     def embed() -> Embedded:
         say(f"embedding {len(source):,} records once, into {folder}")

@@ -22,7 +22,7 @@ class Appended:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._left, self._failed, self._writing = b"", False, threading.RLock()
-        self._whole = path.read_bytes() if is_remote(path) and path.exists() else b""
+        self._whole: bytes | None = None
         self._last = -float("inf")
 
     def add(self, content: bytes) -> None:
@@ -43,11 +43,18 @@ class Appended:
                 self._failed = True
 
     def _write_left(self) -> None:
+        if not self._left:
+            return
+        if self._whole is None:  # the first time, when nobody else writes it any more
+            self._whole = self.path.read_bytes() if self.path.exists() else b""
+            if self.path.suffix == ".jsonl" and not self._whole.endswith(b"\n") and self._whole:
+                self._left = b"\n" + self._left  # its last line was cut in half
         if is_remote(self.path):
             self._last = time.monotonic()
             object_stores.write(self.path, self._whole + self._left)
-            self._whole, self._left = self._whole + self._left, b""
+            self._whole, self._left, self._failed = self._whole + self._left, b"", False
             return
         with self.path.open("ab", buffering=0) as file:
             while self._left:
                 self._left = self._left[file.write(self._left) :]
+        self._failed = False

@@ -19,6 +19,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 from input_pipeline.errors import UserError
 from input_pipeline.files import write_atomically
+from input_pipeline.object_stores import absolute, is_remote
 from rankclip_jax.telemetry.appended import Appended
 
 Values = Mapping[str, float | None]
@@ -104,7 +105,7 @@ class WeightsAndBiases:
     """A run of Weights & Biases with the workdir's name and settings; its project is ``WANDB_PROJECT``.
 
     Args:
-      workdir: the run's folder; offline runs lie in it until they are sent.
+      workdir: the run's folder; offline runs lie in it until they are sent, of one in a store in ``wandb/`` here.
       config: the settings.
     """
 
@@ -114,9 +115,9 @@ class WeightsAndBiases:
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "rankclip_jax"),
             name=workdir.name,
-            id=hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16],
+            id=hashlib.sha256(str(absolute(workdir)).encode()).hexdigest()[:16],
             resume="allow",
-            dir=workdir,
+            dir=None if is_remote(workdir) else workdir,
             config=config.to_dict(),
             mode=config.logging.wandb,
             settings=wandb.Settings(console="off", silent=True),

@@ -223,15 +223,16 @@ def _count(state: TrainState) -> TrainState:
 
 def _settle(run: _Run, start: Start) -> None:
     """The step is compiled and the first batch is there: from here on things are written."""
+    if is_first():
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        run.lock.take()
+        if not start.saved and workdirs.saved_steps(run.workdir):
+            raise UserError(f"--workdir: another run was begun in {run.workdir} meanwhile. Give the command again.")
     if start.aside:
         folder = set_aside(run.workdir, start.aside)
         if is_first():
             say(f"note: checkpoints that are not used are now in {folder}")
     workdirs.write_config(run.workdir, run.assembly.config)
-    if is_first():
-        run.lock.take()
-        if not start.saved and workdirs.saved_steps(run.workdir):
-            raise UserError(f"--workdir: another run was begun in {run.workdir} meanwhile. Give the command again.")
 
 
 def _make_logging(

@@ -36,6 +36,7 @@ def show_results(
     evaluated = evaluator(state.variables_of(evaluator.weights))
     found = write_results(evaluated, workdir, step, logging)
     if is_first():
+        logging.flush()
         drawn = picture.draw(workdir, evaluator.source, evaluated.embedded)
         count, path = len(evaluated.embedded.index), results.path_of(workdir, step)
         say(f"\nEvaluation on {count:,} held-out pairs ({path}):\n{results.format_table(evaluated.metrics)}\n")
