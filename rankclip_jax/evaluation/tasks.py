@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from input_pipeline.errors import UserError
@@ -28,7 +29,8 @@ class Measured:
     Args:
       embedder: its towers.
       variables: its weights.
-      batch_size: rows encoded at once over all devices.
+      batch_size: rows encoded at once over all devices; fewer on CPUs, which many do not make faster, since the last
+        batch is filled up.
       threads: that decode in each worker.
       workers: processes that decode, as ``config.data.workers``.
       tell: called before each batch with about how many images are embedded, and of how many.
@@ -36,7 +38,7 @@ class Measured:
 
     embedder: Embedder
     variables: Variables
-    batch_size: int = 256
+    batch_size: int = dataclasses.field(default_factory=lambda: 32 if jax.default_backend() == "cpu" else 256)
     threads: int = 4
     workers: int = -1
     tell: Callable[[int, int], None] = lambda _done, _size: None
