@@ -85,11 +85,8 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises `SavingFailed` if what was started has failed meanwhile."""
-        with self._explained():
-            is_over = not self._manager.is_saving_in_progress()
-            self._manager.check_for_errors()
-            if is_over:
-                self._seal()
+        if not self._manager.is_saving_in_progress():
+            self.wait()  # returns at once, and is alone to know of every failure
 
     def wait(self) -> None:
         """Waits until what was started is safe on disk; raises `SavingFailed` where it cannot be."""
