@@ -22,6 +22,10 @@ from rankclip_jax.models.clip import Variables
 PAIRS = 512  # of which the consistency of orders is taken
 
 
+def _rows_of_device() -> int:
+    return 32 if jax.default_backend() == "cpu" else 256
+
+
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """A model that is measured.
@@ -29,8 +33,8 @@ class Measured:
     Args:
       embedder: its towers.
       variables: its weights.
-      batch_size: rows encoded at once over all devices; fewer on CPUs, which many do not make faster, since the last
-        batch is filled up.
+      batch_size: rows encoded at once over all devices: as many on each, however many there are, so that an image has
+        the same embedding to the bit; fewer on CPUs, which many do not make faster, since the last batch is filled up.
       threads: that decode in each worker.
       workers: processes that decode, as ``config.data.workers``.
       tell: called before each batch with about how many images are embedded, and of how many.
@@ -38,7 +42,7 @@ class Measured:
 
     embedder: Embedder
     variables: Variables
-    batch_size: int = dataclasses.field(default_factory=lambda: 32 if jax.default_backend() == "cpu" else 256)
+    batch_size: int = dataclasses.field(default_factory=lambda: jax.device_count() * _rows_of_device())
     threads: int = 4
     workers: int = -1
     tell: Callable[[int, int], None] = lambda _done, _size: None
