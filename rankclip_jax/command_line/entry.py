@@ -81,7 +81,10 @@ def place_of(flag: flags.FlagHolder, example: str) -> Path:
     if not flag.value:
         found = "not given" if flag.value is None else "empty"
         raise UserError(f"--{flag.name}: {found}. {example}")
-    return path_of(flag.value)
+    try:
+        return path_of(flag.value)
+    except UserError as error:
+        raise UserError(f"--{flag.name}: {error}") from error
 
 
 def check_can_be_written(flag: str, path: Path) -> None:

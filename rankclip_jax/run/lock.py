@@ -92,7 +92,7 @@ class Lock(contextlib.ExitStack):
             path.unlink()
         object_stores.create(path, json.dumps(me).encode())
         time.sleep(2)  # another may have come to the same conclusion, and have removed this one
-        if not _is_own(path, me):
+        if not _is_own(_content(path), me):
             raise UserError(self._in_use(path))
 
     def _in_use(self, path: Path) -> str:
@@ -111,7 +111,8 @@ def _renew(path: Path, me: dict[str, Any], over: threading.Event) -> None:
     for beat in itertools.count(1):
         if over.wait(_SILENT / 4):
             return
-        if _content(path) is not None and not _is_own(path, me):  # this process stood still, or was cut off, for long
+        found = _content(path)
+        if found and not _is_own(found, me):  # this process stood still, or was cut off, for long
             os.write(2, f"rankclip_jax: another training has taken {path.parent} over; this one stops.\n".encode())
             os._exit(2)
         with contextlib.suppress(OSError):
@@ -119,14 +120,14 @@ def _renew(path: Path, me: dict[str, Any], over: threading.Event) -> None:
 
 
 def _remove_own(path: Path, me: dict[str, Any]) -> None:
-    if _is_own(path, me):
+    if _is_own(_content(path), me):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def _is_own(path: Path, me: dict[str, Any]) -> bool:
+def _is_own(content: bytes | None, me: dict[str, Any]) -> bool:
     try:
-        return me.items() <= json.loads(_content(path) or b"").items()
+        return me.items() <= json.loads(content or b"").items()
     except (ValueError, AttributeError):
         return False
 

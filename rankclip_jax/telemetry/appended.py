@@ -46,9 +46,10 @@ class Appended:
         if not self._left:
             return
         if self._whole is None:  # the first time, when nobody else writes it any more
-            self._whole = self.path.read_bytes() if self.path.exists() else b""
-            if self.path.suffix == ".jsonl" and not self._whole.endswith(b"\n") and self._whole:
+            whole = self.path.read_bytes() if self.path.exists() else b""
+            if self.path.suffix == ".jsonl" and whole and not whole.endswith(b"\n"):
                 self._left = b"\n" + self._left  # its last line was cut in half
+            self._whole = whole if is_remote(self.path) else b""  # which alone is written anew
         if is_remote(self.path):
             self._last = time.monotonic()
             object_stores.write(self.path, self._whole + self._left)

@@ -16,16 +16,21 @@ HOLD = (
 )
 
 
-def test_the_second_is_told_of_the_first_until_that_is_dead(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as first:
+def check_that_the_second_waits_for_the_death_of_the_first(place, hold):
+    """``hold`` is a program that takes the lock of the place, says so and sleeps."""
+    with subprocess.Popen([sys.executable, "-c", hold, str(place)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "held\n"
         said = rf"in use: process {first.pid} on {socket.gethostname()} trains in it since 20"
-        with pytest.raises(UserError, match=said), Lock(tmp_path) as lock:
+        with pytest.raises(UserError, match=said), Lock(place) as lock:
             lock.take()
         first.send_signal(signal.SIGKILL)
-    with Lock(tmp_path) as lock:
+    with Lock(place) as lock:
         lock.take()
         lock.take()  # what is held already
+
+
+def test_the_second_is_told_of_the_first_until_that_is_dead(tmp_path):
+    check_that_the_second_waits_for_the_death_of_the_first(tmp_path, HOLD)
 
 
 def test_it_is_free_again_when_it_is_closed(tmp_path):

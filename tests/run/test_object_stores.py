@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import fsspec
@@ -19,11 +18,11 @@ import rankclip_jax
 from input_pipeline import object_stores
 from input_pipeline.errors import UserError
 from rankclip_jax.run import lock
-from rankclip_jax.run.lock import Lock
 from rankclip_jax.telemetry.appended import Appended
 from rankclip_jax.telemetry.writers import read_lines
 from tests.commands import run
 from tests.launch.test_training import free_port
+from tests.run.test_lock import check_that_the_second_waits_for_the_death_of_the_first
 from tests.soak.harness import Attempt, Shape, check_same, finish
 from tests.training.conftest import SMALL_FLAGS
 
@@ -142,16 +141,8 @@ def test_a_dead_owner_keeps_a_lock_for_as_long_as_it_may_be_silent(place, monkey
         "lock._SILENT = 8; held = lock.Lock(path_of(sys.argv[1])); held.take(); print('held', flush=True)\n"
         "time.sleep(100)"
     )
-    with subprocess.Popen([sys.executable, "-c", hold, str(place)], stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout.readline() == "held\n"
-        said = rf"in use: process {first.pid} on {socket.gethostname()} trains in it since 20"
-        with pytest.raises(UserError, match=said), Lock(place) as second:
-            second.take()
-        first.send_signal(signal.SIGKILL)
-    with Lock(place) as second:
-        second.take()
-        second.take()  # what is held already
-        assert "whether it still does" in capsys.readouterr().out
+    check_that_the_second_waits_for_the_death_of_the_first(place, hold)
+    assert "whether it still does" in capsys.readouterr().out
     assert not (place / "lock").exists()
 
 
