@@ -1,6 +1,7 @@
 """Every setting there is, with its default. A recipe changes what it must and says why."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -40,7 +41,7 @@ def get_config() -> ConfigDict:
     config.model.attention = "xla"  # or "cudnn": flash attention on NVIDIA GPUs, with dtype bfloat16
     config.model.patch_dropout = 0.0  # share of an image's patches left out of training steps (FLIP); ViT only
     config.model.frozen = ""  # a tower that does not learn: "vision" (LiT) or "text"
-    config.model.scan_layers = True  # compile one layer and loop; False: unroll, faster for small models
+    config.model.scan_layers = placeholder(bool)  # compile one layer and loop; None: but on CPUs, where that is slower
     config.model.initial_logit_scale = 1 / 0.07  # the multiplier that the similarities start with (siglip: 10)
     config.model.dtype = "float32"  # compute type; parameters are always float32
 

@@ -16,7 +16,6 @@ def get_config() -> ConfigDict:
     config.data.source = "csv"
     config.model.name = "ViT-demo"
     config.model.image_size = 64
-    config.model.scan_layers = False
     config.model.rematerialise = "nothing"  # there is room for all of it
     config.optimizer.learning_rate = 7e-4  # as in the demo, whose model this is
     config.optimizer.warmup_share = 0.05

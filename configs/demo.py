@@ -11,7 +11,6 @@ def get_config() -> ConfigDict:
     config.data.source = "scenes"
     config.data.crop = "center"  # scenes are drawn in the model's size, and stay as they are
     config.model.name = "ViT-demo"
-    config.model.scan_layers = False
     config.model.rematerialise = "nothing"  # there is room for all of it
 
     config.objective.name = "rankclip"

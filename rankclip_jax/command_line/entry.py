@@ -107,6 +107,7 @@ def run(main: Callable[..., None], subjects: tuple[str, ...] = (), takes_words: 
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     platform.set_variables()
+    platform.keep_freed_memory()
 
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise

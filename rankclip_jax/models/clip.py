@@ -125,15 +125,21 @@ def unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
-def build(config: ConfigDict) -> Clip:
+def build(config: ConfigDict, platform: str | None = None) -> Clip:
     """The model that the settings under ``config.model`` describe.
+
+    Args:
+      config: the settings.
+      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed; None: the one that is here.
 
     Raises:
       KeyError: no preset of that name.
     """
     preset = PRESETS[config.name]
+    on_cpus = (platform or jax.default_backend()) == "cpu"
+    scan_layers = not on_cpus if config.scan_layers is None else config.scan_layers
     execution = Execution(
-        jnp.dtype(config.dtype), config.activation, config.scan_layers, config.rematerialise, config.attention
+        jnp.dtype(config.dtype), config.activation, scan_layers, config.rematerialise, config.attention
     )
     return Clip(
         preset.with_image_size(config.image_size or preset.vision.image_size),

@@ -33,9 +33,7 @@ class TextTransformer(nn.Module):
         blocks = Transformer(
             preset.width, preset.heads, preset.layers, causal=True, execution=self.execution, name="transformer"
         )
-        x = blocks(x)
-        # The end-of-text token has the largest id of all.
-        x = jnp.take_along_axis(x, jnp.argmax(text, axis=-1)[:, None, None], axis=1)[:, 0]
+        x = blocks(x, jnp.argmax(text, axis=-1))  # the end-of-text token has the largest id of all
         x = LayerNorm(dtype, name="final_norm")(x)
         scaled = nn.initializers.normal(preset.width**-0.5)
         return nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")(x)

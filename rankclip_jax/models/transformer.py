@@ -7,11 +7,12 @@ text tower; its code leaves PyTorch's defaults in the image tower's blocks, ours
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from rankclip_jax.models.rematerialisation import rematerialised
 
@@ -38,7 +39,7 @@ class Execution:
       dtype: type of the computation; parameters are float32 whatever it is.
       activation: a key of `ACTIVATIONS`.
       scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
-        loop is unrolled, which makes steps of small models faster.
+        loop is unrolled, which saves copies of weights and gradients.
       rematerialise: what the backward pass computes again, see `rematerialisation.rematerialised`.
       attention: ``"xla"``, or ``"cudnn"``, NVIDIA's flash attention, which needs such a GPU and a 16-bit ``dtype``.
       axes: of the mesh, if each device computes its own rows of a batch: normalisation by its statistics crosses them.
@@ -65,10 +66,27 @@ class LayerNorm(nn.Module):
         ).astype(self.dtype)
 
 
+class Dense(nn.Module):
+    """A linear map, of whose outputs a part can be asked for."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, outputs: slice = slice(None)) -> jax.Array:
+        """``[..., inputs]`` to ``[..., features]``, or to those of them."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x.astype(self.dtype) @ kernel[:, outputs].astype(self.dtype) + bias[outputs].astype(self.dtype)
+
+
 class Block(nn.Module):
     """Attention and MLP, each normalised before and added after.
 
     Tokens of all rows stand in one axis, so that a weight's gradient contracts a single one: twice as fast on CPUs.
+    Where one token of a row is read out, only its query is asked, and only it goes through the MLP: what the others
+    would become is not needed.
     """
 
     width: int
@@ -79,25 +97,35 @@ class Block(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``[B * length, width]`` to the same."""
+    def __call__(self, x: jax.Array, token: jax.Array | None = None) -> jax.Array:
+        """``[B * length, width]`` to the same; with a token's place in each row, int ``[B]``, to ``[B, width]``."""
         dtype = self.execution.dtype
         into = nn.initializers.normal(self.width**-0.5)
         residual = nn.initializers.normal(self.width**-0.5 * (2 * self.layers) ** -0.5)
+        norm, project = LayerNorm(dtype, name="attention_norm"), Dense(3 * self.width, into, dtype, name="attention_in")
 
-        h = LayerNorm(dtype, name="attention_norm")(x)
-        h = nn.Dense(3 * self.width, kernel_init=into, dtype=dtype, name="attention_in")(h)
-        query, key, value = jnp.split(h.reshape(-1, self.length, 3 * self.heads, self.width // self.heads), 3, axis=-2)
-        h = jax.nn.dot_product_attention(
-            query, key, value, is_causal=self.causal, implementation=self.execution.attention
-        ).reshape(x.shape)
-        x = x + nn.Dense(self.width, kernel_init=residual, dtype=dtype, name="attention_out")(h)
+        if token is None:
+            query, key, value = jnp.split(self._by_head(project(norm(x))), 3, axis=-2)
+            h = jax.nn.dot_product_attention(
+                query, key, value, is_causal=self.causal, implementation=self.execution.attention
+            )
+        else:
+            key, value = jnp.split(self._by_head(project(norm(x), slice(self.width, None))), 2, axis=-2)
+            x = jnp.take_along_axis(x.reshape(-1, self.length, self.width), token[:, None, None], axis=1)[:, 0]
+            query = project(norm(x), slice(self.width)).reshape(-1, 1, self.heads, self.width // self.heads)
+            seen = token + 1 if self.causal else None
+            h = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=seen)
+        x = x + Dense(self.width, residual, dtype, name="attention_out")(h.reshape(x.shape))
 
         h = LayerNorm(dtype, name="mlp_norm")(x)
         wide = nn.initializers.normal((2 * self.width) ** -0.5)
-        h = nn.Dense(4 * self.width, kernel_init=wide, dtype=dtype, name="mlp_in")(h)
+        h = Dense(4 * self.width, wide, dtype, name="mlp_in")(h)
         h = ACTIVATIONS[self.execution.activation](h)
-        return x + nn.Dense(self.width, kernel_init=residual, dtype=dtype, name="mlp_out")(h)
+        return x + Dense(self.width, residual, dtype, name="mlp_out")(h)
+
+    def _by_head(self, x: jax.Array) -> jax.Array:
+        """``[B * length, n * width]`` to ``[B, length, n * heads, width / heads]``."""
+        return x.reshape(-1, self.length, x.shape[-1] * self.heads // self.width, self.width // self.heads)
 
 
 class Transformer(nn.Module):
@@ -110,16 +138,43 @@ class Transformer(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``[B, L, width]`` to the same."""
-        execution = self.execution
-        block_class = rematerialised(Block, execution.rematerialise, in_loop=execution.scan_layers)
-        scan = nn.scan(
-            lambda block, x, _: (block(x), None),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.layers,
-            unroll=1 if execution.scan_layers else self.layers,
-        )
-        block = block_class(self.width, self.heads, self.layers, self.causal, x.shape[1], execution, name="blocks")
-        return scan(block, x.reshape(-1, self.width), None)[0].reshape(x.shape)
+    def __call__(self, x: jax.Array, token: jax.Array | None = None) -> jax.Array:
+        """``[B, L, width]`` to the same; with the place of a token in each row, int ``[B]``, to ``[B, width]``."""
+        execution, shape = self.execution, x.shape
+        in_loop, alone = (self._block(shape[1], in_loop=in_loop) for in_loop in (True, False))
+
+        def draw(key: jax.Array) -> optax.Params:
+            return jax.vmap(lambda key: alone.init(key, x)["params"])(jax.random.split(key, self.layers))
+
+        def apply(block: nn.Module, x: jax.Array, parameters: optax.Params, *token: jax.Array | None) -> Any:
+            return block.apply({"params": parameters}, x, *token)
+
+        x = x.reshape(-1, self.width)
+        parameters = self.param("blocks", draw)
+        if execution.scan_layers:
+            before, last = _split(parameters, (self.layers - 1, 1))
+            x, _ = jax.lax.scan(lambda x, one: (apply(in_loop, x, one), None), x, before)
+        else:
+            *before, last = _split(parameters, (1,) * self.layers)
+            for one in before:
+                x = apply(alone, x, _first(one))
+        x = apply(alone, x, _first(last), token)
+        return x.reshape(shape) if token is None else x
+
+    def _block(self, length: int, in_loop: bool) -> nn.Module:
+        block_class = rematerialised(Block, self.execution.rematerialise, in_loop=in_loop)
+        return block_class(self.width, self.heads, self.layers, self.causal, length, self.execution, parent=None)
+
+
+def _split(tree: Any, sizes: tuple[int, ...]) -> list[Any]:
+    """Trees of parts of each array's leading axis; a gradient comes back through one concatenation."""
+    leaves, structure = jax.tree.flatten(tree)
+    return [
+        jax.tree.unflatten(structure, parts)
+        for parts in zip(*(jax.lax.split(leaf, sizes) for leaf in leaves), strict=True)
+    ]
+
+
+def _first(tree: Any) -> Any:
+    """Each array's first part along its leading axis."""
+    return jax.tree.map(lambda x: x[0], tree)

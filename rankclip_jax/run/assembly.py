@@ -37,7 +37,7 @@ class Assembly:
     @functools.cached_property
     def model(self) -> Clip:
         """The two towers."""
-        return clip.build(self.config.model)
+        return clip.build(self.config.model, self.layout.mesh.devices.flat[0].platform)
 
     def objective(self, outputs: Outputs, step: Step) -> tuple[jax.Array, Metrics]:
         """The loss and its metrics, with the options of the settings."""

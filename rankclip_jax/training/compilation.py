@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.errors import UserError
 from rankclip_jax.parallel.layout import bytes_a_device
-from rankclip_jax.parallel.platform import COMPILER_OPTIONS
+from rankclip_jax.parallel.platform import COMPILER_OPTIONS, give_freed_memory_back
 from rankclip_jax.planning.program import bytes_needed
 from rankclip_jax.planning.search import as_flags, what_fits
 from rankclip_jax.run import settings
@@ -24,6 +24,8 @@ _ADVICE = (
     "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.rematerialise=blocks, by "
     "--config.model.dtype=bfloat16, or by a smaller model (--config.model.name; ViT-demo is the smallest)."
 )
+
+_KEPT = 3  # times what a step needs: what a process may come to keep of it on CPUs, if it gives nothing back
 
 
 def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
@@ -118,6 +120,8 @@ def _check_host_memory(needed: int, assembly: Assembly) -> None:
             f"{_what(assembly)} needs {needed / 2**30:.1f} GiB of memory beside the model's; this machine has "
             f"{there / 2**30:.1f} GiB left. {_ADVICE}"
         )
+    if needed > there / _KEPT:
+        give_freed_memory_back()
 
 
 def _reclaimable() -> int:

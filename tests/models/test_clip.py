@@ -9,10 +9,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from input_pipeline.tokenizer import tokenize
-from rankclip_jax.models.clip import Clip
+from rankclip_jax.models.clip import Clip, build
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.rematerialisation import POLICIES
-from rankclip_jax.models.transformer import ACTIVATIONS, Execution
+from rankclip_jax.models.transformer import ACTIVATIONS, Execution, Transformer
+from rankclip_jax.planning.arithmetic import flops
+from rankclip_jax.recipes import base
 
 DEMO = PRESETS["ViT-demo"]
 
@@ -70,6 +72,53 @@ def test_scanning_over_layers_changes_nothing(variables):
     looped, unrolled = (Clip(DEMO, Execution(scan_layers=scan)).apply(variables, inputs(4)) for scan in (True, False))
     np.testing.assert_allclose(looped.embeddings["image"], unrolled.embeddings["image"], atol=1e-6)
     np.testing.assert_allclose(looped.embeddings["text"], unrolled.embeddings["text"], atol=1e-6)
+
+
+def test_layers_are_looped_over_but_on_cpus_unless_the_recipe_says_it():
+    def loops(platform, **settings):
+        config = base().model
+        config.update(settings)
+        return build(config, platform).execution.scan_layers
+
+    assert (loops("gpu"), loops("tpu"), loops("cpu")) == (True, True, False)
+    assert not loops("gpu", scan_layers=False)
+    assert loops("cpu", scan_layers=True)
+
+
+@pytest.mark.parametrize(
+    ("layers", "scan", "rematerialise"),
+    [(1, True, "nothing"), (3, True, "cheap"), (3, False, "cheap"), (3, False, "blocks")],
+)
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_token_that_is_read_out_is_that_of_all_tokens_and_so_are_its_gradients(layers, causal, scan, rematerialise):
+    execution = Execution(scan_layers=scan, rematerialise=rematerialise)
+    transformer = Transformer(width=32, heads=4, layers=layers, causal=causal, execution=execution)
+    x = jax.random.normal(jax.random.key(0), (3, 7, 32))
+    token, weights = jnp.asarray([0, 6, 2]), jax.random.normal(jax.random.key(1), (3, 32))
+    variables = transformer.init(jax.random.key(2), x)
+
+    def picked(variables, x):
+        return jnp.sum(transformer.apply(variables, x)[jnp.arange(3), token] * weights)
+
+    def read_out(variables, x):
+        return jnp.sum(transformer.apply(variables, x, token) * weights)
+
+    expected, found = (jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(variables, x) for f in (picked, read_out))
+    for one, other in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+def test_of_the_last_block_only_the_token_that_is_read_out_is_computed():
+    transformer = Transformer(width=32, heads=4, layers=3, causal=True, execution=Execution())
+    x, token = jnp.zeros((5, 7, 32)), jnp.zeros(5, jnp.int32)
+    variables = transformer.init(jax.random.key(0), x)
+
+    def operations(*tokens):
+        return flops(jax.jit(transformer.apply).trace(variables, x, *tokens)).total()
+
+    # Of a block's 12 products of widths, a token's keys and values are two; attention asks for one row of seven.
+    elsewhere, attention = 2 * 5 * 6 * 10 * 32**2, 2 * 2 * 5 * 6 * 7 * 32
+    assert operations() - operations(token) == elsewhere + attention
 
 
 @pytest.mark.parametrize("choice", POLICIES)
