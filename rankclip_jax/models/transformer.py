@@ -112,9 +112,11 @@ class Block(nn.Module):
         else:
             key, value = jnp.split(self._by_head(project(norm(x), slice(self.width, None))), 2, axis=-2)
             x = jnp.take_along_axis(x.reshape(-1, self.length, self.width), token[:, None, None], axis=1)[:, 0]
-            query = project(norm(x), slice(self.width)).reshape(-1, 1, self.heads, self.width // self.heads)
-            seen = token + 1 if self.causal else None
-            h = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=seen)
+            query = project(norm(x), slice(self.width)).reshape(-1, self.heads, self.width // self.heads)
+            exact = jnp.promote_types(dtype, jnp.float32)
+            scores = jnp.einsum("bhd,bkhd->bhk", query, key, preferred_element_type=exact) * query.shape[-1] ** -0.5
+            seen = jnp.arange(self.length) <= token[:, None, None] if self.causal else None
+            h = jnp.einsum("bhk,bkhd->bhd", jax.nn.softmax(scores, where=seen).astype(dtype), value)
         x = x + Dense(self.width, residual, dtype, name="attention_out")(h.reshape(x.shape))
 
         h = LayerNorm(dtype, name="mlp_norm")(x)
