@@ -46,10 +46,8 @@ def make_step(assembly: Assembly) -> Any:
         average = _moved(state.average, parameters, config.optimizer.average, state.step)
         method_state = {name: metrics.pop(name) for name in state.method_state}
         metrics = {"loss": loss} | metrics
-        # Behind a barrier, or on CPUs the optimiser's squares of gradients would be written to memory for both to read.
-        norm = optax.tree.norm(jax.tree.map(jax.lax.optimization_barrier, gradients))
-        metrics |= {"gradient_norm": norm, "learning_rate": assembly.learning_rate(state.step)}
-        metrics["finite"] = jnp.isfinite(loss) & jnp.isfinite(norm)
+        metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": assembly.learning_rate(state.step)}
+        metrics["finite"] = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
         new = TrainState(state.step + 1, parameters, batch_statistics, optimizer_state, average, method_state)
         if config.train.when_not_finite == "skip":
             kept = dataclasses.replace(state, step=state.step + 1)
