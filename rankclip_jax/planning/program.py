@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 _KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute", "ragged-all-to-all")
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _NAMED_GROUP = r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+_IN_CACHE = re.compile(r"\w+\[[\d,]*\]\{[^{}]*T\([^{}]*S\(1\)\}")  # arrays in a TPU's own fast memory
 _FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "iota"}
 
 
@@ -71,14 +73,14 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
 
 def bytes_written(text: str) -> int:
     """Bytes of all results that a program writes to a device's memory in a step; in place, only what is new."""
-    updates = _updates(text)
+    untouched = _untouched(text)
     total = 0
     for line, times in _lines(text):
-        match = re.match(r"\s*(?:ROOT )?%?\S+ = (.*?) ([\w-]+)\(", line)
-        if match and match[2] not in _FREE and not match[2].endswith("-done"):
+        match = re.match(r"\s*(?:ROOT )?%?(\S+) = (.*?) ([\w-]+)\(", line)
+        # What is begun and ended apart counts where it ends, with a result that is no more than what is written.
+        if match and match[3] not in _FREE and not match[3].endswith("-start") and "AllocateBuffer" not in line:
             called = re.search(r"calls=%?([\w.-]+)", line)
-            update = updates.get(called[1]) if called else None
-            total += times * (_bytes_of(match[1]) if update is None else update)
+            total += times * (_bytes_of(_IN_CACHE.sub("", match[2])) - untouched[called[1] if called else match[1]])
     return total
 
 
@@ -91,11 +93,19 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
 def _turns(name: str, computations: dict[str, list[str]], times: int) -> Iterator[tuple[str, int]]:
     for line in computations.get(name, []):
         yield line, times
-        if body := re.search(r" while\(.*body=%?([\w.-]+)", line):
-            turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            yield from _turns(body[1], computations, times * (int(turns[1]) if turns else 1))
+        if loop := re.search(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)", line):
+            known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)  # the compiler of TPUs leaves it out
+            turns = int(known[1]) if known else _limit(computations.get(loop[1], []))
+            yield from _turns(loop[2], computations, times * turns)
         elif called := re.search(r" call\(.*to_apply=%?([\w.-]+)", line):
             yield from _turns(called[1], computations, times)
+
+
+def _limit(condition: list[str]) -> int:
+    """How often a loop turns that counts from zero up to a constant; 1 where it does otherwise."""
+    text = "\n".join(condition)
+    limits = re.findall(r" s32\[\]\S* constant\((\d+)\)", text)
+    return int(limits[0]) if len(limits) == 1 and "direction=LT" in text else 1
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -114,14 +124,16 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _updates(text: str) -> dict[str, int]:
-    """Bytes of the update, for computations that end in one of an array in its place."""
-    found = {}
+def _untouched(text: str) -> Counter[str]:
+    """Bytes of results that stay as they are, since an array is updated in its place: by operation and computation."""
+    found: Counter[str] = Counter()
     for name, lines in _computations(text)[0].items():
         sizes = {m[1]: _bytes_of(m[2]) for line in lines if (m := re.match(r"\s*(?:ROOT )?%?(\S+) = (\S+) ", line))}
         for line in lines:
-            if update := re.match(r"\s*ROOT .* dynamic-update-slice\(%?[^,]+, %?([\w.-]+)", line):
-                found[name] = sizes.get(update[1], 0)
+            if match := re.match(r"\s*(?:ROOT )?%?(\S+) = \S+ dynamic-update-slice\(%?[^,]+, %?([\w.-]+)", line):
+                rest = max(sizes[match[1]] - sizes.get(match[2], 0), 0)
+                found[match[1]] += rest
+                found[name] += rest
     return found
 
 

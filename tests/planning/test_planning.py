@@ -75,6 +75,40 @@ def test_collectives_are_found_with_their_bytes_and_the_axis_that_they_cross():
     assert (moved.axis, moved.count, moved.bytes) == ("fsdp", 3, 3 * 4 * own)
 
 
+# As the compiler of TPUs prints a loop of five turns, which stacks a result in its place beside another in fast memory.
+_TPU = """
+%stacks (a: f32[5,8,4], b: f32[8,4], i: s32[]) -> (f32[5,8,4], f32[8,4]) {
+  %new = f32[1,8,4]{2,1,0:T(8,128)} bitcast(%b)
+  %stack = f32[5,8,4]{2,1,0:T(8,128)} dynamic-update-slice(%a, %new, %i, %zero, %zero)
+  ROOT %both = (f32[5,8,4]{2,1,0:T(8,128)}, f32[8,4]{1,0:T(8,128)S(1)}) tuple(%stack, %b)
+}
+
+%more (state: (s32[], f32[5,8,4], f32[8,4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(5)
+  %turn = s32[]{:T(128)} get-tuple-element(%state), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%turn, %limit), direction=LT
+}
+
+%turned (state: (s32[], f32[5,8,4], f32[8,4])) -> (s32[], f32[5,8,4], f32[8,4]) {
+  %fusion = (f32[5,8,4]{2,1,0:T(8,128)}, f32[8,4]{1,0:T(8,128)S(1)}) fusion(%a, %b, %i), kind=kLoop, calls=%stacks
+  ROOT %next = (s32[], f32[5,8,4], f32[8,4]) tuple(%i, %a, %b)
+}
+
+ENTRY %main (w: f32[12,8,4]) -> f32[5,8,4] {
+  %w = f32[12,8,4]{2,1,0:T(8,128)} parameter(0)
+  %buffer = f32[5,8,4]{2,1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
+  %begun = ((f32[12,8,4]{2,1,0}), f32[3,8,4]{2,1,0:T(8,128)}, s32[]) slice-start(%w), slice={[0:3], [0:8], [0:4]}
+  %ended = f32[3,8,4]{2,1,0:T(8,128)} slice-done(%begun)
+  %loop = (s32[], f32[5,8,4], f32[8,4]) while(%state), condition=%more, body=%turned
+  ROOT %result = f32[5,8,4]{2,1,0:T(8,128)} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_bytes_are_those_that_are_written_to_memory_however_the_compiler_puts_it():
+    assert program.bytes_written(_TPU) == 4 * (3 * 8 * 4 + 5 * 8 * 4)
+
+
 @pytest.fixture(scope="module")
 def planned():
     config = demo.get_config()
