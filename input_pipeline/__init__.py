@@ -4,10 +4,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from input_pipeline import array_record, csv_file, scenes
-from input_pipeline.errors import UserError
-from input_pipeline.object_stores import is_remote
-from input_pipeline.source import Mixture, Source
+from . import array_record, csv_file, scenes
+from .errors import UserError
+from .object_stores import is_remote
+from .source import Mixture, Source
 
 SOURCES = ("scenes", "csv", "array_record")
 

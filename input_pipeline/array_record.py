@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.object_stores import path_of
+from .errors import UnreadableError, UserError
+from .object_stores import path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,9 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
       UserError: there is no such dataset, or it lacks the split.
     """
     folder = path_of(str(path))
-    command = f"python -m input_pipeline.prepare --source csv --input LIST.csv --split {split} --output {path}"
+    command = (
+        f"python -m rankclip_jax.input_pipeline.prepare --source csv --input LIST.csv --split {split} --output {path}"
+    )
     if not (folder / "dataset_info.json").exists():
         raise UserError(
             f"{flag}: no dataset at {path}. Prepare it with: {command} (--source also reads tsv, webdataset, folder, "

@@ -8,8 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageEnhance
 
-from input_pipeline.auto_augment import auto_augment, rand_augment
-from input_pipeline.images import Picture, centre_view, random_view
+from .auto_augment import auto_augment, rand_augment
+from .images import Picture, centre_view, random_view
 
 POLICIES = ("", "rand_augment", "auto_augment")
 CROPS = ("random", "center")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from input_pipeline.errors import UserError
+from .errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 _NOT_UTF_8 = range(0xDC80, 0xDD00)  # what Python's surrogateescape makes of such bytes

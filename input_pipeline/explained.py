@@ -7,7 +7,7 @@ import sys
 from types import TracebackType
 from typing import NoReturn
 
-from input_pipeline.errors import UserError
+from .errors import UserError
 
 
 class Explained:

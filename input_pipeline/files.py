@@ -1,11 +1,89 @@
-"""Files that are there either whole or not at all."""
+"""Reading files that anybody may have written, and writing files that are there either whole or not at all."""
 
 import errno
+import json
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from input_pipeline import object_stores
+from . import object_stores
+from .errors import UserError
+
+LARGEST_TEXT = 1 << 26  # bytes of a settings, manifest or label file
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file to read its bytes.
+
+    Raises:
+      OSError: it cannot be opened, or it is a pipe, a device or a socket, whose reader could wait or read for ever.
+    """
+    if object_stores.is_remote(path):
+        return cast(BinaryIO, path.open("rb"))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, "Is a directory" if stat.S_ISDIR(mode) else "Not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: Path, *, limit: int = LARGEST_TEXT) -> str:
+    """The content of a text file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+      OSError: see `open_regular`.
+      UserError: it is not UTF-8, or longer than ``limit`` bytes.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{printable(path)}: expected at most {limit:,} bytes of text.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{printable(path)}: expected UTF-8 text; byte {error.start:,} is not. Convert it, for example with: "
+            "iconv -f LATIN1 -t UTF-8 FILE > NEW"
+        ) from error
+
+
+def read_json(path: Path, expected: type = dict, *, limit: int = LARGEST_TEXT) -> Any:
+    """The value that a JSON file holds.
+
+    Args:
+      path: the file.
+      expected: type of the value.
+      limit: bytes that the file may have.
+
+    Raises:
+      OSError: see `open_regular`.
+      UserError: it is not UTF-8, too long, not JSON, nested too deeply, or another type of value.
+    """
+    try:
+        value = json.loads(read_text(path, limit=limit))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{printable(path)}: expected JSON; found {printable(error)}.") from error
+    if not isinstance(value, expected):
+        raise UserError(f"{printable(path)}: expected a JSON {expected.__name__}; found {type(value).__name__}.")
+    return value
+
+
+def printable(text: object, limit: int = 300) -> str:
+    r"""Text from outside, such as a file's name, on one line: control characters escaped, and cut to ``limit``.
+
+    >>> print(printable("a\x1b[2Jb\nc"))
+    a\x1b[2Jb\nc
+    """
+    words = str(text)
+    shown = words if len(words) <= limit else f"{words[: limit - 1]}…"
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in shown
+    )
 
 
 def check_writable(path: Path) -> None:

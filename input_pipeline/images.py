@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from input_pipeline.errors import UnreadableError
+from .errors import UnreadableError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb, made an error at once
 _MOST_RESIZED = 1 << 26  # pixels, of an image that is resized whole before its centre is cut out

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from input_pipeline import array_record, images
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.explained import Explained, Parser
-from input_pipeline.object_stores import disk_path_of
-from input_pipeline.preparation import manifest
-from input_pipeline.preparation.shards import checksum
+from . import array_record, images
+from .errors import UnreadableError, UserError
+from .explained import Explained, Parser
+from .object_stores import disk_path_of
+from .preparation import manifest
+from .preparation.shards import checksum
 
 _MOST = {"pairs": 1000, "seed": 2**63 - 1}
 _TILE, _TEXT_HEIGHT, _COLUMNS, _LETTERS = 200, 64, 5, 32

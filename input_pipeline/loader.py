@@ -17,10 +17,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from input_pipeline import augmentation, images, tokenizer
-from input_pipeline.augmentation import Augmentation
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.source import Mixture, Source, captions
+from . import augmentation, images, tokenizer
+from .augmentation import Augmentation
+from .errors import UnreadableError, UserError
+from .source import Mixture, Source, captions
 
 _LOGGER = logging.getLogger(__name__)
 _ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up

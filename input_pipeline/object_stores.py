@@ -17,7 +17,7 @@ from typing import cast
 import fsspec
 from etils import epath
 
-from input_pipeline.errors import UserError
+from .errors import UserError
 
 
 def is_remote(path: Path | str) -> bool:

@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.errors import UserError
-from input_pipeline.explained import Explained, Parser
-from input_pipeline.files import check_writable, write_atomically
-from input_pipeline.object_stores import disk_path_of
-from input_pipeline.preparation import manifest, runners, shards, urls
-from input_pipeline.preparation.folder import Folder
-from input_pipeline.preparation.pairs import PairSource, describe_file
-from input_pipeline.preparation.shards import Job, Options
-from input_pipeline.preparation.table import Table
-from input_pipeline.preparation.tfds_dataset import TfdsDataset
-from input_pipeline.preparation.webdataset import WebDataset
+from .errors import UserError
+from .explained import Explained, Parser
+from .files import check_writable, write_atomically
+from .object_stores import disk_path_of
+from .preparation import manifest, runners, shards, urls
+from .preparation.folder import Folder
+from .preparation.pairs import PairSource, describe_file
+from .preparation.shards import Job, Options
+from .preparation.table import Table
+from .preparation.tfds_dataset import TfdsDataset
+from .preparation.webdataset import WebDataset
 
 SOURCES = ("csv", "tsv", "webdataset", "folder", "tfds", "urls")
 _DEFAULT_KEYS = {"csv": ("filepath", "title"), "tsv": ("filepath", "title"), "urls": ("url", "caption")}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.source import Classes, Truth
+from .source import Classes, Truth
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross", "ring", "crescent", "bar", "pillar"),

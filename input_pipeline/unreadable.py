@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from input_pipeline.errors import UserError
+from .errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 _SAMPLE = 1000  # records seen before the share is judged, unless the dataset is smaller

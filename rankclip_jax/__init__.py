@@ -31,8 +31,8 @@ def load(
       UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
       ValueError: another dtype, or other weights.
     """
-    from input_pipeline.object_stores import path_of
     from rankclip_jax.embedding.encoder import Encoder  # here, since importing JAX takes a second
+    from rankclip_jax.input_pipeline.object_stores import path_of
     from rankclip_jax.interop import loading
 
     if weights not in ("latest", "average") or dtype not in ("float32", "bfloat16"):

@@ -9,8 +9,8 @@ import sys
 
 from absl import flags
 
-from input_pipeline.errors import UserError
 from rankclip_jax.command_line import entry
+from rankclip_jax.input_pipeline.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _MODEL = flags.DEFINE_string("model", None, "weights to evaluate on a suite: whatever rankclip_jax.load reads")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from absl import flags
 
-from input_pipeline.errors import UserError
-from input_pipeline.object_stores import resolve
 from rankclip_jax.command_line import entry
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.object_stores import resolve
 
 _MODEL = flags.DEFINE_string("model", None, "a run, an export, or anything else that rankclip_jax.load reads")
 _DATA = flags.DEFINE_string("data", None, "a dataset that input_pipeline.prepare has written")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from input_pipeline.errors import UserError
 from rankclip_jax.command_line import entry
+from rankclip_jax.input_pipeline.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest unless given")

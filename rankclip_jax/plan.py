@@ -10,9 +10,9 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from input_pipeline.errors import UserError
-from input_pipeline.files import write_atomically
 from rankclip_jax.command_line import entry
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.parallel import platform
 
 _CONFIG = entry.define_config()

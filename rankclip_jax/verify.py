@@ -5,8 +5,8 @@ python -m rankclip_jax.verify --workdir DIR [--step N]
 
 from absl import flags
 
-from input_pipeline.errors import UserError
 from rankclip_jax.command_line import entry
+from rankclip_jax.input_pipeline.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _STEP = flags.DEFINE_integer("step", None, "look at this checkpoint alone", lower_bound=0)

@@ -6,10 +6,10 @@ Images with labels have no captions; where right and wrong captions are to be to
 
 from pathlib import Path
 
-from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets import class_folder, image_list, sugar_crepe, tfds_split, webdataset, winogavil
-from input_pipeline.evaluation_sets.wording import Wording
-from input_pipeline.source import Source
+from ..errors import UserError
+from ..evaluation_sets import class_folder, image_list, sugar_crepe, tfds_split, webdataset, winogavil
+from ..evaluation_sets.wording import Wording
+from ..source import Source
 
 FORMATS = {
     "webdataset": webdataset,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets.wording import NAMES, Wording, labelled, read_lines
-from input_pipeline.preparation.folder import IMAGE_SUFFIXES
-from input_pipeline.source import Truth
+from ..errors import UserError
+from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..preparation.folder import IMAGE_SUFFIXES
+from ..source import Truth
 
 
 @dataclasses.dataclass(frozen=True)

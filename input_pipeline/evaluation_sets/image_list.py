@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import csv_file
-from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets.class_folder import LabelledFiles
-from input_pipeline.evaluation_sets.wording import NAMES, Wording, labelled, read_lines
-from input_pipeline.source import Truth
+from .. import csv_file
+from ..errors import UserError
+from ..evaluation_sets.class_folder import LabelledFiles
+from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..source import Truth
 
 _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 

@@ -7,10 +7,10 @@
 import json
 from pathlib import Path
 
-from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets.class_folder import LabelledFiles
-from input_pipeline.evaluation_sets.wording import Wording
-from input_pipeline.source import Truth
+from ..errors import UserError
+from ..evaluation_sets.class_folder import LabelledFiles
+from ..evaluation_sets.wording import Wording
+from ..source import Truth
 
 _KEYS = ("filename", "caption", "negative_caption")
 

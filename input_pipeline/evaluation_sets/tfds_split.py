@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.evaluation_sets.wording import NAMES, Wording, labelled, read_lines
-from input_pipeline.source import Truth
+from ..errors import UnreadableError, UserError
+from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..source import Truth
 
 
 @dataclasses.dataclass(frozen=True)

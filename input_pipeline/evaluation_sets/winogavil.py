@@ -8,10 +8,10 @@ import csv
 import json
 from pathlib import Path
 
-from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets.class_folder import LabelledFiles
-from input_pipeline.evaluation_sets.wording import Wording
-from input_pipeline.source import Choice, Truth
+from ..errors import UserError
+from ..evaluation_sets.class_folder import LabelledFiles
+from ..evaluation_sets.wording import Wording
+from ..source import Choice, Truth
 
 _COLUMNS = ("cue", "candidates", "associations")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.errors import UserError
-from input_pipeline.source import Classes, Truth
+from ..errors import UserError
+from ..source import Classes, Truth
 
 PLACE = "{c}"  # for a class's name in a template, as CLIP_benchmark writes it; {} is understood too
 NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # of a dataset, a line each

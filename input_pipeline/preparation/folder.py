@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import images
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.preparation.pairs import Pair, Skip, decode_caption
+from .. import images
+from ..errors import UnreadableError, UserError
+from ..preparation.pairs import Pair, Skip, decode_caption
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 

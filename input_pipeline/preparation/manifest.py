@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.errors import UserError
-from input_pipeline.files import write_atomically
+from ..errors import UserError
+from ..files import write_atomically
 
 DATASET = "pairs"  # a fixed name, so that equal data have equal files whatever the directory is called
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -75,7 +75,7 @@ def skipped(summaries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _write_description(folder: Path, content: dict[str, Any]) -> None:
     import tensorflow_datasets as tfds
 
-    from input_pipeline.preparation.shards import features
+    from ..preparation.shards import features
 
     infos = [
         tfds.core.SplitInfo(

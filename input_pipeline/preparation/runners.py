@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from input_pipeline.errors import UserError
-from input_pipeline.preparation.shards import Job
+from ..errors import UserError
+from ..preparation.shards import Job
 
 Work = Callable[[Job], None]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import images
-from input_pipeline.errors import UnreadableError
-from input_pipeline.files import write_atomically
-from input_pipeline.preparation.pairs import Pair, PairSource, Skip
+from .. import images
+from ..errors import UnreadableError
+from ..files import write_atomically
+from ..preparation.pairs import Pair, PairSource, Skip
 
 _NAMED = 20  # skipped things named for each reason and shard
 _DIGEST_BYTES = 16

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import csv_file, images
-from input_pipeline.errors import UnreadableError
-from input_pipeline.preparation.pairs import Pair, Skip, decode_caption, describe_file
+from .. import csv_file, images
+from ..errors import UnreadableError
+from ..preparation.pairs import Pair, Skip, decode_caption, describe_file
 
 Row = tuple[str, ...]  # the image's path, then captions
 

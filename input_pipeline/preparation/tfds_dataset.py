@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.errors import UserError
-from input_pipeline.preparation.pairs import Pair, Skip, decode_caption
+from ..errors import UserError
+from ..preparation.pairs import Pair, Skip, decode_caption
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import csv_file
-from input_pipeline.errors import UserError
-from input_pipeline.preparation.pairs import Skip
-from input_pipeline.preparation.shards import Lost
+from .. import csv_file
+from ..errors import UserError
+from ..preparation.pairs import Skip
+from ..preparation.shards import Lost
 
 _ENVIRONMENT = Path(".venv-img2dataset")
 _LIST = "urls.csv"

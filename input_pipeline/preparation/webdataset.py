@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from input_pipeline.errors import UserError
-from input_pipeline.preparation.folder import IMAGE_SUFFIXES
-from input_pipeline.preparation.pairs import Pair, Skip, decode_caption
+from ..errors import UserError
+from ..preparation.folder import IMAGE_SUFFIXES
+from ..preparation.pairs import Pair, Skip, decode_caption
 
 _MOST_BYTES = 1 << 28  # of a member or a header; more is not an image
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -17,13 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from input_pipeline.evaluation_sets import open_set
-from input_pipeline.evaluation_sets.wording import Wording
-from input_pipeline.source import Source
 from rankclip_jax.benchmarks.timing import medians_in_turn, timed
 from rankclip_jax.benchmarks.train import LENGTH
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.evaluation.tasks import TASKS, Data, Measured
+from rankclip_jax.input_pipeline.evaluation_sets import open_set
+from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.interop.files import import_torch
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run import settings

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-import input_pipeline
-from input_pipeline import images, tokenizer
-from input_pipeline.augmentation import Augmentation
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.loader import check_readable, training_batches
-from input_pipeline.source import Source, captions
+from rankclip_jax import input_pipeline
+from rankclip_jax.input_pipeline import images, tokenizer
+from rankclip_jax.input_pipeline.augmentation import Augmentation
+from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
+from rankclip_jax.input_pipeline.loader import check_readable, training_batches
+from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
 from rankclip_jax.models import clip
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN

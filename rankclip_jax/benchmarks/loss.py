@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
 from rankclip_jax import recipes
 from rankclip_jax.benchmarks.timing import medians_in_turn, timed
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
 from rankclip_jax.parallel.layout import Layout

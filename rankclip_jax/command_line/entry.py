@@ -15,11 +15,11 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from input_pipeline.errors import UserError
-from input_pipeline.explained import Explained
-from input_pipeline.files import check_writable
-from input_pipeline.object_stores import is_remote, path_of
 from rankclip_jax import recipes
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.explained import Explained
+from rankclip_jax.input_pipeline.files import check_writable
+from rankclip_jax.input_pipeline.object_stores import is_remote, path_of
 from rankclip_jax.parallel import platform
 
 STARTED = time.monotonic()  # about when the process began: nothing that takes long was imported before

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from input_pipeline.errors import UserError
-from input_pipeline.loader import evaluation_batches
-from input_pipeline.source import Source
-from input_pipeline.tokenizer import tokenize
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.loader import evaluation_batches
+from rankclip_jax.input_pipeline.source import Source
+from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.processes import largest_of_all

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from input_pipeline import images as decoding
-from input_pipeline.errors import UnreadableError, UserError
 from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.input_pipeline import images as decoding
+from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.source import Choice
 from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.input_pipeline.source import Choice
 
 _SIZES = {"5": (5,), "6": (6,), "10": (10,), "12": (12,), "5-6": (5, 6), "10-12": (10, 12)}
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-import input_pipeline
-from input_pipeline.errors import UserError
+from rankclip_jax import input_pipeline
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.errors import UserError
-from input_pipeline.source import Source, Truth, truth_of
 from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
@@ -14,6 +12,8 @@ from rankclip_jax.evaluation.retrieval import retrieval
 from rankclip_jax.evaluation.tasks import agreement
 from rankclip_jax.evaluation.validation_loss import ValidationLoss
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.source import Source, Truth, truth_of
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.run.assembly import Assembly
 

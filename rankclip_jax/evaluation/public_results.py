@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.files import write_atomically
 from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.input_pipeline.files import write_atomically
 
 LINES = "eval_results.jsonl"
 _TASKS = {

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from input_pipeline.files import write_atomically
 from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.input_pipeline.files import write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 

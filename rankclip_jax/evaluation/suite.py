@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets import FORMATS
 from rankclip_jax import recipes
 from rankclip_jax.evaluation.tasks import TASKS
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.evaluation_sets import FORMATS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from input_pipeline.errors import UserError
 from rankclip_jax import recipes
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.evaluation import results, suite, suite_run
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.suite_run import Identity
 from rankclip_jax.evaluation.tasks import Measured
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_mesh

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.errors import UserError
-from input_pipeline.evaluation_sets import open_set
-from input_pipeline.evaluation_sets.wording import Wording
-from input_pipeline.source import Source, truth_of
 from rankclip_jax.evaluation import public_results
 from rankclip_jax.evaluation.suite import Task
 from rankclip_jax.evaluation.tasks import TASKS, Data, Measured, check
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.evaluation_sets import open_set
+from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.source import Source, truth_of
 from rankclip_jax.parallel.processes import is_first, largest_of_all
 from rankclip_jax.telemetry.clock import format_duration
 from rankclip_jax.telemetry.console import renew, say

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from input_pipeline.errors import UserError
-from input_pipeline.source import Classes, Source, captions, truth_of
 from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.evaluation import modalities
 from rankclip_jax.evaluation.association import association
@@ -17,6 +15,8 @@ from rankclip_jax.evaluation.linear_probe import linear_probe
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.retrieval import retrieval
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings, worst_group
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.source import Classes, Source, captions, truth_of
 from rankclip_jax.models.clip import Variables
 
 PAIRS = 512  # of which the consistency of orders is taken

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import jax
 
-from input_pipeline.errors import UserError
 from rankclip_jax.hooks import StepInfo
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.telemetry.events import Events
 

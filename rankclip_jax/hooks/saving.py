@@ -9,8 +9,8 @@ from typing import Self
 import jax
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
 from rankclip_jax.hooks import StepInfo
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.processes import largest_of_all
 from rankclip_jax.run.checkpoints import Checkpoints, SavingFailed
 from rankclip_jax.telemetry.events import Events

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.errors import UserError
-from input_pipeline.tokenizer import tokenize
 from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.interop import hugging_face, open_clip
 from rankclip_jax.interop.loading import Weights
 from rankclip_jax.interop.open_clip import Call

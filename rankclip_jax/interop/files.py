@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 
 Tensors = dict[str, np.ndarray]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")

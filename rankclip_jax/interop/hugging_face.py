@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import tokenizer
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline import tokenizer
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import files, open_clip
 from rankclip_jax.interop.places import hugging_face_places
 from rankclip_jax.models.clip import Clip, Variables

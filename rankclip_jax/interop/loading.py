@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
-from input_pipeline.object_stores import is_remote, path_of, sizes_below
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.object_stores import is_remote, path_of, sizes_below
 from rankclip_jax.interop import files, hugging_face, positions
 from rankclip_jax.interop.places import LOGIT_BIAS, Place, batch_counters, empty, hugging_face_places, open_clip_places
 from rankclip_jax.models.clip import Clip, Variables, describe_variables

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.objectives import objective
 from rankclip_jax.objectives.objective import Metrics, Step, check_scale, chosen_scale
 from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows

@@ -7,7 +7,7 @@ import dataclasses
 
 import jax
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import ranking
 from rankclip_jax.objectives.objective import Metrics, Step

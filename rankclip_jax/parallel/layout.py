@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.mesh import FSDP
 
 # (pattern, dimension) pairs: the first whose pattern is in an array's name says which dimension is split; -1: none.

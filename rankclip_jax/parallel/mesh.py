@@ -8,7 +8,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 
 REPLICA, DATA, FSDP = AXES = ("replica", "data", "fsdp")
 

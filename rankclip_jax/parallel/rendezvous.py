@@ -8,7 +8,7 @@ import contextlib
 import socket
 import time
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 
 _LONGEST = 1000  # bytes of a line
 _PAUSE = 0.2

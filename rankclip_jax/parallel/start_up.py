@@ -25,8 +25,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
 from rankclip_jax import __version__
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel import rendezvous
 
 _PORT = 8476  # of the first process, where the launcher names none

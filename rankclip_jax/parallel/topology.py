@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.hardware import ACCELERATORS, GPUS, Accelerator, Gpu
 from rankclip_jax.parallel.platform import COMPILER_OPTIONS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.planning.plan import Plan
 from rankclip_jax.run.ranges import LARGEST_BATCH
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 
-from input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.planning.plan import Plan
 
 matplotlib.use("Agg")

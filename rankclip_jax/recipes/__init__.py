@@ -7,9 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-_HERE = Path(__file__).parent
-# The folder of the repository, or in an installed package the copy that was packed.
-FOLDER = next(folder for folder in (_HERE.parent / "configs", _HERE.parents[1] / "configs") if folder.is_dir())
+FOLDER = Path(__file__).parents[1] / "configs"  # in a checkout a link to the folder at its top
 
 
 def base() -> ConfigDict:

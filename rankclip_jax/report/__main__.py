@@ -5,9 +5,9 @@ python -m rankclip_jax.report --workdir DIR [MORE ...] --output report.html
 
 from absl import flags
 
-from input_pipeline.errors import UserError
-from input_pipeline.object_stores import path_of
 from rankclip_jax.command_line import entry
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.object_stores import path_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; those of more runs may follow")
 _OUTPUT = flags.DEFINE_string("output", None, "the file to write, such as report.html")

@@ -5,11 +5,11 @@ import html
 import matplotlib
 import numpy as np
 
-from input_pipeline.loader import evaluation_pixels
-from input_pipeline.source import Source, captions
 from rankclip_jax.embedding.embedder import Embedded
 from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation.zero_shot import confidences, in_bins
+from rankclip_jax.input_pipeline.loader import evaluation_pixels
+from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.report import charts, heat_maps, page
 
 PAIRS = 256  # of the validation set, that are looked at

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-import input_pipeline
-from input_pipeline.errors import UserError
-from input_pipeline.files import write_atomically
-from input_pipeline.object_stores import resolve
+from rankclip_jax import input_pipeline
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation import results
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.object_stores import resolve
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh

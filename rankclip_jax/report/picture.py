@@ -7,11 +7,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from input_pipeline.files import write_atomically
-from input_pipeline.loader import evaluation_pixels
-from input_pipeline.source import Source, truth_of
-from input_pipeline.source import captions as captions_of
 from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.loader import evaluation_pixels
+from rankclip_jax.input_pipeline.source import Source, truth_of
+from rankclip_jax.input_pipeline.source import captions as captions_of
 from rankclip_jax.run.workdir import read_config
 from rankclip_jax.telemetry.writers import read_lines
 

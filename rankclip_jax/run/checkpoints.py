@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from input_pipeline import object_stores
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline import object_stores
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.parallel.layout import name_of
 from rankclip_jax.parallel.processes import is_first, largest_of_all, wait_for_all
-from rankclip_jax.run import proof, settings, versions
+from rankclip_jax.run import proof, settings
 from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.run.state import TrainState, describe, join
 from rankclip_jax.run.workdir import read_config, saved_steps
@@ -51,7 +51,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=self._prove),
         )
         self._folder = object_stores.absolute(workdir / "checkpoints")
-        self._settings = versions.written(settings.to_dict(assembly.config))
+        self._settings = settings.to_dict(assembly.config)
         self._manager = self._open()
         self._under_way: int | None = None
         self._are_finite = jax.jit(_are_finite).lower(describe(assembly)).compile()
@@ -168,9 +168,7 @@ def faults_of(workdir: Path, step: int) -> list[str]:
     about = proof.about(folder)
     if about["step"] != step:
         return [f"{folder / proof.ABOUT} is of step {about['step']}"]
-    theirs = about["settings"]
-    versions.bring_up_to_date(theirs, theirs.pop(versions.KEY))
-    lines = settings.differences(theirs, read_config(workdir))
+    lines = settings.differences(about["settings"], read_config(workdir))
     return [f"{folder / proof.ABOUT} is of another run: {'; '.join(lines)}"] if lines else []
 
 

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import object_stores
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline import object_stores
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.telemetry.console import say
 
 NAME = "lock"

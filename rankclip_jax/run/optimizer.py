@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 
 _NOT_DECAYED = {"bias", "scale", "class_embedding", "logit_scale"}
 _OWN = ("vision", "text")  # what else stands at the top, but the logit scale, is a method's own

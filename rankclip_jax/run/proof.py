@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import files
-from input_pipeline.object_stores import sizes_below
 from rankclip_jax import __version__
+from rankclip_jax.input_pipeline import files
+from rankclip_jax.input_pipeline.object_stores import sizes_below
 
 SUMS = "SHA256SUMS"
 ABOUT = "about.json"

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 
 LARGEST_BATCH = 2**20
 _MANY = 10**9  # more steps, records or files than anybody has

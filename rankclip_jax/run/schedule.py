@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 
 SCHEDULES = ("cosine", "constant", "warmup_stable_decay")
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import jax
 from ml_collections import ConfigDict
 
-from input_pipeline import SOURCES
-from input_pipeline.augmentation import CROPS, POLICIES
-from input_pipeline.errors import UserError
 from rankclip_jax import recipes
+from rankclip_jax.input_pipeline import SOURCES
+from rankclip_jax.input_pipeline.augmentation import CROPS, POLICIES
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models import rematerialisation
 from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
@@ -205,6 +205,6 @@ def differences(stored: dict, config: dict) -> list[str]:
     old, new = dict(flatten(stored)), dict(flatten(config))
     return [
         f"config.{name}: {old[name]!r} there, {new[name]!r} now"
-        for name in sorted(old)
+        for name in sorted(old.keys() & new.keys())
         if old[name] != new[name] and not name.startswith(_FREE) and name not in LENGTH
     ]

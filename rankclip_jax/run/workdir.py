@@ -1,19 +1,16 @@
 """The folder of a run: its settings, and whether it may be used."""
 
 import json
-import logging
 from pathlib import Path
 
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from input_pipeline import files
-from input_pipeline.errors import UserError
 from rankclip_jax import recipes
+from rankclip_jax.input_pipeline import files
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.processes import is_first, wait_for_all
-from rankclip_jax.run import settings, versions
-
-_LOGGER = logging.getLogger(__name__)
+from rankclip_jax.run import settings
 
 
 def check_writable(workdir: Path) -> None:
@@ -40,12 +37,7 @@ def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict,
     """
     if not saved_steps(workdir):
         return config, None
-    stored, added, version = _read(workdir)
-    for later in range(version + 1, versions.VERSION + 1):
-        if later in versions.NOTES:
-            _LOGGER.warning(
-                "%s is of version %d of the settings; since %d %s", workdir, version, later, versions.NOTES[later]
-            )
+    stored, added = _read(workdir)
     asked, defaults = (dict(settings.flatten(settings.to_dict(some))) for some in (config, recipes.base()))
     kept = {name for name in added if asked[name] == defaults[name]}
     old, new = ConfigDict(stored), config.copy_and_resolve_references()
@@ -72,13 +64,13 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder if need be and writes ``config.json``, by one process; the others wait."""
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        content = versions.written(settings.to_dict(config))
-        files.write_atomically(workdir / "config.json", json.dumps(content, indent=2) + "\n")
+        content = json.dumps(settings.to_dict(config), indent=2)
+        files.write_atomically(workdir / "config.json", f"{content}\n")
     wait_for_all("config.json")
 
 
 def read_config(workdir: Path) -> dict:
-    """The settings of the run in the folder, brought up to date.
+    """The settings of the run in the folder; those that came after it was begun have their defaults.
 
     Raises:
       UserError: there is no run, or its settings cannot be read or are not a run's.
@@ -86,35 +78,28 @@ def read_config(workdir: Path) -> dict:
     return _read(workdir)[0]
 
 
-def _read(workdir: Path) -> tuple[dict, set[str], int]:
-    """The settings, brought up to date, the names of those that came after they were written, and in what version."""
+def _read(workdir: Path) -> tuple[dict, set[str]]:
+    """The settings of the run in the folder, and the names of those that it was begun without."""
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(
             f"--workdir: no run at {workdir} (no {path.name} there). "
             "Train one with: python -m rankclip_jax.train --config configs/demo.py"
         )
-    mend = "Restore it, or name another --workdir."
+    advice = "Restore it, or use another --workdir."
     try:
         content = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise UserError(f"--workdir: {path} is not JSON: {error}. {mend}") from error
+        found = dict(settings.flatten(content))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"--workdir: {path} does not hold a run's settings as JSON: {error}. {advice}") from error
+    complete = recipes.base()
+    known = {name for name, _ in settings.flatten(complete.to_dict())}
+    if not found or not found.keys() <= known:
+        names = ", ".join(sorted(found.keys() - known)[:5]) or "nothing"
+        raise UserError(f"--workdir: {path}: expected the settings of configs/base.py; found {names}. {advice}")
     try:
-        version = content.pop(versions.KEY, 1)
-        written = {name for name, _ in settings.flatten(content)}
-        versions.bring_up_to_date(content, version)
-        found = {name for name, _ in settings.flatten(content)}
-    except (AttributeError, TypeError, KeyError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"--workdir: {path} does not hold a run's settings by section ({what}). {mend}") from error
-    except UserError as error:
+        complete.update_from_flattened_dict(found)
+        settings.check_parts(complete)
+    except (UserError, TypeError, ValueError) as error:
         raise UserError(f"--workdir: {path}: {error}") from error
-    expected = {name for name, _ in settings.flatten(recipes.base().to_dict())}
-    if found != expected:
-        names = ", ".join(sorted(found ^ expected)[:5])
-        raise UserError(f"--workdir: {path} has other settings than a run of version {version}: {names}. {mend}")
-    try:
-        settings.check_parts(ConfigDict(content))
-    except UserError as error:
-        raise UserError(f"--workdir: {path}: {error}") from error
-    return content, expected - written, version
+    return settings.to_dict(complete), known - found.keys()

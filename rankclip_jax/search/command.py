@@ -4,13 +4,13 @@ from pathlib import Path
 
 import jax
 
-from input_pipeline import array_record
-from input_pipeline.errors import UserError
-from input_pipeline.files import check_writable
-from input_pipeline.object_stores import resolve
 from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation.tasks import Measured
+from rankclip_jax.input_pipeline import array_record
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import check_writable
+from rankclip_jax.input_pipeline.object_stores import resolve
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.files import write_atomically
 from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.input_pipeline.files import write_atomically
 
 _ABOUT = "about.json"
 _KINDS = ("image", "text")

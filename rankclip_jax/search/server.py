@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from input_pipeline.errors import UnreadableError
-from input_pipeline.images import decode
-from input_pipeline.source import Source, captions
 from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.input_pipeline.errors import UnreadableError
+from rankclip_jax.input_pipeline.images import decode
+from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.search.index import Index
 
 _PAGE = Path(__file__).parent / "page.html"

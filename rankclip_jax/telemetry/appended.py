@@ -5,8 +5,8 @@ import threading
 import time
 from pathlib import Path
 
-from input_pipeline import object_stores
-from input_pipeline.object_stores import is_remote
+from rankclip_jax.input_pipeline import object_stores
+from rankclip_jax.input_pipeline.object_stores import is_remote
 
 _LOGGER = logging.getLogger(__name__)
 _PAUSE = 30  # seconds between two times that an object, which cannot be added to, is written anew

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.telemetry.activity import Activity
 
 NAME = "goodput.jsonl"

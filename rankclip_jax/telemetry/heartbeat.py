@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.telemetry.activity import Activity
 from rankclip_jax.telemetry.goodput import Ledger
 

@@ -17,9 +17,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from input_pipeline.errors import UserError
-from input_pipeline.files import write_atomically
-from input_pipeline.object_stores import absolute, is_remote
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.object_stores import absolute, is_remote
 from rankclip_jax.telemetry.appended import Appended
 
 Values = Mapping[str, float | None]

@@ -4,10 +4,10 @@ from collections.abc import Generator
 
 import jax
 
-from input_pipeline.augmentation import Augmentation
-from input_pipeline.loader import name_of_record, training_batches
-from input_pipeline.source import Source
-from input_pipeline.unreadable import UnreadableTally
+from rankclip_jax.input_pipeline.augmentation import Augmentation
+from rankclip_jax.input_pipeline.loader import name_of_record, training_batches
+from rankclip_jax.input_pipeline.source import Source
+from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.run.forward import Batch
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.layout import bytes_a_device
 from rankclip_jax.parallel.platform import COMPILER_OPTIONS, give_freed_memory_back
 from rankclip_jax.planning.program import bytes_needed

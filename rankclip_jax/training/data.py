@@ -4,9 +4,9 @@ import zlib
 
 from ml_collections import ConfigDict
 
-import input_pipeline
-from input_pipeline.loader import check_readable
-from input_pipeline.source import Source, captions
+from rankclip_jax import input_pipeline
+from rankclip_jax.input_pipeline.loader import check_readable
+from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.run import settings
 
 

@@ -13,10 +13,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import UserError
-from input_pipeline.object_stores import time_of
-from input_pipeline.source import Source
-from input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.hooks import Hook, StepInfo
@@ -27,6 +23,10 @@ from rankclip_jax.hooks.logging import Logging
 from rankclip_jax.hooks.oddities import Oddities
 from rankclip_jax.hooks.profiling import Profiling
 from rankclip_jax.hooks.saving import Saving
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.object_stores import time_of
+from rankclip_jax.input_pipeline.source import Source
+from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.hardware import peak_flops

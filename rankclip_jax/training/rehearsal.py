@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from input_pipeline.errors import UserError
-from input_pipeline.files import nearest_folder
-from input_pipeline.object_stores import is_remote, remove_folder
-from input_pipeline.source import Source
-from input_pipeline.unreadable import UnreadableTally
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import nearest_folder
+from rankclip_jax.input_pipeline.object_stores import is_remote, remove_folder
+from rankclip_jax.input_pipeline.source import Source
+from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.parallel.processes import is_first, wait_for_all
 from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.run.checkpoints import Checkpoints, SavingFailed, faults_of, read_state

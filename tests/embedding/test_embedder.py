@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.scenes import Scenes
 from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
+from rankclip_jax.input_pipeline.scenes import Scenes
 from rankclip_jax.parallel.layout import Layout
 from tests.commands import ROOT, environment
 from tests.embedding.two_processes import MODEL, SOURCE, TEXTS, variables

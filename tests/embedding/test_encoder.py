@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.errors import UserError
 from rankclip_jax.embedding.embedder import ROWS_A_DEVICE
 from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Clip, draw_variables
 from rankclip_jax.models.presets import PRESETS
 

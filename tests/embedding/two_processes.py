@@ -7,8 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from configs import demo
-from input_pipeline.scenes import Scenes
 from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.input_pipeline.scenes import Scenes
 from rankclip_jax.models.clip import Clip, draw_variables
 from rankclip_jax.models.presets import Preset, TextPreset, VisionPreset
 from rankclip_jax.parallel.layout import Layout

@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from input_pipeline.scenes import CLASS_NAMES, Scenes
+from rankclip_jax.input_pipeline.scenes import CLASS_NAMES, Scenes
 
 COUNT = 37  # which no batch divides
 

@@ -7,12 +7,12 @@ import scipy.stats
 import sklearn.linear_model
 import sklearn.metrics
 
-from input_pipeline.source import Choice
 from rankclip_jax.evaluation import zero_shot
 from rankclip_jax.evaluation.association import association
 from rankclip_jax.evaluation.compositionality import compositionality
 from rankclip_jax.evaluation.linear_probe import linear_probe
 from rankclip_jax.evaluation.modalities import consistency, geometry
+from rankclip_jax.input_pipeline.source import Choice
 from tests.evaluation.test_metrics import unit, values
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.evaluation_sets import open_set, wording
-from input_pipeline.evaluation_sets.wording import Wording
 from rankclip_jax.evaluation import public_results, suite
 from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
+from rankclip_jax.input_pipeline.evaluation_sets import open_set, wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
 from rankclip_jax.recipes import FOLDER
 from tests.evaluation import layouts
 

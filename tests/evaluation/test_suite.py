@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from input_pipeline.evaluation_sets import open_set
-from input_pipeline.evaluation_sets.wording import Wording
 from rankclip_jax.evaluation import suite, suite_run
+from rankclip_jax.input_pipeline.evaluation_sets import open_set
+from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
 from tests.commands import run
 from tests.evaluation import layouts
 from tests.interop.conftest import make_run, open_clip, torch  # noqa: F401  (fixtures)

@@ -6,8 +6,8 @@ import sys
 import pytest
 from PIL import Image
 
-from input_pipeline import array_record
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline import array_record
+from rankclip_jax.input_pipeline.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_records_are_bytes_and_captions(prepared):
 
 @pytest.mark.filterwarnings("ignore")
 def test_missing_datasets_and_splits_are_explained(prepared, tmp_path):
-    with pytest.raises(UserError, match=r"has no split 'validation'\. Add it with: python -m input_pipeline.prepare"):
+    with pytest.raises(UserError, match=r"no split 'validation'\. Add it with: python -m .*input_pipeline.prepare"):
         array_record.open_split(prepared, "validation", flag="config.data.validation")
     with pytest.raises(UserError, match=r"config\.data\.train: no dataset at .*none\. Prepare it with"):
         array_record.open_split(tmp_path / "none", "train", flag="config.data.train")

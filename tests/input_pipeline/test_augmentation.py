@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from input_pipeline import augmentation, images
-from input_pipeline.augmentation import Augmentation
+from rankclip_jax.input_pipeline import augmentation, images
+from rankclip_jax.input_pipeline.augmentation import Augmentation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 TEXT = "a small dog runs over the green grass"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import auto_augment
-from input_pipeline.auto_augment import OPERATIONS
+from rankclip_jax.input_pipeline import auto_augment
+from rankclip_jax.input_pipeline.auto_augment import OPERATIONS
 
 FILL = [128, 128, 128]
 AUGMENTATIONS = [auto_augment.rand_augment, auto_augment.auto_augment]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline import csv_file
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline import csv_file
+from rankclip_jax.input_pipeline.errors import UserError
 
 
 def read(path, **changes):

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from input_pipeline import images
-from input_pipeline.errors import UnreadableError
+from rankclip_jax.input_pipeline import images
+from rankclip_jax.input_pipeline.errors import UnreadableError
 from rankclip_jax.interop.files import import_torch
 
 RNG = np.random.default_rng(0)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import array_record, csv_file, images, loader, prepare, scenes
-from input_pipeline.augmentation import Augmentation
-from input_pipeline.errors import UnreadableError, UserError
-from input_pipeline.source import Mixture
-from input_pipeline.unreadable import UnreadableTally
+from rankclip_jax.input_pipeline import array_record, csv_file, images, loader, prepare, scenes
+from rankclip_jax.input_pipeline.augmentation import Augmentation
+from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
+from rankclip_jax.input_pipeline.source import Mixture
+from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 
 
 def batches(source, count, **changes):

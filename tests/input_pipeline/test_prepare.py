@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import array_record, images, inspect, prepare
-from input_pipeline.preparation import manifest
+from rankclip_jax.input_pipeline import array_record, images, inspect, prepare
+from rankclip_jax.input_pipeline.preparation import manifest
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow Datasets and Beam warn of much

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from input_pipeline import scenes
+from rankclip_jax.input_pipeline import scenes
 
 
 def test_a_scene_is_a_pure_function_of_seed_split_and_index():

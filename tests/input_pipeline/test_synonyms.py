@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import input_pipeline
+from rankclip_jax import input_pipeline
 
 
 def _lines() -> list[str]:

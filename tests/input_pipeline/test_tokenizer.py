@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from input_pipeline import tokenizer
+from rankclip_jax.input_pipeline import tokenizer
 from rankclip_jax.interop.files import import_torch
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline import prepare
-from input_pipeline.preparation import manifest, urls
-from input_pipeline.preparation.pairs import describe_file
+from rankclip_jax.input_pipeline import prepare
+from rankclip_jax.input_pipeline.preparation import manifest, urls
+from rankclip_jax.input_pipeline.preparation.pairs import describe_file
 from tests.input_pipeline.test_prepare import captions, jpeg, records
 
 ROOT = Path(__file__).parent.parent.parent

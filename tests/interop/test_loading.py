@@ -14,11 +14,11 @@ from PIL import Image
 
 import rankclip_jax
 from configs import demo
-from input_pipeline.errors import UserError
-from input_pipeline.scenes import Scenes
-from input_pipeline.tokenizer import tokenize
 from rankclip_jax.command_line.entry import EXPLAINED
 from rankclip_jax.evaluation.zero_shot import class_embeddings
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.scenes import Scenes
+from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.interop import files, hugging_face, loading, positions
 from rankclip_jax.interop import open_clip as open_clip_files
 from rankclip_jax.models import clip

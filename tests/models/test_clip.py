@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from input_pipeline.tokenizer import tokenize
+from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.models.clip import Clip, build
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.rematerialisation import POLICIES

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking, schedules
 from tests.objectives import numpy_reference as reference

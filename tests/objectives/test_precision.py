@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, pairwise, parameters_of
 from rankclip_jax.recipes import base

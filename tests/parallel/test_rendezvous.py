@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.rendezvous import meet
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.start_up import Place, place_in
 
 SLURM = {"SLURM_JOB_ID": "5000", "SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "9",

@@ -9,8 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from input_pipeline.errors import UserError
 from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.report import charts, findings, heat_maps, html_report, page
 from tests.commands import run
 from tests.evaluation.test_metrics import unit

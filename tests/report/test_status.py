@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from input_pipeline.errors import UserError
 from rankclip_jax import recipes
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.report import status
 from rankclip_jax.run import settings, workdir
 from rankclip_jax.telemetry.events import Events

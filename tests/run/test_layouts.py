@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from configs import demo
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
 from rankclip_jax.objectives import OBJECTIVES, Step
 from rankclip_jax.parallel.layout import bytes_a_device, name_of, table

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.run.lock import Lock
 
 HOLD = (

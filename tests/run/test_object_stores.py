@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import rankclip_jax
-from input_pipeline import object_stores
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline import object_stores
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.run import lock
 from rankclip_jax.telemetry.appended import Appended
 from rankclip_jax.telemetry.writers import read_lines
@@ -137,7 +137,8 @@ def test_prepared_data_give_the_batches_that_they_give_on_a_disk_and_models_are_
 def test_a_dead_owner_keeps_a_lock_for_as_long_as_it_may_be_silent(place, monkeypatch, capsys):
     monkeypatch.setattr(lock, "_SILENT", 8)
     hold = (
-        "import sys, time; from input_pipeline.object_stores import path_of; from rankclip_jax.run import lock\n"
+        "import sys, time; from rankclip_jax.run import lock\n"
+        "from rankclip_jax.input_pipeline.object_stores import path_of\n"
         "lock._SILENT = 8; held = lock.Lock(path_of(sys.argv[1])); held.take(); print('held', flush=True)\n"
         "time.sleep(100)"
     )

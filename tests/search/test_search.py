@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import prepare
-from input_pipeline.scenes import Scenes
 from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.input_pipeline import prepare
+from rankclip_jax.input_pipeline.scenes import Scenes
 from rankclip_jax.search import command, index
 from rankclip_jax.search.server import serve
 from tests.commands import run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.recipes import base
 from rankclip_jax.telemetry import writers
 from rankclip_jax.telemetry.writers import check_writers, make_writers

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from input_pipeline.errors import UserError
 from rankclip_jax.hooks import saving
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.mesh import AXES
 from rankclip_jax.run import proof
 from rankclip_jax.run.checkpoints import choose_step, faults_of

@@ -162,7 +162,7 @@ def test_too_many_unreadable_images_stop_the_run(own_images, tmp_path):
 
 DEMO = ["--config", "configs/demo.py"]
 BAD = {
-    "missing data": (["--config", "configs/cc3m.py"], "data/cc3m.*python -m input_pipeline.prepare"),
+    "missing data": (["--config", "configs/cc3m.py"], "data/cc3m.*python -m rankclip_jax.input_pipeline.prepare"),
     "misspelt key": ([*DEMO, "--config.train.batch_size=8"],
                      r"--config.train.batch_size: no such setting\. Did you mean --config.train.global_batch_size\?"),
     "not a number": ([*DEMO, "--config.train.steps=many"], "train.steps=many"),

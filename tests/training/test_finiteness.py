@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.training import compilation, loop
 from tests.training.conftest import assert_bit_identical, final_state, one_device, read_metrics, train_small
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline.errors import UserError
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.hooks.interruption import Interruption
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES

@@ -5,7 +5,7 @@ import shutil
 import jax
 import pytest
 
-from input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.training import rehearsal
 from rankclip_jax.training.loop import train
 from tests.training.conftest import one_device, small, train_small
