@@ -38,10 +38,10 @@ def get_config() -> ConfigDict:
     config.model.pooling = "class_token"  # of the image transformer; or "mean", of its patches, without such a token
     config.model.activation = "quick_gelu"  # CLIP's; or "gelu", as open_clip's newer models
     config.model.rematerialise = "cheap"  # in the backward pass: all but matrix products; or "blocks", "nothing"
-    config.model.attention = "xla"  # or "cudnn": flash attention on NVIDIA GPUs, with dtype bfloat16
+    config.model.attention = "auto"  # cuDNN's flash attention where there is one and rows are long; "cudnn", "xla"
     config.model.patch_dropout = 0.0  # share of an image's patches left out of training steps (FLIP); ViT only
     config.model.frozen = ""  # a tower that does not learn: "vision" (LiT) or "text"
-    config.model.scan_layers = placeholder(bool)  # compile one layer and loop; None: but on CPUs, where that is slower
+    config.model.scan_layers = placeholder(bool)  # compile one layer and loop; None: on TPUs, and GPUs from 13
     config.model.initial_logit_scale = 1 / 0.07  # the multiplier that the similarities start with (siglip: 10)
     config.model.dtype = "float32"  # compute type; parameters are always float32
 
@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.objective.position_decay = False  # weigh the k-th place of a list by 1 / log(k + 1)
     config.objective.list_size = 0  # rank each row against so many random columns; 0: all
     config.objective.chunk_size = 0  # rows a device handles at once; 0: by a memory budget
-    config.objective.precision = "auto"  # of similarities: highest, tf32_x3, bf16_x3, bf16_x6 (docs/objectives.md)
+    config.objective.precision = "auto"  # of similarities: highest, f16_x3, tf32_x3, bf16_x3, bf16_x6
     config.objective.second_view = False  # contrast each image and text with an augmented view of itself too
     config.objective.cyclic = (0.25, 0.25)  # cyclip: weights of cross- and in-modal consistency (its paper's)
     config.objective.soft_share = 0.5  # softclip: share of the soft targets

@@ -1,9 +1,20 @@
-"""CC3M as RankCLIP's released code trains by default, to the letter where its letter can be run.
+"""CC3M as RankCLIP's released code trains by default: the defaults of its parser, which its README does not change.
 
-Defaults of its parser (github.com/Jam1ezhang/RankCLIP, rankclip/parser.py), which its README changes nothing of. Not
-repeated are its mistakes: a learning rate that runs one epoch ahead and rises in the last, gradients that stop at other
-devices,
-truncated captions without their end, decayed norms. Its two lambdas are not among its options; both terms count once.
+Source: github.com/Jam1ezhang/RankCLIP, rankclip/parser.py. Its two lambdas are not among its options; both terms count
+once. Two kinds of differences remain.
+
+Mistakes of the release that are not repeated: a learning rate that runs one epoch ahead and rises in the last epoch,
+gradients that stop at other devices, truncated captions without their end-of-text token, decayed norms of shortcuts.
+
+Details that differ without changing the method:
+- The ranking weight and the length of the run follow steps; the release counts whole epochs.
+- The log of the scale is clamped at log(100) = 4.605170; the release clamps it at 4.6052.
+- With a ViT the release decays the class embedding too. For that, add
+  --config.optimizer.decay_overrides="(('class_embedding', 0.1),)".
+- Its evaluation converts images to RGB before it resizes them, ours resizes in the image's own mode, as open_clip does:
+  palette images and those with transparency differ.
+- With second views (--config.objective.second_view) the logged metric `contrastive` is the part between modalities. The
+  release logs the mean of that part and the part within modalities, which is `second_view` here.
 """
 
 from ml_collections import ConfigDict

@@ -91,8 +91,9 @@ class Clip(nn.Module):
     def __call__(self, batch: Mapping[str, jax.Array], train: bool = False, rows: jax.Array | None = None) -> Outputs:
         """Every view of a batch to its embeddings, float32, and the scale.
 
-        Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"`` (ResNets only);
-        patch dropout takes its randomness from the stream ``"patch_dropout"``.
+        The views of one kind pass its tower together, so that batch statistics are those of all of them, as in the
+        release. Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"``
+        (ResNets only); patch dropout takes its randomness from the stream ``"patch_dropout"``.
 
         Args:
           batch: uint8 pixels ``[B, H, W, 3]`` under names that begin with ``image``, token ids ``[B, context_length]``
@@ -100,10 +101,19 @@ class Clip(nn.Module):
           train: whether this is a step of training.
           rows: each row's number in the global batch, int ``[B]``, which patch dropout is drawn from; None: from 0.
         """
-        embeddings = {
-            view: self.encode_text(values) if view.startswith("text") else self.encode_image(values, train, rows)
-            for view, values in sorted(batch.items())
-        }
+        embeddings: dict[str, jax.Array] = {}
+        for kind in ("image", "text"):
+            views = sorted(name for name in batch if name.startswith(kind))
+            if not views:
+                continue
+            together = jnp.concatenate([batch[view] for view in views])
+            if kind == "text":
+                encoded = self.encode_text(together)
+            else:
+                first = jnp.arange(len(batch[views[0]])) if rows is None else rows
+                numbers = [len(views) * first + place for place in range(len(views))]
+                encoded = self.encode_image(together, train, jnp.concatenate(numbers))
+            embeddings |= zip(views, jnp.split(encoded, len(views)), strict=True)
         return Outputs(embeddings, {"scale": jnp.exp(self.logit_scale)})
 
     def encode_image(self, image: jax.Array, train: bool = False, rows: jax.Array | None = None) -> jax.Array:
@@ -136,10 +146,13 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
       KeyError: no preset of that name.
     """
     preset = PRESETS[config.name]
-    on_cpus = (platform or jax.default_backend()) == "cpu"
-    scan_layers = not on_cpus if config.scan_layers is None else config.scan_layers
     execution = Execution(
-        jnp.dtype(config.dtype), config.activation, scan_layers, config.rematerialise, config.attention
+        jnp.dtype(config.dtype),
+        config.activation,
+        config.scan_layers,
+        config.rematerialise,
+        config.attention,
+        platform or jax.default_backend(),
     )
     return Clip(
         preset.with_image_size(config.image_size or preset.vision.image_size),

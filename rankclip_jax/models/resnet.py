@@ -14,6 +14,7 @@ from rankclip_jax.models.presets import ResNetPreset
 from rankclip_jax.models.rematerialisation import rematerialised
 from rankclip_jax.models.transformer import Execution
 
+_MOMENTUM = 0.9  # of running statistics
 EXPANSION = 4  # channels that a block returns, as a multiple of those it works in
 
 
@@ -35,7 +36,7 @@ class ResNet(nn.Module):
         x = image.astype(dtype)
         for number, (channels, stride) in enumerate(((width // 2, 2), (width // 2, 1), (width, 1)), 1):
             x = _convolution(channels, 3, dtype, f"stem_convolution_{number}", stride)(x)
-            x = nn.relu(_norm(train, self.execution, f"stem_norm_{number}")(x))
+            x = nn.relu(BatchNorm(self.execution, name=f"stem_norm_{number}")(x, train))
         x = _shrink(x, 2)
 
         # The argument 2 is ``train``, which is not traced.
@@ -58,17 +59,17 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 channels]``."""
-        norm, dtype = functools.partial(_norm, train, self.execution), self.execution.dtype
-        h = nn.relu(norm("norm_1")(_convolution(self.channels, 1, dtype, "convolution_1")(x)))
-        h = nn.relu(norm("norm_2")(_convolution(self.channels, 3, dtype, "convolution_2")(h)))
+        norm, dtype = functools.partial(BatchNorm, self.execution), self.execution.dtype
+        h = nn.relu(norm(name="norm_1")(_convolution(self.channels, 1, dtype, "convolution_1")(x), train))
+        h = nn.relu(norm(name="norm_2")(_convolution(self.channels, 3, dtype, "convolution_2")(h), train))
         h = _shrink(h, self.stride)
         h = _convolution(EXPANSION * self.channels, 1, dtype, "convolution_3")(h)
         # Blocks begin as the identity, which CLIP takes from Goyal et al. (2017).
-        h = norm("norm_3", scale_init=nn.initializers.zeros)(h)
+        h = norm(scale_init=nn.initializers.zeros, name="norm_3")(h, train)
         if self.stride > 1 or x.shape[-1] != EXPANSION * self.channels:
             x = _shrink(x, self.stride)
             x = _convolution(EXPANSION * self.channels, 1, dtype, "shortcut_convolution")(x)
-            x = norm("shortcut_norm")(x)
+            x = norm(name="shortcut_norm")(x, train)
         return nn.relu(h + x)
 
 
@@ -112,19 +113,37 @@ def _convolution(channels: int, size: int, dtype: jnp.dtype, name: str, stride: 
     )
 
 
-def _norm(
-    train: bool, execution: Execution, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones
-) -> nn.BatchNorm:
-    """Batch normalisation with PyTorch's constants; statistics are of all devices' rows, computed in float32."""
-    return nn.BatchNorm(
-        use_running_average=not train,
-        axis_name=execution.axes or None,  # type: ignore[arg-type]  # flax takes several too
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=execution.dtype,
-        scale_init=scale_init,
-        name=name,
-    )
+class BatchNorm(nn.Module):
+    """PyTorch's batch normalisation; statistics are of all devices' rows, computed in float32.
+
+    A batch is normalised by its variance; what is kept of it for evaluation is the unbiased variance, ``n / (n - 1)``
+    times as large, where Flax keeps the same one.
+    """
+
+    execution: Execution
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    def setup(self) -> None:
+        """Flax's module does all but the factor, under this one's names."""
+        self._norm = nn.BatchNorm(
+            axis_name=self.execution.axes or None,  # type: ignore[arg-type]  # flax takes several too
+            momentum=_MOMENTUM,
+            epsilon=1e-5,
+            dtype=self.execution.dtype,
+            scale_init=self.scale_init,
+        )
+        nn.share_scope(self, self._norm)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """``[B, H, W, C]`` to the same; training changes the collection ``"batch_stats"``."""
+        before = self.get_variable("batch_stats", "var")
+        normalised = self._norm(x, use_running_average=not train)
+        if train and before is not None:
+            axes = self.execution.axes
+            count = x.size // x.shape[-1] * (jax.lax.axis_size(axes) if axes else 1)
+            after = self.get_variable("batch_stats", "var")
+            self.put_variable("batch_stats", "var", after + (after - _MOMENTUM * before) / (count - 1))
+        return normalised
 
 
 def _shrink(x: jax.Array, stride: int) -> jax.Array:

@@ -7,16 +7,18 @@ text tower; its code leaves PyTorch's defaults in the image tower's blocks, ours
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from rankclip_jax.models.attention import attention, choose
 from rankclip_jax.models.rematerialisation import rematerialised
 
 LAYER_NORM_EPSILON = 1e-5
+_UNROLLED_LAYERS = 12  # on GPUs, at most
 _FLOAT32 = jnp.dtype("float32")
 
 
@@ -39,18 +41,27 @@ class Execution:
       dtype: type of the computation; parameters are float32 whatever it is.
       activation: a key of `ACTIVATIONS`.
       scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
-        loop is unrolled, which saves copies of weights and gradients.
+        loop is unrolled, which saves copies of weights, gradients and what the backward pass keeps. None: see
+        `loops_over`.
       rematerialise: what the backward pass computes again, see `rematerialisation.rematerialised`.
-      attention: ``"xla"``, or ``"cudnn"``, NVIDIA's flash attention, which needs such a GPU and a 16-bit ``dtype``.
+      attention: one of `attention.IMPLEMENTATIONS`; XLA's where the platform or ``dtype`` has no other.
+      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed.
       axes: of the mesh, if each device computes its own rows of a batch: normalisation by its statistics crosses them.
     """
 
     dtype: jnp.dtype = _FLOAT32
     activation: str = "quick_gelu"
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     rematerialise: str = "nothing"
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: str = "auto"
+    platform: str = "cpu"
     axes: tuple[str, ...] = ()
+
+    def loops_over(self, layers: int) -> bool:
+        """Whether a stack of so many layers is a loop: on CPUs never, on GPUs where unrolling it compiles for long."""
+        if self.scan_layers is not None:
+            return self.scan_layers
+        return self.platform == "tpu" or (self.platform == "gpu" and layers > _UNROLLED_LAYERS)
 
 
 class LayerNorm(nn.Module):
@@ -106,9 +117,9 @@ class Block(nn.Module):
 
         if token is None:
             query, key, value = jnp.split(self._by_head(project(norm(x))), 3, axis=-2)
-            h = jax.nn.dot_product_attention(
-                query, key, value, is_causal=self.causal, implementation=self.execution.attention
-            )
+            execution = self.execution
+            how = choose(execution.attention, platform=execution.platform, dtype=dtype, length=self.length)
+            h = attention(query, key, value, causal=self.causal, implementation=how)
         else:
             key, value = jnp.split(self._by_head(project(norm(x), slice(self.width, None))), 2, axis=-2)
             x = jnp.take_along_axis(x.reshape(-1, self.length, self.width), token[:, None, None], axis=1)[:, 0]
@@ -143,17 +154,19 @@ class Transformer(nn.Module):
     def __call__(self, x: jax.Array, token: jax.Array | None = None) -> jax.Array:
         """``[B, L, width]`` to the same; with the place of a token in each row, int ``[B]``, to ``[B, width]``."""
         execution, shape = self.execution, x.shape
-        in_loop, alone = (self._block(shape[1], in_loop=in_loop) for in_loop in (True, False))
+        in_loop, alone = (self._block(shape[1], execution, in_loop=in_loop) for in_loop in (True, False))
 
         def draw(key: jax.Array) -> optax.Params:
-            return jax.vmap(lambda key: alone.init(key, x)["params"])(jax.random.split(key, self.layers))
+            # JAX cannot map flash attention over layers, and weights do not depend on it.
+            block = self._block(shape[1], dataclasses.replace(execution, attention="xla"))
+            return jax.vmap(lambda key: block.init(key, x)["params"])(jax.random.split(key, self.layers))
 
         def apply(block: nn.Module, x: jax.Array, parameters: optax.Params, *token: jax.Array | None) -> Any:
             return block.apply({"params": parameters}, x, *token)
 
         x = x.reshape(-1, self.width)
         parameters = self.param("blocks", draw)
-        if execution.scan_layers:
+        if execution.loops_over(self.layers):
             before, last = _split(parameters, (self.layers - 1, 1))
             x, _ = jax.lax.scan(lambda x, one: (apply(in_loop, x, one), None), x, before)
         else:
@@ -163,9 +176,9 @@ class Transformer(nn.Module):
         x = apply(alone, x, _first(last), token)
         return x.reshape(shape) if token is None else x
 
-    def _block(self, length: int, in_loop: bool) -> nn.Module:
-        block_class = rematerialised(Block, self.execution.rematerialise, in_loop=in_loop)
-        return block_class(self.width, self.heads, self.layers, self.causal, length, self.execution, parent=None)
+    def _block(self, length: int, execution: Execution, in_loop: bool = False) -> nn.Module:
+        block_class = rematerialised(Block, execution.rematerialise, in_loop=in_loop)
+        return block_class(self.width, self.heads, self.layers, self.causal, length, execution, parent=None)
 
 
 def _split(tree: Any, sizes: tuple[int, ...]) -> list[Any]:

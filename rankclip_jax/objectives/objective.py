@@ -15,16 +15,6 @@ from rankclip_jax.models.clip import Outputs
 
 Metrics = dict[str, jax.Array]
 
-# Float32 products on matrix units: each operand is the sum of two or three shorter numbers, and as many products of
-# these are added up as the name says. Their errors are measured in docs/objectives.md.
-PRECISIONS: dict[str, jax.lax.PrecisionLike] = {
-    "highest": jax.lax.Precision.HIGHEST,
-    "tf32_x3": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
-    "bf16_x3": jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3,
-    "bf16_x6": jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6,
-}
-# The fastest whose gradients stay within 1e-5: on TPUs "highest" is six products of bfloat16 already.
-_FASTEST_EXACT = {"gpu": "tf32_x3", "cuda": "tf32_x3"}
 LARGEST_SCALE = 1000  # ten times what CLIP's is clamped to
 
 
@@ -54,7 +44,7 @@ class Options:
 
     Args:
       chunk_size: rows that a device handles at once; 0: by a memory budget.
-      precision: how similarities are computed, a key of `PRECISIONS`.
+      precision: how similarities are computed, a key of `products.PRECISIONS`, or ``"auto"``.
 
     Raises:
       UserError: by `from_settings`, for values that the method cannot have; it names the setting.
@@ -106,21 +96,6 @@ def options_of(objective: Objective, config: ConfigDict) -> Options:
       UserError: the method cannot have these values.
     """
     return getattr(objective, "Options", Options).from_settings(config)
-
-
-def chosen_precision(options: Options, mesh: Mesh | None, dtype: jax.typing.DTypeLike) -> jax.lax.PrecisionLike:
-    """What similarities of a type are computed with on a mesh's devices, or on those that are here.
-
-    Raises:
-      UserError: these devices do not have it.
-    """
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    name = _FASTEST_EXACT.get(platform, "highest") if options.precision == "auto" else options.precision
-    if name.startswith("tf32") and platform not in ("gpu", "cuda"):
-        raise UserError(
-            f"config.objective.precision: {name} is of NVIDIA's GPUs; found {platform}. Say auto, or highest."
-        )
-    return PRECISIONS[name if jnp.dtype(dtype) == jnp.float32 else "highest"]
 
 
 def check_scale(flag: str, choice: str) -> None:

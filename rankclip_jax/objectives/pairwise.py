@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rankclip_jax.objectives.objective import Metrics, Options, Step, chosen_precision
+from rankclip_jax.objectives.objective import Metrics, Options, Step
+from rankclip_jax.objectives.products import Columns, chosen_precision, prepare, product
 from rankclip_jax.parallel.collectives import gather, sum_into_parts
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
 CHUNK_BYTES = 64 * 2**20
-CHUNK_ARRAYS = 24
+CHUNK_ARRAYS = 28
 
 Embeddings = Mapping[str, jax.Array]
 Scalars = Mapping[str, jax.Array]
@@ -39,13 +40,15 @@ class Similarities:
     def __init__(
         self,
         rows: Embeddings,
-        columns: Embeddings,
+        columns: Mapping[str, Columns],
+        sums: Embeddings | None,
         own: jax.Array,
-        precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
+        precision: str,
     ) -> None:
         self.kinds = frozenset(rows)  # image, text, and the augmented views where there are any
         self._rows = rows
         self._columns = columns
+        self._sums = sums  # of the columns' gradients; None: there are none
         self._precision = precision
         self.size = own.shape[1]  # B
         self.own = own  # bool [chunk, B]: where a column is the row's own pair
@@ -55,8 +58,9 @@ class Similarities:
         """Similarity of each row of one kind to all columns, or the first ``count``, of another: ``[chunk, count]``."""
         name = (row, column, count)
         if name not in self._products:
-            columns = self._columns[column][:count]
-            self._products[name] = product(self._rows[row], columns.T, self._precision)
+            sums = None if self._sums is None else self._sums[column]
+            columns, sums = jax.tree.map(lambda x: x[:count] if x.ndim else x, (self._columns[column], sums))
+            self._products[name] = product(self._rows[row], columns, sums, self._precision)
         return self._products[name]
 
     def paired(self, row: str, column: str) -> jax.Array:
@@ -71,11 +75,6 @@ class Similarities:
         """``-log softmax(scale * similarity)`` at the row's own column, exact however small it is: ``[chunk]``."""
         others = jax.nn.logsumexp(scale * self.margins(row, column), axis=-1, where=~self.own)
         return jax.nn.softplus(others)
-
-
-def product(rows: jax.Array, columns: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
-    """``[chunk, D]`` times ``[D, B]``: where almost all of a loss's operations are."""
-    return jnp.matmul(rows, columns, precision=precision)
 
 
 RowLoss = Callable[[Similarities, Scalars], tuple[jax.Array, Metrics]]
@@ -110,7 +109,7 @@ def mean_over_rows(
     scalars = {name: jnp.asarray(value, dtype) for name, value in scalars.items()}
     order = jnp.arange(size) if step.key is None else jax.random.permutation(step.key, size)
 
-    mesh, precision = step.mesh, chosen_precision(options, step.mesh, dtype)
+    mesh, precision = step.mesh, chosen_precision(options.precision, step.mesh, dtype)
     axes = () if mesh is None else mesh.axis_names
     devices = 1 if mesh is None else mesh.size
     if size % devices:
@@ -150,7 +149,7 @@ def mean_over_rows(
 
 def _local_mean(
     row_loss: RowLoss,
-    precision: jax.lax.PrecisionLike,
+    precision: str,
     size: int,
     chunk: int,
     axes: tuple[str, ...],
@@ -163,12 +162,14 @@ def _local_mean(
     local_size = next(iter(rows.values())).shape[0]
     first = jax.lax.axis_index(axes) * local_size if axes else 0
     places = jnp.zeros_like(order).at[order].set(jnp.arange(size), unique_indices=True)  # of each pair's column
-    columns = _in_turn(lambda x: (gather(x, axes) if axes else x)[order], rows)
+    columns = _in_turn(lambda x: prepare((gather(x, axes) if axes else x)[order], precision), rows)
 
-    def chunk_loss(rows: Embeddings, columns: Embeddings, scalars: Scalars, index: jax.Array) -> tuple[Any, Any]:
+    def chunk_loss(
+        rows: Embeddings, sums: Embeddings | None, scalars: Scalars, index: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
         numbers = _chunk_start(index, chunk, local_size) + jnp.arange(chunk)
         own = jnp.arange(size) == places[first + numbers][:, None]
-        loss, metrics = row_loss(Similarities(rows, columns, own, precision), scalars)
+        loss, metrics = row_loss(Similarities(rows, columns, sums, own, precision), scalars)
         new = numbers >= index * chunk  # the last chunk may begin with rows of the one before
         return jax.tree.map(lambda value: jnp.sum(jnp.where(new, value, 0)) / size, (loss, metrics))
 
@@ -177,19 +178,19 @@ def _local_mean(
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), rows)
 
     def forward(total: Any, index: jax.Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, chunk_loss(rows_of(index), columns, scalars, index)), None
+        return jax.tree.map(jnp.add, total, chunk_loss(rows_of(index), None, scalars, index)), None
 
     def forward_and_backward(carry: tuple, index: jax.Array) -> tuple[Any, None]:
         total, summed, scalar_gradients = carry
 
-        def loss_and_sum(rows: Embeddings, columns: Embeddings, scalars: Scalars) -> tuple[jax.Array, Any]:
-            results = chunk_loss(rows, columns, scalars, index)
-            # The gradient of this product with the columns is what was summed so far: a matrix product then adds to
-            # it in place, instead of to a new array of the columns' size. The product itself is never computed.
-            products = jax.tree.map(jnp.vdot, summed, dict(columns))
+        def loss_and_sum(rows: Embeddings, sums: Embeddings, scalars: Scalars) -> tuple[jax.Array, Any]:
+            results = chunk_loss(rows, sums, scalars, index)
+            # The gradient of this product with the sums is what was summed so far: a matrix product then adds to it in
+            # place, instead of to a new array of the columns' size. The product itself is never computed.
+            products = jax.tree.map(jnp.vdot, summed, sums)
             return results[0] + jax.tree.reduce(jnp.add, products), results
 
-        gradients, results = jax.grad(loss_and_sum, argnums=(0, 1, 2), has_aux=True)(rows_of(index), columns, scalars)
+        gradients, results = jax.grad(loss_and_sum, argnums=(0, 1, 2), has_aux=True)(rows_of(index), summed, scalars)
         row_gradients, summed, more_scalar_gradients = gradients
         start = first + _chunk_start(index, chunk, local_size)
         here = jax.lax.dynamic_slice_in_dim(places, start, chunk)
@@ -199,12 +200,13 @@ def _local_mean(
 
     chunks = jnp.arange(-(-local_size // chunk))
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    zero_total = zeros(jax.eval_shape(chunk_loss, rows_of(chunks[0]), columns, scalars, chunks[0]))
+    zero_total = zeros(jax.eval_shape(chunk_loss, rows_of(chunks[0]), None, scalars, chunks[0]))
     if not with_gradients:
         total, _ = jax.lax.scan(forward, zero_total, chunks)
         return (jax.lax.psum(total, axes) if axes else total), None
 
-    start = (zero_total, zeros(columns), zeros(scalars))
+    sums = {name: jnp.zeros((size, own.shape[1]), own.dtype) for name, own in rows.items()}
+    start = (zero_total, sums, zeros(scalars))
     (total, gradients, scalar_gradients), _ = jax.lax.scan(forward_and_backward, start, chunks)
     gradients = _in_turn(lambda x: sum_into_parts(x[places], axes) if axes else x[places], gradients)
     if axes:
@@ -212,9 +214,9 @@ def _local_mean(
     return total, (gradients, scalar_gradients)
 
 
-def _in_turn(function: Callable[[jax.Array], jax.Array], arrays: Embeddings) -> Embeddings:
+def _in_turn(function: Callable[[jax.Array], Any], arrays: Embeddings) -> dict[str, Any]:
     """Applies the function to one array after the other, so that only one's intermediate results are alive."""
-    results: dict[str, jax.Array] = {}
+    results: dict[str, Any] = {}
     for name, array in arrays.items():
         array, results = jax.lax.optimization_barrier((array, results))  # noqa: PLW2901
         results[name] = function(array)

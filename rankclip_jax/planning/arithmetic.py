@@ -19,6 +19,10 @@ _PASSES: dict[Any, tuple[str, int]] = {
 }
 
 
+# Products of flash attention: scores and results; in the backward pass, scores again and four gradients.
+_FLASH_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
+
 def flops(traced: Any) -> Counter[str]:
     """Operations of matrix products and convolutions on one device, by the type that they are computed in.
 
@@ -39,6 +43,8 @@ def _count(jaxpr: Any) -> Counter[str]:
                 total.update(_product(equation))
             case "conv_general_dilated":
                 total.update(_convolution(equation))
+            case name if name in _FLASH_PRODUCTS:
+                total.update(_flash_attention(equation))
             case _:
                 times = equation.params["length"] if equation.primitive.name == "scan" else 1
                 for inner in _inside(equation.params.values()):
@@ -73,9 +79,16 @@ def _convolution(equation: Any) -> Counter[str]:
     return _typed(kernel.dtype, equation.params["precision"], 2 * math.prod(result.shape) * window)
 
 
+def _flash_attention(equation: Any) -> Counter[str]:
+    """Of queries ``[B, L, heads, width]`` with keys; a causal mask is not deducted, as it is not elsewhere."""
+    query, key = (variable.aval for variable in equation.invars[:2])
+    count = 2 * math.prod(query.shape) * key.shape[1] * _FLASH_PRODUCTS[equation.primitive.name]
+    return _typed(query.dtype, None, count)
+
+
 def _typed(dtype: Any, precision: Any, count: int) -> Counter[str]:
     if dtype != "float32":
-        return Counter({str(dtype): count})
+        return Counter({"bfloat16" if dtype == "float16" else str(dtype): count})  # both at one rate
     if isinstance(precision, DotAlgorithmPreset):
         kind, passes = _PASSES.get(precision, ("float32", 1))
         return Counter({kind: passes * count})

@@ -166,7 +166,7 @@ def plan_step(
 def useful_flops(assembly: Assembly) -> float:
     """Operations of a step in which nothing is computed again."""
     config = assembly.config.copy_and_resolve_references()
-    config.model.rematerialise, config.train.accumulation = "nothing", 1
+    config.model.rematerialise, config.model.attention, config.train.accumulation = "nothing", "xla", 1
     plain = assemble(config, assembly.layout.mesh, assembly.total_steps)
     return sum(arithmetic.flops(make_step(plain).trace(describe(plain), describe_batch(plain))).values())
 

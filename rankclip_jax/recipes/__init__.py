@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-FOLDER = Path(__file__).parents[1] / "configs"  # in a checkout a link to the folder at its top
+FOLDER = (Path(__file__).parents[1] / "configs").resolve()  # in a checkout, the folder at its top
 
 
 def base() -> ConfigDict:

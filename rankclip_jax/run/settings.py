@@ -11,12 +11,12 @@ from rankclip_jax import recipes
 from rankclip_jax.input_pipeline import SOURCES
 from rankclip_jax.input_pipeline.augmentation import CROPS, POLICIES
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.models import rematerialisation
+from rankclip_jax.models import attention, rematerialisation
 from rankclip_jax.models.presets import PRESETS, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
-from rankclip_jax.objectives.objective import PRECISIONS
+from rankclip_jax.objectives.products import PRECISIONS
 from rankclip_jax.recipes import flatten
 from rankclip_jax.run import ranges, schedule
 from rankclip_jax.run.optimizer import OPTIMIZERS
@@ -33,6 +33,7 @@ _FREE = (
         "train.not_finite_limit",
         "model.rematerialise",
         "model.scan_layers",
+        "model.attention",
     ),
 )
 LENGTH = ("train.steps", "train.epochs")  # changed on resuming where the learning rate allows it
@@ -47,7 +48,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "model.activation": ACTIVATIONS,
     "model.pooling": POOLINGS,
     "model.frozen": ("", "vision", "text"),
-    "model.attention": ("xla", "cudnn"),
+    "model.attention": attention.IMPLEMENTATIONS,
     "model.rematerialise": rematerialisation.CHOICES,
     "objective.name": OBJECTIVES,
     "objective.precision": ("auto", *PRECISIONS),
@@ -163,7 +164,7 @@ def _check_model(model: ConfigDict, platform: str) -> None:
     if model.attention == "cudnn" and (model.dtype != "bfloat16" or platform != "gpu"):
         raise UserError(
             f"config.model.attention: cudnn needs an NVIDIA GPU and bfloat16; found {platform} and "
-            f"{model.dtype}. Take --config.model.attention=xla, or add --config.model.dtype=bfloat16 on such a GPU."
+            f"{model.dtype}. Use --config.model.attention=auto, or add --config.model.dtype=bfloat16 on such a GPU."
         )
     vision = PRESETS[model.name].vision
     if model.image_size % vision.stride:

@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from rankclip_jax.input_pipeline.tokenizer import tokenize
+from rankclip_jax.models.attention import IMPLEMENTATIONS, choose
 from rankclip_jax.models.clip import Clip, build
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.rematerialisation import POLICIES
@@ -74,15 +75,28 @@ def test_scanning_over_layers_changes_nothing(variables):
     np.testing.assert_allclose(looped.embeddings["text"], unrolled.embeddings["text"], atol=1e-6)
 
 
-def test_layers_are_looped_over_but_on_cpus_unless_the_recipe_says_it():
-    def loops(platform, **settings):
+def test_layers_are_looped_over_where_that_pays_unless_the_recipe_says_it():
+    def loops(platform, layers, **settings):
         config = base().model
         config.update(settings)
-        return build(config, platform).execution.scan_layers
+        return build(config, platform).execution.loops_over(layers)
 
-    assert (loops("gpu"), loops("tpu"), loops("cpu")) == (True, True, False)
-    assert not loops("gpu", scan_layers=False)
-    assert loops("cpu", scan_layers=True)
+    assert (loops("gpu", 12), loops("tpu", 12), loops("cpu", 12)) == (False, True, False)
+    assert (loops("gpu", 24), loops("tpu", 24), loops("cpu", 24)) == (True, True, False)
+    assert not loops("gpu", 24, scan_layers=False)
+    assert loops("cpu", 1, scan_layers=True)
+
+
+def test_flash_attention_is_taken_where_a_gpu_16_bits_and_length_make_it_win():
+    def chosen(length, **changes):
+        where = {"platform": "gpu", "dtype": jnp.dtype("bfloat16")} | changes
+        return [choose(setting, length=length, **where) for setting in IMPLEMENTATIONS]
+
+    assert IMPLEMENTATIONS == ("auto", "xla", "cudnn")
+    assert chosen(197) == chosen(77) == ["cudnn", "xla", "cudnn"]
+    assert chosen(24) == ["xla", "xla", "cudnn"]
+    assert chosen(197, dtype=jnp.dtype("float32")) == ["xla"] * 3
+    assert chosen(197, platform="cpu") == chosen(197, platform="tpu") == ["xla"] * 3
 
 
 @pytest.mark.parametrize(
