@@ -6,6 +6,7 @@ python -m rankclip_jax.benchmark input --config F [--pairs 1024] [--rate 10000] 
 python -m rankclip_jax.benchmark checkpoint --config F [--steps 10] [--folder DIR] [--json F]
 python -m rankclip_jax.benchmark evaluation --config F [--images 256] [--json F]
 python -m rankclip_jax.benchmark search [--rows 1000000] [--folder DIR] [--json F]
+python -m rankclip_jax.benchmark gpu [--minutes 8] [--output DIR]
 """
 
 import json
@@ -46,6 +47,11 @@ _ROWS = flags.DEFINE_integer(
     "rows", 1_000_000, "search: pairs to search among", lower_bound=100, upper_bound=100_000_000
 )
 _FOLDER = flags.DEFINE_string("folder", ".", "checkpoint, search: where files are written, and removed")
+_MINUTES = flags.DEFINE_float(
+    "minutes", 8, "gpu: in which to measure as much as fits", lower_bound=0.01, upper_bound=10_000
+)
+_OUTPUT = flags.DEFINE_string("output", "benchmarks", "gpu: folder to write results.jsonl and results.md to")
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "gpu: only this one, in the same process")
 _JSON = flags.DEFINE_string("json", None, "file to write the rows to as well")
 
 
@@ -126,6 +132,22 @@ def _evaluation() -> list[dict]:
     return evaluation.run(config, _IMAGES.value)
 
 
+def _gpu() -> list[dict]:
+    output = entry.folder_of(_OUTPUT, "Name a folder to write results to.")
+    entry.check_can_be_written("output", output / "results.jsonl")
+    platform.set_variables_to_share()
+    from rankclip_jax.benchmarks import gpu  # after the flags are read, since importing JAX takes a second
+
+    if _EXPERIMENT.value is None:
+        gpu.run(_MINUTES.value, output)
+    elif _EXPERIMENT.value in gpu.EXPERIMENTS:
+        gpu.run_experiment(_EXPERIMENT.value, output)
+    else:
+        names = ", ".join(gpu.EXPERIMENTS)
+        raise UserError(f"--experiment: unknown value {_EXPERIMENT.value!r}; choose from {names}.")
+    return []
+
+
 _SUBJECTS = {
     "loss": _loss,
     "train": _train,
@@ -133,6 +155,7 @@ _SUBJECTS = {
     "checkpoint": _checkpoint,
     "evaluation": _evaluation,
     "search": _search,
+    "gpu": _gpu,
 }
 
 if __name__ == "__main__":

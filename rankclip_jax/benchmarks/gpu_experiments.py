@@ -1,0 +1,197 @@
+"""The experiments of `benchmark gpu`, in order of what they tell.
+
+Each is a generator of rows; ``summary`` is a row's line for people. Its argument asks for a small form, for CPUs.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+from rankclip_jax.benchmarks import loss, train
+from rankclip_jax.benchmarks.timing import format_spread, take_turns, timed
+from rankclip_jax.models.attention import attention
+from rankclip_jax.objectives import ranking
+from rankclip_jax.parallel.mesh import make_mesh
+from rankclip_jax.recipes import base
+from rankclip_jax.run import settings
+from rankclip_jax.run.assembly import assemble
+
+Row = dict[str, Any]
+Experiment = Callable[[bool], Iterator[Row]]
+
+_GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # in a checkout
+# Tokens, heads, width of a head, and whether the mask is causal: of ViT-B/16, its text tower, ViT-B/32, L/14, ViT-B/16
+# with half of its patches, L/14 at 336 pixels, and H/14.
+_ATTENTION = (
+    (197, 12, 64, False), (77, 8, 64, True), (50, 12, 64, False), (257, 16, 64, False), (98, 12, 64, False),
+    (577, 16, 64, False), (257, 16, 80, False),
+)  # fmt: skip
+
+
+def _device(small: bool) -> Iterator[Row]:
+    del small
+    device = jax.local_devices()[0]
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    row = {
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "usable_gib": round(memory / 2**30, 1) or None,
+        "platform": " ".join(device.client.platform_version.split()),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "date": date.today().isoformat(),
+    }
+    yield row | {"summary": ", ".join(f"{name}: {value}" for name, value in row.items() if value)}
+
+
+def _golden(small: bool) -> Iterator[Row]:
+    """The ranking terms as the release computes them, against values of its own code in float64."""
+    files = sorted(_GOLDEN.glob("n64_d64_*_e17.npz"))
+    if not files:
+        yield {"summary": "golden: no golden values here; they are in tests/golden of a checkout"}
+    for path in files[: 1 if small else None]:
+        golden = np.load(path)
+        scale = jnp.float32(np.exp(golden["logit_scale"]))
+        embeddings = [jnp.asarray(golden[name], jnp.float32) for name in ("image_embeds", "text_embeds")]
+        found = jax.jit(functools.partial(ranking.consistency, variant="released"))(*embeddings, scale)
+        expected = [golden[name] / len(embeddings[0]) for name in ("crossmodal_rank_loss", "inmodal_rank_loss")]
+        error = max(abs(float(a) / float(b) - 1) for a, b in zip(found, expected, strict=True))
+        yield {"file": path.name, "error": error, "summary": f"golden {path.stem}: ranking terms within {error:.1e}"}
+
+
+def _attention(small: bool) -> Iterator[Row]:
+    """Flash attention against XLA's: times, and errors of gradients against a float32 reference."""
+    rows = 2 if small else 256
+    for length, heads, width, causal in _ATTENTION[: 2 if small else None]:
+        keys = jax.random.split(jax.random.key(0), 4)
+        inputs = [jax.random.normal(key, (rows, length, heads, width), jnp.bfloat16) for key in keys]
+        with jax.default_matmul_precision("highest"):
+            exact = _attention_gradients("xla", causal)(*(x.astype(jnp.float32) for x in inputs))
+        programs = {name: _attention_gradients(name, causal) for name in (("xla",) if small else ("xla", "cudnn"))}
+        errors = {name: _largest_error(program(*inputs), exact) for name, program in programs.items()}
+        timings = take_turns({name: timed(functools.partial(program, *inputs)) for name, program in programs.items()})
+        times = {name: timings.spread(name, 1e3) for name in programs}
+        words = [f"{name} {format_spread(times[name], '.2f')} ms, error {errors[name]:.1e}" for name in programs]
+        shape = f"[{rows}, {length}, {heads}, {width}]{', causal' * causal}"
+        row = {"shape": [rows, length, heads, width], "causal": causal, "milliseconds": times, "errors": errors}
+        yield row | timings.columns() | {"summary": f"attention {shape}, forward and backward: {'; '.join(words)}"}
+
+
+def _attention_gradients(implementation: str, causal: bool) -> Callable[..., tuple[jax.Array, ...]]:
+    def total(query: jax.Array, key: jax.Array, value: jax.Array, weight: jax.Array) -> jax.Array:
+        attended = attention(query, key, value, causal=causal, implementation=implementation)
+        return jnp.vdot(attended.astype(jnp.float32), weight.astype(jnp.float32))
+
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2)))
+
+
+def _largest_error(found: tuple[jax.Array, ...], exact: tuple[jax.Array, ...]) -> float:
+    """Of several arrays, relative to the largest number of each."""
+    pairs = zip(found, exact, strict=True)
+    return max(float(jnp.max(jnp.abs(a.astype(b.dtype) - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
+
+
+def _step(small: bool, **changes: Any) -> Row:
+    """The training step under some settings."""
+    config = base()
+    config.train.steps, config.model.dtype = train.LENGTH, "float32" if small else "bfloat16"
+    config.update_from_flattened_dict(changes)
+    if small:
+        config.model.name, config.train.global_batch_size = "ViT-demo", 16
+    settings.check(config, jax.device_count())
+    assembly = assemble(config, make_mesh(config.mesh), train.LENGTH, config.train.global_batch_size)
+    step, needed = train.step_of(assembly)
+    timings = take_turns({train.OURS: step}, 3)
+    (row,) = train.rows_of(assembly, timings)
+    row |= {"settings": changes, "needed_gib": needed / 2**30}
+    row |= {"mfu": train.mfu(assembly, timings.median(train.OURS)), "peak_gib": train.peak_gib()}
+    words = [f"{format_spread(row['milliseconds'])} ms", f"{row['pairs_per_second']:,.0f} pairs/s"]
+    words += [f"MFU {row['mfu']:.1%}"] if row["mfu"] else []
+    words += [f"{row['needed_gib']:.2f} GiB by the compiler"]
+    return row | {"summary": f"step {_shown(changes)}: {', '.join(words)}"}
+
+
+def _model(name: str, batch_size: int, objective: str = "rankclip") -> Experiment:
+    """The step of a model, and what it occupies beside what the compiler said."""
+    changes = {"model.name": name, "train.global_batch_size": batch_size, "objective.name": objective}
+
+    def experiment(small: bool) -> Iterator[Row]:
+        row = _step(small, **changes)
+        peak = f", {row['peak_gib']:.2f} GiB at the peak" if row["peak_gib"] else ""
+        yield row | {"summary": row["summary"] + peak}
+
+    return experiment
+
+
+def _beside_open_clip(name: str, batch_size: int) -> Experiment:
+    """The step of a model beside open_clip's in PyTorch, under the best of its settings."""
+
+    def experiment(small: bool) -> Iterator[Row]:
+        config = base()
+        config.model.name, config.objective.name, config.train.steps = name, "clip", train.LENGTH
+        config.model.dtype = "float32" if small else "bfloat16"
+        config.train.global_batch_size = 16 if small else batch_size
+        if small:
+            config.model.name = "ViT-demo"
+        for row in train.run(config, 3, ours_only=False):
+            yield row | {"summary": f"{row['version']} {name}: {format_spread(row['milliseconds'])} ms"}
+
+    return experiment
+
+
+def _variants(setting: str, *values: Any) -> Experiment:
+    """The step of ViT-B/16 with several values of a setting."""
+
+    def experiment(small: bool) -> Iterator[Row]:
+        for value in values:
+            if not (small and value == "cudnn"):
+                yield _step(small, **{"model.name": "ViT-B-16", "train.global_batch_size": 512, setting: value})
+
+    return experiment
+
+
+def _loss(sizes: tuple[int, ...], setting: str, *values: Any) -> Experiment:
+    """The loss alone, by batch size, with several values of a setting."""
+
+    def experiment(small: bool) -> Iterator[Row]:
+        mesh = make_mesh(base().mesh)
+        how: Row = {"objective": "rankclip", "embedding_size": 512, "variant": "exact", "chunk_size": 0, "list_size": 0}
+        how |= {"precision": "auto", "mesh": mesh, "ours_only": True, "topology": None}
+        for size in (8 * mesh.size,) if small else sizes:
+            for value in values:
+                (row,) = loss.measure(batch_size=size, **(how | {setting: value}))
+                told = f"{format_spread(row['milliseconds'])} ms, {row['temporary_gib']:.2f} GiB"
+                yield row | {setting: value, "summary": f"loss of {size:,} pairs, {setting}={value}: {told}"}
+
+    return experiment
+
+
+def _shown(changes: Row) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in changes.items())
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "device": _device,
+    "golden": _golden,
+    "attention": _attention,
+    "ViT-B-32": _model("ViT-B-32", 1024),
+    "ViT-B-16": _model("ViT-B-16", 512),
+    "attention_in_step": _variants("model.attention", "cudnn", "xla"),
+    "layers": _variants("model.scan_layers", True, False),
+    "loss": _loss((2048, 8192, 32_768), "objective", "rankclip", "clip"),
+    "remat": _variants("model.rematerialise", "nothing", "cheap", "blocks"),
+    "RN50": _model("RN50", 512),
+    "ViT-L-14": _model("ViT-L-14", 128),
+    "clip_ViT-B-32": _model("ViT-B-32", 1024, "clip"),
+    "precision": _loss((8192,), "precision", "f16_x3", "tf32_x3", "bf16_x6", "highest"),
+    "chunk": _loss((8192,), "chunk_size", 16, 64, 256),
+    "open_clip_ViT-B-32": _beside_open_clip("ViT-B-32", 1024),
+    "open_clip_ViT-B-16": _beside_open_clip("ViT-B-16", 512),
+}
