@@ -75,7 +75,8 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
         "restore_seconds": reading.spread("restore"),
     }
     row |= training.columns()
-    line = f"{config.model.name}: a checkpoint of {size / 2**30:.2f} GiB takes {format_spread(extra, '.2f')} s from training"
+    line = f"{config.model.name}: a checkpoint of {size / 2**30:.2f} GiB takes {format_spread(extra, '.2f')} s from "
+    line += "training"
     line += f", {extra['median'] / (every * a_step):.2%} of {every:,} steps of {a_step:.3f} s" if extra else ""
     line += f"; verified in {format_spread(reading.spread('verify'), '.2f')} s"
     print(f"{line}, restored in {format_spread(reading.spread('restore'), '.2f')} s")

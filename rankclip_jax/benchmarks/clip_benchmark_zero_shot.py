@@ -1,6 +1,7 @@
 """CLIP_benchmark's zero-shot classification, timed on demand: a process that `evaluation` starts beside its own.
 
-It is told a model, a folder with a WebDataset, a platform, ``amp`` or ``no_amp``, and settings by name: ``keep_memory``.
+It is told a model, a folder with a WebDataset, a platform, ``amp`` or ``no_amp``, and perhaps the setting
+``keep_memory``.
 """
 
 import os

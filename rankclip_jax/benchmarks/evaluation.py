@@ -113,7 +113,7 @@ def _ours(config: ConfigDict, source: Source, dtype: str) -> Callable[[], object
 
 
 def _peers(config: ConfigDict, folder: Path, stack: contextlib.ExitStack) -> dict[str, Peer]:
-    """CLIP_benchmark under its best settings, without amp and with it; none, with a word on it: it cannot be compared."""
+    """CLIP_benchmark under its best settings, without and with amp; none, with a word on it: it cannot be compared."""
     if missing := [name for name in ("torch", "open_clip", "clip_benchmark") if not importlib.util.find_spec(name)]:
         print(f"note: ours is not compared with CLIP_benchmark. {install_hint(missing)}")
         return {}

@@ -131,7 +131,7 @@ def measure(
         for name, row in rows.items():
             row["milliseconds"] = timings.spread(name, 1e3)
             row["time_against_ours"] = timings.ratio(name, to="rankclip_jax")
-            row |= timings.columns()
+            row.update(timings.columns())
         return list(rows.values()), timings
     return list(rows.values()), None
 

@@ -133,7 +133,7 @@ class Timings:
 
 
 def timed(work: Callable[[], Any]) -> Timed:
-    """Makes a version of a function: it does the work so many times and tells the mean seconds, last results included."""
+    """Makes a version of a function: it does the work so many times and tells the mean seconds, until all is done."""
 
     def take(count: int) -> float:
         start = time.perf_counter()
@@ -148,7 +148,7 @@ def timed(work: Callable[[], Any]) -> Timed:
 def take_turns(
     versions: Mapping[str, Timed], count: int = 1, read: ReadProcessorTime | None = None, turns: int = TURNS
 ) -> Timings:
-    """Measures each version in ``turns`` quiet turns, one turn after a warm-up; a turn lasts a fifth of a second or more.
+    """Measures each version, once warm, in ``turns`` quiet turns of at least a fifth of a second.
 
     A turn in which other processes were at work is taken again, until there are twice as many turns as are wanted.
 

@@ -113,9 +113,8 @@ def _format(row: dict[str, Any]) -> str:
         f"{row['version']:<15} {row['model']} {row['objective']} {row['dtype']}, {row['global_batch_size']:,} pairs on "
     )
     line += f"{row['devices']} x {row['device']}: {format_spread(row['milliseconds'])} ms a step, "
-    line += (
-        f"{row['pairs_per_second']:,.1f} pairs/s; time against ours {format_spread(row['time_against_ours'], '.2f')}"
-    )
+    line += f"{row['pairs_per_second']:,.1f} pairs/s; "
+    line += f"time against ours {format_spread(row['time_against_ours'], '.2f')}"
     if "needed_gib" in row:
         line += f"\n    {row['needed_gib']:.2f} GiB a device by the compiler"
         line += f", {row['peak_gib']:.2f} at the peak" if row["peak_gib"] else ""
