@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from rankclip_jax.benchmarks.timing import format_spread, print_conclusion, spread_of, take_turns, timed
+from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.benchmarks.train import LENGTH, random_batch
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run import settings
@@ -62,23 +62,18 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
         )
     a_step = training.median("plain") / steps
     pairs = zip(training.seconds["saved"], training.seconds["plain"], strict=True)
-    extra = None if training.is_busy else spread_of(saved - plain for saved, plain in pairs)
+    extra = None if training.is_busy else Spread.of(saved - plain for saved, plain in pairs)
     every = config.checkpoint.every_steps
-    row = {
-        "model": config.model.name,
-        "gib": size / 2**30,
-        "step_seconds": a_step,
-        "checkpoint_seconds": extra,
-        "every_steps": every,
-        "share_of_training": extra and extra["median"] / (every * a_step),
-        "verify_seconds": reading.spread("verify"),
-        "restore_seconds": reading.spread("restore"),
-    }
-    row |= training.columns()
-    line = f"{config.model.name}: a checkpoint of {size / 2**30:.2f} GiB takes {format_spread(extra, '.2f')} s from "
-    line += "training"
-    line += f", {extra['median'] / (every * a_step):.2%} of {every:,} steps of {a_step:.3f} s" if extra else ""
-    line += f"; verified in {format_spread(reading.spread('verify'), '.2f')} s"
-    print(f"{line}, restored in {format_spread(reading.spread('restore'), '.2f')} s")
+    share = extra and Spread(*(seconds / (every * a_step) for seconds in extra))
+    row: dict[str, Any] = {"model": config.model.name, "gib": size / 2**30, "every_steps": every}
+    row |= columns("step_seconds", training.spread("plain", 1 / steps))
+    row |= columns("checkpoint_seconds", extra) | columns("share_of_training", share)
+    row |= columns("verify_seconds", reading.spread("verify")) | columns("restore_seconds", reading.spread("restore"))
+    row |= training.load_columns()
+    print(
+        f"{row['model']}: a checkpoint of {row['gib']:.2f} GiB takes {format_row(row, 'checkpoint_seconds', '.2f')} s "
+        f"from training, {format_row(row, 'share_of_training', '.2%')} of {every:,} steps of {a_step:.3f} s; verified "
+        f"in {format_row(row, 'verify_seconds', '.2f')} s, restored in {format_row(row, 'restore_seconds', '.2f')} s"
+    )
     print_conclusion(training, reading)
     return [row]

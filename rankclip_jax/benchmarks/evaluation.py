@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from rankclip_jax.benchmarks.peer import (
     install_hint,
     settings_of_pytorch,
 )
-from rankclip_jax.benchmarks.timing import format_spread, print_conclusion, spread_of, take_turns, timed
+from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.benchmarks.train import LENGTH
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.evaluation.tasks import TASKS, Data, Measured
@@ -59,20 +60,15 @@ def run(config: ConfigDict, count: int) -> list[dict]:
         versions = {f"{_OURS}, {dtype}": timed(_ours(config, source, dtype)) for dtype in ("float32", "bfloat16")}
         peers = _peers(config, folder, stack)
         timings = take_turns(versions | {name: peer.seconds for name, peer in peers.items()})
-    rows = []
+    rows: list[dict] = []
     for name in timings.seconds:
-        rates = spread_of(count / seconds for seconds in timings.seconds[name])
-        row = {
-            "version": name,
-            "model": config.model.name,
-            "device": jax.devices()[0].device_kind,
-            "images_per_second": rates,
-            "time_against_ours": timings.ratio(name, to=f"{_OURS}, float32"),
-        }
-        rows.append(row | timings.columns() | (columns_of(peers[name]) if name in peers else {}))
+        row: dict[str, Any] = {"version": name, "model": config.model.name, "device": jax.devices()[0].device_kind}
+        row |= columns("images_per_second", Spread.of(count / seconds for seconds in timings.seconds[name]))
+        row |= columns("time_against_ours", timings.ratio(name, to=f"{_OURS}, float32"))
+        rows.append(row | timings.load_columns() | (columns_of(peers[name]) if name in peers else {}))
         print(
-            f"{name:<23} {config.model.name} on {row['device']}: {format_spread(rates)} images/s; "
-            f"time against ours in float32 {format_spread(timings.ratio(name, to=f'{_OURS}, float32'), '.2f')}"
+            f"{name:<23} {row['model']} on {row['device']}: {format_row(row, 'images_per_second')} images/s; "
+            f"time against ours in float32 {format_row(row, 'time_against_ours', '.2f')}"
         )
         if name in peers:
             print(format_trials(peers[name]))

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import input_pipeline
 from rankclip_jax.benchmarks.peer import install_hint
-from rankclip_jax.benchmarks.timing import Timed, Timings, format_spread, print_conclusion, spread_of, take_turns
+from rankclip_jax.benchmarks.timing import Spread, Timed, Timings, columns, format_row, print_conclusion, take_turns
 from rankclip_jax.input_pipeline import images, tokenizer
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
@@ -68,10 +68,10 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
     for row in rows:
         name = row.get("stage") or f"{row['loader']} as a whole"
         line = f"{name:<24}{row['pairs_per_second_per_core']:12,.0f} pairs/s per core"
-        if "range" in row:
-            line += f" ({row['range']['min']:,.0f} to {row['range']['max']:,.0f})"
-        if row.get("loader") == "pytorch":
-            line += f"; ours is {format_spread(row['ratio'], '.2f')} x this"
+        if "loader" in row:
+            least, most = row["pairs_per_second_per_core_range"]
+            line += f" ({least:,.0f} to {most:,.0f})"
+            line += f"; ours is {format_row(row, 'ratio', '.2f')} x this" if row["loader"] == "pytorch" else ""
         print(line)
         if row.get("loader") == "rankclip_jax":
             cores = math.ceil(rate / row["pairs_per_second_per_core"])
@@ -83,19 +83,13 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
 
 def rows_of(timings: Timings) -> list[dict]:
     """A row for each loader; its ratio is how many times as fast ours is."""
-    rows = []
-    for name, seconds in timings.seconds.items():
-        rates = spread_of(1 / a_pair for a_pair in seconds)
-        rows.append(
-            {
-                "loader": name,
-                "pairs_per_second_per_core": rates["median"],
-                "range": rates,
-                "ratio": timings.ratio(name, to="rankclip_jax"),
-            }
-            | timings.columns()
-        )
-    return rows
+    return [
+        {"loader": name}
+        | columns("pairs_per_second_per_core", Spread.of(1 / a_pair for a_pair in seconds))
+        | columns("ratio", timings.ratio(name, to="rankclip_jax"))
+        | timings.load_columns()
+        for name, seconds in timings.seconds.items()
+    ]
 
 
 def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_size: int, pairs: int) -> list[dict]:

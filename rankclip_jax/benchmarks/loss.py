@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rankclip_jax import recipes
-from rankclip_jax.benchmarks.timing import Timings, format_spread, print_conclusion, take_turns, timed
+from rankclip_jax.benchmarks.timing import Timings, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
@@ -70,8 +70,8 @@ def _format(row: dict) -> str:
     text = f"{row['objective']} {row['version']:<15}  B {row['batch_size']:>7,}  D {row['embedding_size']}"
     text += f"  {row['devices']} device(s)  {row['temporary_gib']:8.3f} GiB temporary"
     if "milliseconds" in row:
-        text += f"  {format_spread(row['milliseconds'])} ms"
-        text += f"; time against ours {format_spread(row['time_against_ours'], '.2f')}"
+        text += f"  {format_row(row, 'milliseconds')} ms"
+        text += f"; time against ours {format_row(row, 'time_against_ours', '.2f')}"
     for moved in row.get("collectives", []):
         text += f"\n    {moved['kind']}: {moved['count']}, {moved['bytes']:,} bytes"
     return text
@@ -129,9 +129,9 @@ def measure(
         versions = {name: timed(functools.partial(function, *inputs)) for name, function in compiled.items()}
         timings = take_turns(versions)
         for name, row in rows.items():
-            row["milliseconds"] = timings.spread(name, 1e3)
-            row["time_against_ours"] = timings.ratio(name, to="rankclip_jax")
-            row.update(timings.columns())
+            row.update(columns("milliseconds", timings.spread(name, 1e3)))
+            row.update(columns("time_against_ours", timings.ratio(name, to="rankclip_jax")))
+            row.update(timings.load_columns())
         return list(rows.values()), timings
     return list(rows.values()), None
 

@@ -245,12 +245,12 @@ def _unlocked(folder: Path) -> Setting:
         return Setting(name, refusal="the processor is not AMD's")
     if not compiler:
         return Setting(name, refusal="no C compiler here")
-    (folder / "unlock.c").write_text(_UNLOCKING)
-    command = [compiler, "-shared", "-fPIC", "-o", folder / "unlock.so", folder / "unlock.c"]
+    source, library = folder / "unlock.c", folder / "unlock.so"
+    source.write_text(_UNLOCKING)
+    command = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         return Setting(name, refusal=f"{compiler} fails")
-    before = os.environ.get("LD_PRELOAD")
-    return Setting(name, {"LD_PRELOAD": f"{before}:{folder / 'unlock.so'}" if before else str(folder / "unlock.so")})
+    return Setting(name, {"LD_PRELOAD": " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(library)]))})
 
 
 def _vendor() -> str | None:

@@ -4,10 +4,11 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rankclip_jax.benchmarks.timing import format_spread, print_conclusion, take_turns, timed
+from rankclip_jax.benchmarks.timing import columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.embedding.embedder import Embedded
 from rankclip_jax.search.index import Index, build
 
@@ -51,20 +52,15 @@ def run(pairs: int, folder: Path) -> list[dict]:
         share = statistics.mean(len(set(some) & set(best)) / _NEAREST for some, best in pairs_of_lists)
         slowest = 0.0  # once warm
         timings = take_turns({"ours": timed(search), "every row": timed(compare_all)})
-    row = {
-        "pairs": pairs,
-        "milliseconds": timings.spread("ours", 1e3 / _QUERIES),
-        "most_milliseconds": 1e3 * slowest,
-        "every_row_milliseconds": timings.spread("every row", 1e3 / _QUERIES),
-        "every_row_against_ours": timings.ratio("every row", to="ours"),
-        "found": share,
-    }
-    row |= timings.columns()
+    row: dict[str, Any] = {"pairs": pairs, "most_milliseconds": 1e3 * slowest, "found": share}
+    row |= columns("milliseconds", timings.spread("ours", 1e3 / _QUERIES))
+    row |= columns("every_row_milliseconds", timings.spread("every row", 1e3 / _QUERIES))
+    row |= columns("every_row_against_ours", timings.ratio("every row", to="ours"))
+    row |= timings.load_columns()
     print(
-        f"{pairs:,} pairs: {format_spread(timings.spread('ours', 1e3 / _QUERIES))} ms a query of images and texts, "
-        f"{1e3 * slowest:,.1f} at most; every row {format_spread(timings.spread('every row', 1e3 / _QUERIES))} ms, "
-        f"time against ours {format_spread(timings.ratio('every row', to='ours'), '.2f')}; "
-        f"{share:.1%} of the nearest {_NEAREST} found"
+        f"{pairs:,} pairs: {format_row(row, 'milliseconds')} ms a query of images and texts, "
+        f"{1e3 * slowest:,.1f} at most; every row {format_row(row, 'every_row_milliseconds')} ms, "
+        f"{format_row(row, 'every_row_against_ours', '.2f')} x ours; {share:.1%} of the nearest {_NEAREST} found"
     )
     print_conclusion(timings)
     return [row]

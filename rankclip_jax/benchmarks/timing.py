@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -83,6 +83,20 @@ def _ticks_of_descendants(root: int) -> int:
     return sum(ticks.get(process, 0) for process in family)
 
 
+class Spread(NamedTuple):
+    """The least, the median and the most of some numbers."""
+
+    least: float
+    median: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Of these numbers, of which there is at least one."""
+        values = list(values)
+        return cls(min(values), statistics.median(values), max(values))
+
+
 @dataclasses.dataclass(frozen=True)
 class Timings:
     """What versions of a piece of work took, turn by turn, and what other processes took meanwhile.
@@ -112,17 +126,17 @@ class Timings:
         """Median seconds of a version."""
         return statistics.median(self.seconds[name])
 
-    def spread(self, name: str, factor: float = 1.0) -> dict[str, float]:
-        """The shortest, the median and the longest turn of a version, in seconds times ``factor``."""
-        return spread_of([factor * seconds for seconds in self.seconds[name]])
+    def spread(self, name: str, factor: float = 1.0) -> Spread:
+        """The turns of a version, in seconds times ``factor``."""
+        return Spread.of(factor * seconds for seconds in self.seconds[name])
 
-    def ratio(self, name: str, to: str) -> dict[str, float] | None:
+    def ratio(self, name: str, to: str) -> Spread | None:
         """One version's time as a multiple of another's, turn by turn; None: the machine was too busy to say."""
         if self.is_busy:
             return None
-        return spread_of([a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True)])
+        return Spread.of(a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True))
 
-    def columns(self) -> dict[str, Any]:
+    def load_columns(self) -> dict[str, Any]:
         """What every row of a benchmark tells of its turns."""
         return {
             "turns": len(self.loads),
@@ -184,17 +198,20 @@ def take_turns(
     )
 
 
-def spread_of(values: Iterable[float]) -> dict[str, float]:
-    """The least, the median and the most of some numbers."""
-    values = list(values)
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+def columns(name: str, spread: Spread | None) -> dict[str, Any]:
+    """A spread in a row of JSON: the median under ``name``, the least and the most beside it; None: nothing is known."""
+    return {name: spread and spread.median, f"{name}_range": spread and [spread.least, spread.most]}
 
 
-def format_spread(spread: Mapping[str, float] | None, form: str = ",.1f") -> str:
+def format_spread(spread: Spread | None, form: str = ",.1f") -> str:
     """A spread as ``1.9 (1.8 to 2.1)``; None, where nothing is concluded, as ``-``."""
-    if spread is None:
-        return "-"
-    return f"{spread['median']:{form}} ({spread['min']:{form}} to {spread['max']:{form}})"
+    return f"{spread.median:{form}} ({spread.least:{form}} to {spread.most:{form}})" if spread else "-"
+
+
+def format_row(row: Mapping[str, Any], name: str, form: str = ",.1f") -> str:
+    """The same of what `columns` put into a row."""
+    median, ends = row[name], row[f"{name}_range"]
+    return format_spread(median if median is None else Spread(ends[0], median, ends[1]), form)
 
 
 def conclusion(*timings: Timings) -> str | None:

@@ -20,7 +20,16 @@ from rankclip_jax.benchmarks.peer import (
     install_hint,
     settings_of_pytorch,
 )
-from rankclip_jax.benchmarks.timing import Timed, Timings, format_spread, print_conclusion, take_turns, timed
+from rankclip_jax.benchmarks.timing import (
+    Spread,
+    Timed,
+    Timings,
+    columns,
+    format_row,
+    print_conclusion,
+    take_turns,
+    timed,
+)
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import Step
 from rankclip_jax.parallel.hardware import peak_flops
@@ -87,11 +96,11 @@ def rows_of(assembly: Assembly, timings: Timings) -> list[dict[str, Any]]:
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             "global_batch_size": batch,
-            "milliseconds": timings.spread(name, 1e3),
-            "pairs_per_second": batch / timings.median(name),
-            "time_against_ours": timings.ratio(name, to=OURS),
         }
-        | timings.columns()
+        | columns("milliseconds", timings.spread(name, 1e3))
+        | columns("pairs_per_second", Spread.of(batch / seconds for seconds in timings.seconds[name]))
+        | columns("time_against_ours", timings.ratio(name, to=OURS))
+        | timings.load_columns()
         for name in timings.seconds
     ]
 
@@ -112,9 +121,9 @@ def _format(row: dict[str, Any]) -> str:
     line = (
         f"{row['version']:<15} {row['model']} {row['objective']} {row['dtype']}, {row['global_batch_size']:,} pairs on "
     )
-    line += f"{row['devices']} x {row['device']}: {format_spread(row['milliseconds'])} ms a step, "
+    line += f"{row['devices']} x {row['device']}: {format_row(row, 'milliseconds')} ms a step, "
     line += f"{row['pairs_per_second']:,.1f} pairs/s; "
-    line += f"time against ours {format_spread(row['time_against_ours'], '.2f')}"
+    line += f"time against ours {format_row(row, 'time_against_ours', '.2f')}"
     if "needed_gib" in row:
         line += f"\n    {row['needed_gib']:.2f} GiB a device by the compiler"
         line += f", {row['peak_gib']:.2f} at the peak" if row["peak_gib"] else ""
