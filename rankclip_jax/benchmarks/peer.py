@@ -69,7 +69,9 @@ class Trial:
     refusal: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.settings} {f'{1e3 * self.seconds:,.0f} ms' if self.seconds else f'not ({self.refusal})'}"
+        return (
+            f"{self.settings}: {f'{1e3 * self.seconds:,.0f} ms' if self.seconds else f'not possible ({self.refusal})'}"
+        )
 
 
 class Peer:

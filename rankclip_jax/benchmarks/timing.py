@@ -199,7 +199,7 @@ def take_turns(
 
 
 def columns(name: str, spread: Spread | None) -> dict[str, Any]:
-    """A spread in a row of JSON: the median under ``name``, the least and the most beside it; None: nothing is known."""
+    """A spread in a row of JSON: the median under ``name``, and its range beside it; None: nothing is concluded."""
     return {name: spread and spread.median, f"{name}_range": spread and [spread.least, spread.most]}
 
 

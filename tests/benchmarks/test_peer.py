@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,32 +26,34 @@ SETTINGS = [
 def test_what_helps_is_kept_and_all_that_was_tried_is_told(tmp_path):
     with choose(WORKER, [str(tmp_path / "log")], SETTINGS) as found:
         assert found.name == "help + good one"
-        assert found.seconds(2) > 0
+        assert found.seconds(2) == 4
     names = ["plain", "help", "help + harm", "elsewhere", "help + good one", "broken", "help + good one + fragile"]
     assert [trial.settings for trial in found.trials] == names
     refusals = [trial.refusal for trial in found.trials if trial.refusal]
     assert refusals == ["not on this processor", "ValueError: two", "MemoryError: too large"]
     assert columns_of(found)["settings"] == "help + good one"
     assert re.search(
-        r"tried: plain \d+ ms; help \d+ ms; .*elsewhere not \(not on this processor\)", format_trials(found)
+        r"tried: plain: 10,000 ms; help: 7,000 ms; .*elsewhere: not possible \(not on this processor\)",
+        format_trials(found),
     )
     for line in (tmp_path / "log").read_text().splitlines():
         assert not is_running(int(line.split()[0]))
 
 
 def test_a_peer_that_cannot_be_measured_says_why(tmp_path):
-    with pytest.raises(PeerError, match="^no such model$"):
+    with pytest.raises(PeerError, match=r"^no such model$"):
         choose(WORKER, [str(tmp_path / "log"), "absent"], [])
-    with pytest.raises(PeerError, match="^it does not start$"):
+    with pytest.raises(PeerError, match=r"^it does not start$"):
         choose("tests.benchmarks.nowhere", [], [])
 
 
 def test_a_peer_works_in_its_turns_only(tmp_path):
-    """Between them it is stopped, as far as the system is asked."""
+    """Between them the system has stopped it."""
     with choose(WORKER, [str(tmp_path / "log")], []) as found:
         found.seconds(1)
-        process = int((tmp_path / "log").read_text().split()[0])
-        assert Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        state = Path(f"/proc/{(tmp_path / 'log').read_text().split()[0]}/stat")
+        while state.read_text().rpartition(")")[2].split()[0] != "T":  # sooner or later
+            time.sleep(0.01)
 
 
 @pytest.mark.skipif(peer._vendor() in (None, "GenuineIntel"), reason="MKL takes its fast kernels by itself")

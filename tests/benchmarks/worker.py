@@ -2,7 +2,7 @@
 
 import os
 import sys
-import time
+import types
 
 from rankclip_jax.benchmarks import peer
 
@@ -16,10 +16,13 @@ def prepare(words):
     with open(words[0], "a") as file:
         print(os.getpid(), *words[1:], os.environ.get("HELP", ""), file=file)
 
+    clock = [0.0]  # its own, so that nothing depends on the machine
+    peer.time = types.SimpleNamespace(perf_counter=lambda: clock[-1])
+
     def work():
         if "crash_at_work" in words:
             raise MemoryError("too large")
-        time.sleep(0.2 - 0.06 * ("HELP" in os.environ) - 0.06 * ("good" in words) + 0.3 * ("bad" in words))
+        clock.append(clock[-1] + 10 - 3 * ("HELP" in os.environ) - 3 * ("good" in words) + 5 * ("bad" in words))
 
     return work
 
