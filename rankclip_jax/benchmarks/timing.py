@@ -131,10 +131,11 @@ class Timings:
         return Spread.of(factor * seconds for seconds in self.seconds[name])
 
     def ratio(self, name: str, to: str) -> Spread | None:
-        """One version's time as a multiple of another's, turn by turn; None: the machine was too busy to say."""
+        """One version's median as a multiple of another's, and the range over turns; None: it was too busy to say."""
         if self.is_busy:
             return None
-        return Spread.of(a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True))
+        turns = Spread.of(a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True))
+        return turns._replace(median=self.median(name) / self.median(to))  # which lies within that range
 
     def load_columns(self) -> dict[str, Any]:
         """What every row of a benchmark tells of its turns."""

@@ -50,8 +50,11 @@ SUBJECTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
-@pytest.mark.parametrize("load", [0.0, 0.37], ids=["quiet", "busy"])
+CASES = [("loss", 0.0), ("loss", 0.37), ("input", 0.0), ("input", 0.37), ("search", 0.0), ("search", 0.37)]
+SLOW = [("train", 0.37), ("checkpoint", 0.37), ("evaluation", 0.37)]
+
+
+@pytest.mark.parametrize(("subject", "load"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
 def test_nothing_is_concluded_beside_other_work(subject, load, tmp_path, monkeypatch, capsys):
     readings = iter(range(1000))
 

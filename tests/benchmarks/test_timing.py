@@ -48,10 +48,10 @@ WARM = [9.0, 9.0]  # a first time, and one from which the length of a turn follo
 
 
 def test_quiet_turns_give_the_least_the_median_and_the_most():
-    versions = {"ours": version([*WARM, 1, 2, 3, 4, 5]), "theirs": version([*WARM, 2, 4, 6, 9, 10])}
+    versions = {"ours": version([*WARM, 1, 2, 3, 4, 5]), "theirs": version([*WARM, 2, 4, 6, 10, 9])}
     timings = take_turns(versions, read=never_ending(0.0))
     assert timings.spread("ours", 1e3) == Spread(1000, 3000, 5000)
-    assert timings.ratio("theirs", to="ours") == Spread(2, 2, 9 / 4)
+    assert timings.ratio("theirs", to="ours") == Spread(9 / 5, 2, 10 / 4)
     assert timings.load_columns() == {"turns": 5, "turns_discarded": 0, "load_of_others": 0, "busy": False}
     assert conclusion(timings) is None
 

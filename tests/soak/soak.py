@@ -94,6 +94,6 @@ class Soak:
         inputs = sum(generator.inputs for generator in self._generators)
         yield (
             f"In {minutes:.1f} minutes: {len(self._done)} of {len(self._faults)} kinds of faults, "
-            f"{self._done.total()} of {planned} runs, {tried} of {len(self._generators)} generators, {inputs:,} inputs; "
-            + ("SOME BROKEN" if self.is_broken else "all kept")
+            f"{self._done.total()} of {planned} runs, {tried} of {len(self._generators)} generators, {inputs:,} inputs"
+            + ("; SOME BROKEN" if self.is_broken else "; all kept")
         )
