@@ -59,7 +59,7 @@ test-slow: install-test
 test-plan: plan
 	.venv-plan/bin/python -m pytest tests/planning -m planned
 
-# Faults injected into runs of two processes, for MINUTES.
+# Faults injected into runs of two processes, and the random generators of tests/fuzz, for MINUTES.
 soak: install-test
 	$(RUN) -m tests.soak --minutes $(MINUTES)
 

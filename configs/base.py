@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     config.model.frozen = ""  # a tower that does not learn: "vision" (LiT) or "text"
     config.model.scan_layers = placeholder(bool)  # compile one layer and loop; None: on TPUs, and GPUs from 13
     config.model.initial_logit_scale = 1 / 0.07  # the multiplier that the similarities start with (siglip: 10)
-    config.model.dtype = "float32"  # compute type; parameters are always float32
+    config.model.dtype = "float32"  # compute type; or "bfloat16", or "auto": the faster of both on the device
 
     config.objective = ConfigDict()
     config.objective.name = "rankclip"  # a row of rankclip_jax/objectives/__init__.py

@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
 
     config.model.name = "ViT-B-32"  # the paper's smaller-scale encoder: 224 px, 32 px patches, 12 layers
     config.model.rematerialise = "blocks"  # for one 80 GB GPU, 22 GiB; on two or more "cheap" is faster
-    config.model.dtype = "bfloat16"  # ours: matrix units; the release's towers run in float32
+    config.model.dtype = "auto"  # ours: bfloat16, for matrix units; the release's towers run in float32
 
     config.objective.name = "rankclip"
     config.objective.variant = "exact"  # ours: "released" repeats the paper's code, rounding included

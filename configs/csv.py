@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     """The base with what differs."""
     config = base()
     config.data.source = "csv"
-    config.model.dtype = "bfloat16"  # matrix units
+    config.model.dtype = "auto"  # bfloat16 on GPUs and TPUs, for their matrix units; float32 on CPUs
     config.optimizer.warmup_share = 0.05  # one's own data is small beside CC3M
     config.train.global_batch_size = 256
     config.train.epochs = 30

@@ -57,7 +57,8 @@ def test_the_checkpoint_benchmark_tells_what_one_costs_and_leaves_nothing(tmp_pa
     (row,) = json.loads(path.read_text())
     assert "ViT-demo: a checkpoint of" in said
     assert row["gib"] > 0.01  # 7.6 million parameters, and what the optimiser remembers
-    assert row["share_of_training"] == pytest.approx(row["checkpoint_seconds"] / (80 * row["step_seconds"]))
+    extra = row["checkpoint_seconds"] or 0.0
+    assert row["share_of_training"] == concluded(row, extra / (80 * row["step_seconds"]))
     assert min(row[name] for name in ("step_seconds", "verify_seconds", "restore_seconds")) > 0
     assert not list(place.iterdir())
     said = run("benchmark", "checkpoint", "--config=demo", "--folder=/nowhere", status=2).stderr
@@ -83,6 +84,11 @@ def test_the_search_benchmark_finds_what_is_nearest_and_leaves_nothing(tmp_path)
     assert row["found"] == 1  # of few rows all are compared
     assert row["milliseconds"] > 0
     assert not list((tmp_path / "place").iterdir())
+
+
+def concluded(row, value):
+    """What a row says of a comparison: nothing, where other processes were at work meanwhile."""
+    return None if row["busy"] else pytest.approx(value)
 
 
 def has(package):
@@ -122,7 +128,7 @@ def test_the_input_benchmark_measures_every_stage_and_pytorch(tmp_path):
     assert stages | {"rankclip_jax"} <= found.keys()
     if importlib.util.find_spec("torchvision"):
         ours, theirs = (found[name]["pairs_per_second_per_core"] for name in ("rankclip_jax", "pytorch"))
-        assert found["pytorch"]["ratio"] == pytest.approx(ours / theirs)
+        assert found["pytorch"]["ratio"] == concluded(found["pytorch"], ours / theirs)
     assert "--pairs: expected at least a batch, 256" in run(
         "benchmark", "input", "--config", "configs/csv.py", f"--config.data.train={tmp_path / 'list.csv'}",
         "--config.data.delimiter=,", "--pairs=64", status=2).stderr  # fmt: skip

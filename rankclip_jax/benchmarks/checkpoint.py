@@ -1,14 +1,13 @@
 """What a recipe's checkpoints cost its training, and how long a run takes to come back from one."""
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from rankclip_jax.benchmarks.timing import medians_in_turn, timed
+from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.benchmarks.train import LENGTH, random_batch
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run import settings
@@ -39,45 +38,42 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
         write_config(workdir, config)
         checkpoints = Checkpoints(workdir, assembly)
 
-        def take(count: int, save: bool) -> float:
+        def take(save: bool) -> dict:
             nonlocal state
-            start = time.perf_counter()
             if save:
                 checkpoints.save(state)
-            for _ in range(count):
+            for _ in range(steps):
                 state, metrics = step(state, batch)
             jax.block_until_ready(metrics)
             if save:
                 checkpoints.wait()
-            return time.perf_counter() - start
+            return metrics
 
-        seconds = medians_in_turn(
-            {"plain": lambda count: take(count, save=False), "saved": lambda count: take(count, save=True)}, steps
-        )
+        training = take_turns({"plain": timed(lambda: take(save=False)), "saved": timed(lambda: take(save=True))})
         last = saved_steps(workdir)[-1]
         checkpoints.close()
         del state
         size = bytes_of(workdir, last)
-        seconds |= medians_in_turn(
+        reading = take_turns(
             {
                 "verify": timed(lambda: faults_of(workdir, last)),
                 "restore": timed(lambda: read_state(workdir, describe(assembly), last)),
             }
         )
-    a_step, extra = seconds["plain"] / steps, seconds["saved"] - seconds["plain"]
-    row = {
-        "model": config.model.name,
-        "gib": size / 2**30,
-        "step_seconds": a_step,
-        "checkpoint_seconds": extra,
-        "every_steps": config.checkpoint.every_steps,
-        "share_of_training": extra / (config.checkpoint.every_steps * a_step),
-        "verify_seconds": seconds["verify"],
-        "restore_seconds": seconds["restore"],
-    }
+    a_step = training.median("plain") / steps
+    pairs = zip(training.seconds["saved"], training.seconds["plain"], strict=True)
+    extra = None if training.is_busy else Spread.of(saved - plain for saved, plain in pairs)
+    every = config.checkpoint.every_steps
+    share = extra and Spread(*(seconds / (every * a_step) for seconds in extra))
+    row: dict[str, Any] = {"model": config.model.name, "gib": size / 2**30, "every_steps": every}
+    row |= columns("step_seconds", training.spread("plain", 1 / steps))
+    row |= columns("checkpoint_seconds", extra) | columns("share_of_training", share)
+    row |= columns("verify_seconds", reading.spread("verify")) | columns("restore_seconds", reading.spread("restore"))
+    row |= training.load_columns()
     print(
-        f"{row['model']}: a checkpoint of {row['gib']:.2f} GiB takes {extra:.2f} s from training, "
-        f"{row['share_of_training']:.2%} of {row['every_steps']:,} steps of {a_step:.3f} s; "
-        f"verified in {row['verify_seconds']:.2f} s, restored in {row['restore_seconds']:.2f} s"
+        f"{row['model']}: a checkpoint of {row['gib']:.2f} GiB takes {format_row(row, 'checkpoint_seconds', '.2f')} s "
+        f"from training, {format_row(row, 'share_of_training', '.2%')} of {every:,} steps of {a_step:.3f} s; verified "
+        f"in {format_row(row, 'verify_seconds', '.2f')} s, restored in {format_row(row, 'restore_seconds', '.2f')} s"
     )
+    print_conclusion(training, reading)
     return [row]

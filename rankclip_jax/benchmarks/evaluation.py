@@ -1,15 +1,14 @@
 """How many images a second a zero-shot evaluation takes, beside CLIP_benchmark's with PyTorch on the same files."""
 
+import contextlib
 import dataclasses
-import functools
 import importlib.util
 import io
-import os
 import tarfile
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,56 +16,63 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rankclip_jax.benchmarks.timing import medians_in_turn, timed
+from rankclip_jax.benchmarks.peer import (
+    Peer,
+    PeerError,
+    choose,
+    columns_of,
+    format_trials,
+    install_hint,
+    settings_of_pytorch,
+)
+from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.benchmarks.train import LENGTH
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.evaluation.tasks import TASKS, Data, Measured
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
 from rankclip_jax.input_pipeline.source import Source
-from rankclip_jax.interop.files import import_torch
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.run import settings
 from rankclip_jax.run.assembly import assemble
 
+_OURS = "rankclip_jax"
 _CLASSES = 10
-_BATCH = 64  # CLIP_benchmark's own
 
 
 def run(config: ConfigDict, count: int) -> list[dict]:
     """Classifies made JPEGs of 500 x 375 pixels in turns, and prints a line for each version; the rows.
 
+    Each side computes in float32, our default, and in 16 bits: ours in bfloat16, CLIP_benchmark under its default, amp.
+
     Args:
-      config: the settings, of which the model counts; both compute in float32, as evaluations do by default.
+      config: the settings, of which the model counts.
       count: of images.
 
     Raises:
       UserError: the settings are not usable.
     """
     settings.check_parts(config)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         folder = Path(place)
         _write(folder, count)
         source = open_set("webdataset", folder, "test", Wording())
-        versions = {"rankclip_jax": _ours(config, source)}
-        if theirs := _theirs(config, folder):
-            versions["CLIP_benchmark"] = theirs
-        seconds = medians_in_turn({name: timed(work) for name, work in versions.items()})
-    rows = [
-        {
-            "version": name,
-            "model": config.model.name,
-            "device": jax.devices()[0].device_kind,
-            "images_per_second": count / taken,
-            "time_against_ours": taken / seconds["rankclip_jax"],
-        }
-        for name, taken in seconds.items()
-    ]
-    for row in rows:
+        versions = {f"{_OURS}, {dtype}": timed(_ours(config, source, dtype)) for dtype in ("float32", "bfloat16")}
+        peers = _peers(config, folder, stack)
+        timings = take_turns(versions | {name: peer.seconds for name, peer in peers.items()})
+    rows: list[dict] = []
+    for name in timings.seconds:
+        row: dict[str, Any] = {"version": name, "model": config.model.name, "device": jax.devices()[0].device_kind}
+        row |= columns("images_per_second", Spread.of(count / seconds for seconds in timings.seconds[name]))
+        row |= columns("time_against_ours", timings.ratio(name, to=f"{_OURS}, float32"))
+        rows.append(row | timings.load_columns() | (columns_of(peers[name]) if name in peers else {}))
         print(
-            f"{row['version']:<15} {row['model']} on {row['device']}: {row['images_per_second']:,.1f} images/s "
-            f"({row['time_against_ours']:.2f} x our time)"
+            f"{name:<23} {row['model']} on {row['device']}: {format_row(row, 'images_per_second')} images/s; "
+            f"time against ours in float32 {format_row(row, 'time_against_ours', '.2f')}"
         )
+        if name in peers:
+            print(format_trials(peers[name]))
+    print_conclusion(timings)
     return rows
 
 
@@ -89,9 +95,9 @@ def _write(folder: Path, count: int) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
 
-def _ours(config: ConfigDict, source: Source) -> Callable[[], object]:
+def _ours(config: ConfigDict, source: Source, dtype: str) -> Callable[[], object]:
     assembly = assemble(config, make_mesh(config.mesh), LENGTH, len(source))
-    execution = dataclasses.replace(assembly.model.execution, dtype=jnp.dtype("float32"))
+    execution = dataclasses.replace(assembly.model.execution, dtype=jnp.dtype(dtype))
     embedder = Embedder(assembly.model.clone(execution=execution), assembly.layout)
     measured = Measured(embedder, assembly.draw_variables(jax.random.key(0)))
 
@@ -102,33 +108,19 @@ def _ours(config: ConfigDict, source: Source) -> Callable[[], object]:
     return classify
 
 
-def _theirs(config: ConfigDict, folder: Path) -> Callable[[], object] | None:
-    """None, with a word on it: it cannot be compared."""
-    missing = [name for name in ("torch", "open_clip", "clip_benchmark") if not importlib.util.find_spec(name)]
-    if missing:
-        print(f"note: {' and '.join(missing)} not installed, so ours is not compared with CLIP_benchmark")
-        return None
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    torch = import_torch("the comparison with CLIP_benchmark")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the libraries compared with
-        import open_clip
-        from clip_benchmark.datasets.builder import build_wds_dataset
-        from clip_benchmark.metrics.zeroshot_classification import run_classification
-        from open_clip.transform import image_transform
-
-        name = config.model.name
-        if name not in open_clip.list_models():
-            print(f"note: open_clip has no model {name}, so ours is not compared with CLIP_benchmark")
-            return None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = open_clip.create_model(f"{name}-quickgelu" if f"{name}-quickgelu" in open_clip.list_models() else name)
-        model = model.to(device).eval()
-        side = model.visual.image_size
-        transform = image_transform(side if isinstance(side, int) else side[0], is_train=False)
-        data = build_wds_dataset("made", transform, split="test", data_dir=str(folder))
-        # One tar, so one worker.
-        loader = torch.utils.data.DataLoader(data.batched(_BATCH), batch_size=None, num_workers=1)
-        with torch.no_grad():
-            texts = model.encode_text(open_clip.get_tokenizer(name)(["a photo of a thing."] * _CLASSES).to(device))
-    return functools.partial(run_classification, model, texts.T, loader, device, amp=False)
+def _peers(config: ConfigDict, folder: Path, stack: contextlib.ExitStack) -> dict[str, Peer]:
+    """CLIP_benchmark under its best settings, without and with amp; none, with a word on it: it cannot be compared."""
+    if missing := [name for name in ("torch", "open_clip", "clip_benchmark") if not importlib.util.find_spec(name)]:
+        print(f"note: ours is not compared with CLIP_benchmark. {install_hint(missing)}")
+        return {}
+    platform, peers = jax.default_backend(), {}
+    candidates = stack.enter_context(settings_of_pytorch(platform, trains=False))
+    for name, precision in (("float32", "no_amp"), ("amp", "amp")):
+        words = [config.model.name, str(folder), platform, precision]
+        try:
+            peer = stack.enter_context(choose("rankclip_jax.benchmarks.clip_benchmark_zero_shot", words, candidates))
+        except PeerError as error:
+            print(f"note: ours is not compared with CLIP_benchmark: {error}")
+            break
+        peers[f"CLIP_benchmark, {name}"] = peer
+    return peers

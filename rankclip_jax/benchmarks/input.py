@@ -6,9 +6,7 @@ Speed is pairs per second of CPU time, summed over threads: what one core does, 
 import dataclasses
 import importlib.util
 import io
-import itertools
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,20 +16,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax import input_pipeline
+from rankclip_jax.benchmarks.peer import install_hint
+from rankclip_jax.benchmarks.timing import Spread, Timed, Timings, columns, format_row, print_conclusion, take_turns
 from rankclip_jax.input_pipeline import images, tokenizer
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
 from rankclip_jax.input_pipeline.loader import check_readable, training_batches
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
-from rankclip_jax.models import clip
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
-from rankclip_jax.models.presets import Preset
+from rankclip_jax.models.presets import PRESETS, Preset
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh
 from rankclip_jax.run import settings
 
-_ROUNDS = 3
+_ROUNDS = 3  # turns of each loader
 
 
 def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> list[dict]:
@@ -47,8 +46,8 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
       UserError: the settings or the data are not usable, or the pairs are fewer than a batch.
     """
     settings.check_parts(config)
-    preset = clip.build(config.model).preset
-    size, batch = preset.vision.image_size, config.train.global_batch_size
+    size, batch = settings.image_size(config), config.train.global_batch_size
+    preset = PRESETS[config.model.name].with_image_size(size)
     source = input_pipeline.open_source(config.data, "train", image_size=size, seed=config.seed)
     check_readable(source, "config.data.train")
     theirs = source
@@ -62,18 +61,35 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
         raise UserError(f"--pairs: expected at least a batch, {batch}; found {pairs}. Say --pairs={batch}")
     try:
         rows = stages(source, preset, augmentation, batch, pairs)
-        rows += beside_pytorch(config, preset, augmentation, source, theirs, pairs)
+        timings = beside_pytorch(config, preset, augmentation, source, theirs, pairs)
+        rows += rows_of(timings)
     except UnreadableError as error:
         raise UserError(f"config.data.train: {error}. What is measured are images that can be read.") from error
     for row in rows:
         name = row.get("stage") or f"{row['loader']} as a whole"
-        ratio = f"   (ours is {row['ratio']:.2f} x this)" if row.get("ratio", 1) != 1 else ""
-        print(f"{name:<24}{row['pairs_per_second_per_core']:12,.0f} pairs/s per core{ratio}")
+        line = f"{name:<24}{row['pairs_per_second_per_core']:12,.0f} pairs/s per core"
+        if "loader" in row:
+            least, most = row["pairs_per_second_per_core_range"]
+            line += f" ({least:,.0f} to {most:,.0f})"
+            line += f"; ours is {format_row(row, 'ratio', '.2f')} x this" if row["loader"] == "pytorch" else ""
+        print(line)
         if row.get("loader") == "rankclip_jax":
             cores = math.ceil(rate / row["pairs_per_second_per_core"])
             devices = jax.local_device_count()
             print(f"{rate:,.0f} pairs/s need {cores} such cores, {cores / devices:.1f} for each device here.")
+    print_conclusion(timings)
     return rows
+
+
+def rows_of(timings: Timings) -> list[dict]:
+    """A row for each loader; its ratio is how many times as fast ours is."""
+    return [
+        {"loader": name}
+        | columns("pairs_per_second_per_core", Spread.of(1 / a_pair for a_pair in seconds))
+        | columns("ratio", timings.ratio(name, to="rankclip_jax"))
+        | timings.load_columns()
+        for name, seconds in timings.seconds.items()
+    ]
 
 
 def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_size: int, pairs: int) -> list[dict]:
@@ -124,8 +140,8 @@ def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_siz
 
 def beside_pytorch(
     config: ConfigDict, preset: Preset, augmentation: Augmentation, source: Source, original: Source, pairs: int
-) -> list[dict]:
-    """A row for our loader and, where PyTorch and torchvision are installed, for its DataLoader; they run in turn.
+) -> Timings:
+    """Processor time of a pair in our loader and, where PyTorch and torchvision are installed, in theirs, in turns.
 
     Args:
       config: the settings.
@@ -138,22 +154,25 @@ def beside_pytorch(
     runs: dict[str, Callable[[], Iterator[int]]] = {
         "rankclip_jax": lambda: _our_batches(config, preset, augmentation, source)
     }
-    if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
+    if missing := [name for name in ("torch", "torchvision") if not importlib.util.find_spec(name)]:
+        print(f"note: ours is not compared with PyTorch's DataLoader. {install_hint(missing)}")
+    else:
         runs["pytorch"] = lambda: _torch_batches(config, preset, original)
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    for _, (name, run) in itertools.product(range(_ROUNDS), runs.items()):
-        batches = run()
-        next(batches)  # what is made once: buffers, the tokenizer's tables
-        start, done = time.process_time(), 0
-        while done < pairs:
-            done += next(batches)
-        rates[name].append(done / (time.process_time() - start))
-        batches.close()  # type: ignore[attr-defined]
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    return [
-        {"loader": name, "pairs_per_second_per_core": rate, "ratio": medians["rankclip_jax"] / rate}
-        for name, rate in medians.items()
-    ]
+
+    def version(batches_of: Callable[[], Iterator[int]]) -> Timed:
+        def take(count: int) -> float:
+            batches = batches_of()
+            next(batches)  # what is made once: buffers, the tokenizer's tables
+            start, done = time.process_time(), 0
+            while done < count * pairs:
+                done += next(batches)
+            taken = time.process_time() - start
+            batches.close()  # type: ignore[attr-defined]
+            return taken / done
+
+        return take
+
+    return take_turns({name: version(run) for name, run in runs.items()}, turns=_ROUNDS)
 
 
 def _our_batches(config: ConfigDict, preset: Preset, augmentation: Augmentation, source: Source) -> Iterator[int]:

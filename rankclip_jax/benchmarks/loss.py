@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rankclip_jax import recipes
-from rankclip_jax.benchmarks.timing import medians_in_turn, timed
+from rankclip_jax.benchmarks.timing import Timings, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
@@ -42,11 +42,14 @@ def run(sizes: list[str], *, objective: str, topology_name: str | None, list_siz
         raise UserError(f"--objective: no {objective!r}; there are {', '.join(OBJECTIVES)}.")
     topology = topology_of(topology_name) if topology_name else None
     mesh = make_mesh(recipes.base().mesh, topology.devices() if topology else None)
-    rows = []
+    rows, timings = [], []
     for size in _check_sizes(sizes, mesh.size, list_size):
-        for row in measure(objective, batch_size=size, mesh=mesh, topology=topology, list_size=list_size, **how):
-            rows.append(row)
+        found, taken = measure(objective, batch_size=size, mesh=mesh, topology=topology, list_size=list_size, **how)
+        for row in found:
             print(_format(row), flush=True)
+        rows += found
+        timings += [taken] if taken else []
+    print_conclusion(*timings)
     return rows
 
 
@@ -67,7 +70,8 @@ def _format(row: dict) -> str:
     text = f"{row['objective']} {row['version']:<15}  B {row['batch_size']:>7,}  D {row['embedding_size']}"
     text += f"  {row['devices']} device(s)  {row['temporary_gib']:8.3f} GiB temporary"
     if "milliseconds" in row:
-        text += f"  {row['milliseconds']:10.1f} ms  ({row['time_against_ours']:.2f} x ours)"
+        text += f"  {format_row(row, 'milliseconds')} ms"
+        text += f"; time against ours {format_row(row, 'time_against_ours', '.2f')}"
     for moved in row.get("collectives", []):
         text += f"\n    {moved['kind']}: {moved['count']}, {moved['bytes']:,} bytes"
     return text
@@ -84,8 +88,8 @@ def measure(
     list_size: int,
     ours_only: bool,
     topology: Topology | None,
-) -> Iterable[dict]:
-    """A row for our version and, where it has one, for the straightforward version of the same objective.
+) -> tuple[list[dict], Timings | None]:
+    """A row for our version and, where it has one, for the straightforward version; and the turns that they took.
 
     On real devices both are run in turn and timed; for a topology both are only compiled. Memory is what the compiler
     sets aside on one device beyond arguments and results.
@@ -123,10 +127,13 @@ def measure(
     if not topology:
         inputs = _inputs(arguments)
         versions = {name: timed(functools.partial(function, *inputs)) for name, function in compiled.items()}
-        for name, seconds in medians_in_turn(versions).items():
-            rows[name]["milliseconds"] = seconds * 1e3
-            rows[name]["time_against_ours"] = rows[name]["milliseconds"] / rows["rankclip_jax"]["milliseconds"]
-    return rows.values()
+        timings = take_turns(versions)
+        for name, row in rows.items():
+            row.update(columns("milliseconds", timings.spread(name, 1e3)))
+            row.update(columns("time_against_ours", timings.ratio(name, to="rankclip_jax")))
+            row.update(timings.load_columns())
+        return list(rows.values()), timings
+    return list(rows.values()), None
 
 
 def _ours(objective: str, config: ConfigDict, mesh: Mesh) -> LossAndGradients:

@@ -4,9 +4,11 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from rankclip_jax.benchmarks.timing import columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.embedding.embedder import Embedded
 from rankclip_jax.search.index import Index, build
 
@@ -28,30 +30,39 @@ def run(pairs: int, folder: Path) -> list[dict]:
         build(Path(place), {}, Embedded(_spread(0, pairs), _spread(1, pairs), own, own, own))
         index = Index(Path(place))
         every = {kind: np.load(Path(place) / f"{kind}.npy") for kind in ("image", "text")}
-        seconds: dict[str, list[float]] = {"ours": [], "every row": []}
-        shares = []
-        for query in _spread(2, _QUERIES):
-            start = time.perf_counter()
-            found = [[number for number, _, _ in index.nearest(query, kind, _NEAREST)] for kind in every]
-            between = time.perf_counter()
-            nearest = [np.argpartition(-(rows @ query), _NEAREST)[:_NEAREST] for rows in every.values()]
-            seconds["every row"].append(time.perf_counter() - between)
-            seconds["ours"].append(between - start)
-            shares += [
-                len(set(some) & set(all_.tolist())) / _NEAREST for some, all_ in zip(found, nearest, strict=True)
+        queries, slowest = _spread(2, _QUERIES), 0.0
+
+        def search() -> list[list[int]]:
+            nonlocal slowest
+            found = []
+            for query in queries:
+                start = time.perf_counter()
+                found += [[number for number, _, _ in index.nearest(query, kind, _NEAREST)] for kind in every]
+                slowest = max(slowest, time.perf_counter() - start)
+            return found
+
+        def compare_all() -> list[list[int]]:
+            return [
+                np.argpartition(-(rows @ query), _NEAREST)[:_NEAREST].tolist()
+                for query in queries
+                for rows in every.values()
             ]
-    row = {
-        "pairs": pairs,
-        "milliseconds": 1e3 * statistics.median(seconds["ours"]),
-        "most_milliseconds": 1e3 * max(seconds["ours"]),
-        "every_row_milliseconds": 1e3 * statistics.median(seconds["every row"]),
-        "found": statistics.mean(shares),
-    }
+
+        pairs_of_lists = zip(search(), compare_all(), strict=True)
+        share = statistics.mean(len(set(some) & set(best)) / _NEAREST for some, best in pairs_of_lists)
+        slowest = 0.0  # once warm
+        timings = take_turns({"ours": timed(search), "every row": timed(compare_all)})
+    row: dict[str, Any] = {"pairs": pairs, "most_milliseconds": 1e3 * slowest, "found": share}
+    row |= columns("milliseconds", timings.spread("ours", 1e3 / _QUERIES))
+    row |= columns("every_row_milliseconds", timings.spread("every row", 1e3 / _QUERIES))
+    row |= columns("every_row_against_ours", timings.ratio("every row", to="ours"))
+    row |= timings.load_columns()
     print(
-        f"{pairs:,} pairs: {row['milliseconds']:.0f} ms a query of images and texts, "
-        f"{row['most_milliseconds']:.0f} at most; every row {row['every_row_milliseconds']:.0f} ms; "
-        f"{row['found']:.1%} of the nearest {_NEAREST} found"
+        f"{pairs:,} pairs: {format_row(row, 'milliseconds')} ms a query of images and texts, "
+        f"{1e3 * slowest:,.1f} at most; every row {format_row(row, 'every_row_milliseconds')} ms, "
+        f"{format_row(row, 'every_row_against_ours', '.2f')} x ours; {share:.1%} of the nearest {_NEAREST} found"
     )
+    print_conclusion(timings)
     return [row]
 
 

@@ -1,10 +1,9 @@
 """How fast a recipe's training step is on the devices that are here, beside open_clip's."""
 
+import contextlib
 import functools
 import importlib.util
-import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rankclip_jax.benchmarks.timing import Timed, medians_in_turn, timed
+from rankclip_jax.benchmarks.peer import (
+    Peer,
+    PeerError,
+    choose,
+    columns_of,
+    format_trials,
+    install_hint,
+    settings_of_pytorch,
+)
+from rankclip_jax.benchmarks.timing import (
+    Spread,
+    Timed,
+    Timings,
+    columns,
+    format_row,
+    print_conclusion,
+    take_turns,
+    timed,
+)
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import Step
 from rankclip_jax.parallel.hardware import peak_flops
@@ -26,12 +43,13 @@ from rankclip_jax.run.step import describe_batch
 from rankclip_jax.training.compilation import compile_step
 
 LENGTH = 10**6  # of a run, which its schedule needs; what a step costs does not depend on it
+OURS, LOSS, PEER = "rankclip_jax", "the loss alone", "open_clip"
 
 
 def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
     """Times the step of a recipe and prints a line for each version of it; the rows.
 
-    Both versions take turns, so that a drifting machine is fair to both, and are given batches that lie on the device.
+    Both are given batches that lie on the device. open_clip runs under the best of the settings that are tried.
 
     Args:
       config: the settings.
@@ -43,59 +61,79 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
     """
     settings.check(config, jax.device_count())
     assembly = assemble(config, make_mesh(config.mesh), config.train.steps or LENGTH, config.train.global_batch_size)
-    ours, needed = _our_steps(assembly)
-    versions = {"rankclip_jax": ours, "the loss alone": _loss_alone(assembly)}
-    peer = None if ours_only else _start_peer(config)
+    ours, needed = step_of(assembly)
+    versions = {OURS: ours, LOSS: loss_of(assembly)}
+    with contextlib.ExitStack() as stack:
+        peer = None if ours_only else stack.enter_context(_peer(assembly))
+        if peer:
+            versions[PEER] = peer.seconds
+        timings = take_turns(versions, steps)
+    rows = rows_of(assembly, timings)
+    rows[0] |= {
+        "loss_share": None if timings.is_busy else timings.median(LOSS) / timings.median(OURS),
+        "needed_gib": needed / 2**30,
+        "peak_gib": peak_gib(),
+        "mfu": mfu(assembly, timings.median(OURS)),
+    }
+    for row in rows:
+        print(_format(row))
     if peer:
-        versions["open_clip"] = lambda count: _peers_seconds(peer, count)
-    medians = medians_in_turn(versions, steps)
-    if peer:
-        peer.send_signal(signal.SIGCONT)
-        peer.communicate()
-    batch, kind = config.train.global_batch_size, jax.devices()[0].device_kind
-    peak = (peak_flops(kind) or 0.0) * jax.device_count()
-    rows = [
+        rows[-1] |= columns_of(peer)
+        print(format_trials(peer))
+    print_conclusion(timings)
+    return rows
+
+
+def rows_of(assembly: Assembly, timings: Timings) -> list[dict[str, Any]]:
+    """A row for each version that was timed, with its range and what it was: model, type, device, batch."""
+    config, batch = assembly.config, assembly.config.train.global_batch_size
+    return [
         {
             "version": name,
             "model": config.model.name,
-            "objective": config.objective.name if name != "open_clip" else "clip",
+            "objective": config.objective.name if name != PEER else "clip",
             "dtype": config.model.dtype,
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             "global_batch_size": batch,
-            "milliseconds": 1e3 * median,
-            "pairs_per_second": batch / median,
-            "time_against_ours": median / medians["rankclip_jax"],
         }
-        for name, median in medians.items()
+        | columns("milliseconds", timings.spread(name, 1e3))
+        | columns("pairs_per_second", Spread.of(batch / seconds for seconds in timings.seconds[name]))
+        | columns("time_against_ours", timings.ratio(name, to=OURS))
+        | timings.load_columns()
+        for name in timings.seconds
     ]
+
+
+def peak_gib() -> float | None:
+    """The most memory that was in use on a device of this process so far; None: it does not say."""
     statistics_of_device = jax.local_devices()[0].memory_stats() or {}
-    rows[0] |= {
-        "loss_share": medians["the loss alone"] / medians["rankclip_jax"],
-        "needed_gib": needed / 2**30,
-        "peak_gib": statistics_of_device.get("peak_bytes_in_use", 0) / 2**30 or None,
-        "mfu": useful_flops(assembly) / medians["rankclip_jax"] / peak if peak else None,
-    }
-    for row in rows:
-        print(_format(row))
-    return rows
+    return statistics_of_device.get("peak_bytes_in_use", 0) / 2**30 or None
+
+
+def mfu(assembly: Assembly, seconds: float) -> float | None:
+    """The share of the devices' peak that useful operations reach in a step of so long; None: the peak is not known."""
+    peak = (peak_flops(jax.devices()[0].device_kind) or 0.0) * jax.device_count()
+    return useful_flops(assembly) / seconds / peak if peak else None
 
 
 def _format(row: dict[str, Any]) -> str:
     line = (
         f"{row['version']:<15} {row['model']} {row['objective']} {row['dtype']}, {row['global_batch_size']:,} pairs on "
     )
-    line += f"{row['devices']} x {row['device']}: {row['milliseconds']:,.1f} ms a step, {row['pairs_per_second']:,.1f} "
-    line += f"pairs/s ({row['time_against_ours']:.2f} x ours)"
-    if "loss_share" in row:
-        line += f"\n    loss {row['loss_share']:.1%} of the step, {row['needed_gib']:.2f} GiB a device by the compiler"
+    line += f"{row['devices']} x {row['device']}: {format_row(row, 'milliseconds')} ms a step, "
+    line += f"{row['pairs_per_second']:,.1f} pairs/s; "
+    line += f"time against ours {format_row(row, 'time_against_ours', '.2f')}"
+    if "needed_gib" in row:
+        line += f"\n    {row['needed_gib']:.2f} GiB a device by the compiler"
         line += f", {row['peak_gib']:.2f} at the peak" if row["peak_gib"] else ""
+        line += f", loss {row['loss_share']:.1%} of the step" if row["loss_share"] else ""
         line += f", {row['mfu']:.1%} of the peak of bfloat16 in useful operations (MFU)" if row["mfu"] else ""
     return line
 
 
-def _our_steps(assembly: Assembly) -> tuple[Timed, int]:
-    """Takes so many steps and tells the seconds of each; and the bytes that the program needs."""
+def step_of(assembly: Assembly) -> tuple[Timed, int]:
+    """Our training step, as a version to be timed, and the bytes that its program needs on a device."""
     step: Any = compile_step(assembly, announce=True)
     state, batch = create(assembly), assembly.layout.put_rows(random_batch(assembly))
 
@@ -121,8 +159,8 @@ def random_batch(assembly: Assembly) -> dict[str, np.ndarray]:
     return rows
 
 
-def _loss_alone(assembly: Assembly) -> Timed:
-    """The objective and its gradients for embeddings that are there."""
+def loss_of(assembly: Assembly) -> Timed:
+    """The objective and its gradients for embeddings that are there, as a version to be timed."""
     layout, size = assembly.layout, assembly.config.train.global_batch_size
     scalars = {name: jnp.asarray(value) for name, value in assembly.own_parameters.items()}
     scalars["scale"], method_state = jnp.float32(1 / 0.07), assembly.initial_method_state()
@@ -140,35 +178,22 @@ def _loss_alone(assembly: Assembly) -> Timed:
     return timed(functools.partial(program, embeddings))
 
 
-def _start_peer(config: ConfigDict) -> "subprocess.Popen[str] | None":
-    """open_clip's step in a process of its own, built and waiting; None, with a word on it: it cannot be compared."""
+@contextlib.contextmanager
+def _peer(assembly: Assembly) -> Iterator[Peer | None]:
+    """open_clip's step under its best settings; None, with a word on it: it cannot be compared."""
+    config, platform = assembly.config, jax.default_backend()
     missing = [name for name in ("torch", "open_clip") if not importlib.util.find_spec(name)]
     if missing:
-        print(f"note: {' and '.join(missing)} not installed, so ours is not compared with open_clip's step")
-        return None
-    words = [config.model.name, str(config.train.global_batch_size), config.model.dtype, jax.default_backend()]
-    peer = subprocess.Popen(
-        [sys.executable, "-m", "rankclip_jax.benchmarks.open_clip_step", *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert peer.stdout
-    said = peer.stdout.readline().strip()
-    if said == "ready":
-        return peer
-    peer.communicate()
-    print(f"note: ours is not compared with open_clip's step: {said or 'it does not start'}")
-    return None
-
-
-def _peers_seconds(peer: "subprocess.Popen[str]", count: int) -> float:
-    """Of one step; between its turns the process is stopped, since some of its threads wait by turning."""
-    assert peer.stdin
-    assert peer.stdout
-    peer.send_signal(signal.SIGCONT)
-    peer.stdin.write(f"{count}\n")
-    peer.stdin.flush()
-    seconds = float(peer.stdout.readline())
-    peer.send_signal(signal.SIGSTOP)
-    return seconds
+        print(f"note: ours is not compared with open_clip's step. {install_hint(missing)}")
+        yield None
+        return
+    words = [config.model.name, str(config.train.global_batch_size), config.model.dtype, platform]
+    with settings_of_pytorch(platform, trains=True) as candidates:
+        try:
+            peer = choose("rankclip_jax.benchmarks.open_clip_step", words, candidates)
+        except PeerError as error:
+            print(f"note: ours is not compared with open_clip's step: {error}")
+            yield None
+            return
+        with peer:
+            yield peer

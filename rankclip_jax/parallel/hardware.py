@@ -1,6 +1,10 @@
 """Accelerators as data: what their makers' sheets and the devices themselves say of them."""
 
 import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +103,18 @@ TPUS = {
 ACCELERATORS: dict[str, Accelerator] = {**GPUS, **TPUS}
 
 _TPU_KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}  # as JAX names them
+
+
+def has_fast_bfloat16(device: "jax.Device") -> bool:
+    """Whether a device multiplies matrices faster in bfloat16 than in float32.
+
+    TPUs do, and GPUs with matrix units for it: NVIDIA's from compute capability 8.0 on. CPUs do not: XLA multiplies at
+    the rate of float32 there, on those with AVX512-BF16 too (docs/benchmarks.md).
+    """
+    if device.platform == "tpu":
+        return True
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    return device.platform == "gpu" and (int(major) >= 8 if major.isdecimal() else True)  # AMD's are words: gfx942
 
 
 def peak_flops(device_kind: str) -> float | None:

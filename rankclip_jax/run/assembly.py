@@ -15,7 +15,7 @@ from rankclip_jax.models.clip import Clip, Outputs, Variables
 from rankclip_jax.objectives import OBJECTIVES, Objective, Options, Step, options_of, parameters_of, state_of
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.parallel.layout import Layout
-from rankclip_jax.run import optimizer, schedule
+from rankclip_jax.run import optimizer, schedule, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +109,10 @@ def assemble(config: ConfigDict, mesh: Mesh, total_steps: int | None = None, exa
     """The parts of the run that the settings describe, on a mesh.
 
     Args:
-      config: checked settings.
+      config: checked settings; what they leave to the device is decided here, once.
       mesh: the devices.
       total_steps: length of the run in updates; None where nothing is trained.
       examples: records of the training data; 0 where nothing is trained.
     """
     layout = Layout(mesh, tuple((pattern, dimension) for pattern, dimension in config.mesh.overrides))
-    return Assembly(config, layout, total_steps, examples)
+    return Assembly(settings.resolve(config, mesh.devices.flat[0]), layout, total_steps, examples)

@@ -17,6 +17,7 @@ from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
 from rankclip_jax.objectives.products import PRECISIONS
+from rankclip_jax.parallel import hardware
 from rankclip_jax.recipes import flatten
 from rankclip_jax.run import ranges, schedule
 from rankclip_jax.run.optimizer import OPTIMIZERS
@@ -44,7 +45,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "data.crop": CROPS,
     "data.auto_augment": POLICIES,
     "model.name": PRESETS,
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
     "model.activation": ACTIVATIONS,
     "model.pooling": POOLINGS,
     "model.frozen": ("", "vision", "text"),
@@ -161,7 +162,7 @@ def _check_choices(values: dict) -> None:
 
 
 def _check_model(model: ConfigDict, platform: str) -> None:
-    if model.attention == "cudnn" and (model.dtype != "bfloat16" or platform != "gpu"):
+    if model.attention == "cudnn" and (model.dtype == "float32" or platform != "gpu"):
         raise UserError(
             f"config.model.attention: cudnn needs an NVIDIA GPU and bfloat16; found {platform} and "
             f"{model.dtype}. Use --config.model.attention=auto, or add --config.model.dtype=bfloat16 on such a GPU."
@@ -179,6 +180,20 @@ def _check_model(model: ConfigDict, platform: str) -> None:
                 f"config.model.{name}: {model.name} has no patches. Say --config.model.{name}={default}, or take a ViT "
                 "preset."
             )
+
+
+def resolve(config: ConfigDict, device: jax.Device) -> ConfigDict:
+    """The settings with what they leave to the device decided: ``model.dtype`` is a type, where it was ``"auto"``.
+
+    Args:
+      config: checked settings; they stay as they are.
+      device: one of those that compute.
+    """
+    if config.model.dtype != "auto":
+        return config
+    resolved = config.copy_and_resolve_references()
+    resolved.model.dtype = "bfloat16" if hardware.has_fast_bfloat16(device) else "float32"
+    return resolved
 
 
 def image_size(config: ConfigDict) -> int:

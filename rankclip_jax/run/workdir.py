@@ -43,6 +43,8 @@ def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict,
     old, new = ConfigDict(stored), config.copy_and_resolve_references()
     with new.unlocked():
         new.update_from_flattened_dict({name: dict(settings.flatten(stored))[name] for name in kept})
+    if new.model.dtype == "auto":  # decided when the run was begun, perhaps on other devices
+        new.model.dtype = old.model.dtype
     if settings.warmup(old, examples) == settings.warmup(new, examples):
         new.optimizer.update({name: old.optimizer[name] for name in ("warmup_share", "warmup_steps")})
     lines = settings.differences(stored, settings.to_dict(new))

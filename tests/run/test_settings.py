@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from configs import base, cc3m, cc3m_released, csv, csv_small, demo
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.objectives import OBJECTIVES, options_of
+from rankclip_jax.parallel import hardware
 from rankclip_jax.run import optimizer, ranges, schedule, settings, workdir
 from tests.command_line.random_words import draw_settings
 from tests.training.conftest import small, train_small
@@ -302,3 +304,41 @@ def _as_value(text, default):
         return kind(text) if kind in (int, float) else (kind(json.loads(text)) if kind is tuple else text)
     except (ValueError, TypeError):
         return text
+
+
+DEVICES = [
+    (("cpu", None), "float32"),
+    (("gpu", "7.5"), "float32"),
+    (("gpu", "8.0"), "bfloat16"),
+    (("gpu", "10.0"), "bfloat16"),
+    (("gpu", "gfx942"), "bfloat16"),
+    (("tpu", None), "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("device", "dtype"), DEVICES, ids=str)
+def test_auto_computes_in_bfloat16_where_the_device_is_fast_in_it(device, dtype):
+    platform, capability = device
+    device = types.SimpleNamespace(platform=platform, **({"compute_capability": capability} if capability else {}))
+    assert settings.resolve(small(model__dtype="auto"), device).model.dtype == dtype
+    for given in ("float32", "bfloat16"):
+        assert settings.resolve(small(model__dtype=given), device).model.dtype == given
+
+
+@pytest.mark.parametrize(("fast", "begun_with"), [(False, "float32"), (True, "bfloat16")])
+def test_a_run_keeps_the_type_that_it_was_begun_with_on_other_devices(fast, begun_with, tmp_path, monkeypatch, capsys):
+    asked, other = (
+        {"model__dtype": "auto", "train__steps": 10},
+        {"float32": "bfloat16", "bfloat16": "float32"}[begun_with],
+    )
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda device: fast)
+    train_small(tmp_path / "run", **asked)
+    assert workdir.read_config(tmp_path / "run")["model"]["dtype"] == begun_with
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda device: not fast)
+    capsys.readouterr()
+    assert train_small(tmp_path / "run", **asked).finished
+    assert f"{begun_with} compute" in capsys.readouterr().out
+    assert workdir.read_config(tmp_path / "run")["model"]["dtype"] == begun_with
+    with pytest.raises(UserError, match=rf"config\.model\.dtype: '{begun_with}' there, '{other}' now"):
+        train_small(tmp_path / "run", **asked | {"model__dtype": other})

@@ -205,17 +205,17 @@ def a_clock_that_is_set(workdir: Path, undisturbed: Path, draw: random.Random) -
     return "a SIGTERM meanwhile"
 
 
-# How often each is drawn in a whole soak.
+# How often each is drawn in a whole soak; the cheapest first: by the starts and pauses that a run of it takes.
 FAULTS: dict[Callable[[Path, Path, random.Random], str], int] = {
-    a_signal: 50,
+    a_damaged_checkpoint: 100,  # one start, from a run that is there
     a_kill_during_a_save: 20,
-    a_damaged_checkpoint: 100,
-    a_process_that_stops: 5,
-    other_shapes: 8,
-    a_slow_host: 5,
+    a_signal: 50,
     a_number_that_is_not_finite: 18,
     a_disk_that_cannot_be_written: 6,
     a_clock_that_is_set: 4,
+    a_process_that_stops: 5,  # and the wait until it is given up
+    a_slow_host: 5,
+    other_shapes: 8,  # seven starts, each compiled anew
 }
 
 

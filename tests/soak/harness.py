@@ -22,6 +22,15 @@ DEADLINE = 60  # seconds in which all processes must have ended after a fault
 FIRST_STEP = "step 1/"
 
 
+# Each start compiles the same programs: once for all, and in little time.
+_QUICK = {
+    "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+}
+
+
 class Broken(AssertionError):
     """A promise that was not kept."""
 
@@ -57,6 +66,7 @@ class Attempt:
                 "JAX_PROCESS_ID": str(number),
                 "SOAK_RECORDS": f"{shape.records or workdir}.records.{number}",
                 "PYTHONUNBUFFERED": "1",
+                **_QUICK,
                 **dict(shape.variables),
             }
             process = subprocess.Popen(
