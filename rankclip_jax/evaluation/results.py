@@ -19,7 +19,7 @@ def path_of(workdir: Path, step: int) -> Path:
 def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
     """Adds to the step's results: what was measured before and is not now stays; undefined ones are null."""
     path = path_of(workdir, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # and not a run's folder, which would lack all else
     results = read(path) | {metric.name: metric.value for metric in metrics}
     write_atomically(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
     return path

@@ -78,7 +78,7 @@ class TensorBoard:
     def __init__(self, folder: Path, start_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._file = Appended(folder / name)
+        self._file = Appended(folder / name, makes_folder=True)
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=start_step, session_log=SessionLog(status=SessionLog.START)))
 
