@@ -125,7 +125,9 @@ NO_CHECKPOINTS = {
     "about.json out of the digests": lambda folder: [
         (folder / "about.json").unlink(),
         (folder / "SHA256SUMS").write_text(
-            "".join(line for line in (folder / "SHA256SUMS").open() if "about.json" not in line)
+            "".join(
+                f"{line}\n" for line in (folder / "SHA256SUMS").read_text().splitlines() if "about.json" not in line
+            )
         ),
     ],
     "empty": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
