@@ -54,8 +54,8 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
 def plain_name(name: str) -> str:
     """A tensor's name in the model itself, without what wrappers put before it or between.
 
-    A leading ``model.`` is a wrapper's too; a leading ``text.`` is of open_clip's ``CustomTextCLIP``, whose text tower is
-    a module of its own.
+    A leading ``model.`` is a wrapper's too; a leading ``text.`` is of open_clip's ``CustomTextCLIP``, whose text tower
+    is a module of its own.
 
     >>> plain_name("module._orig_mod.model.text.transformer.resblocks.0.ln_1.weight")
     'transformer.resblocks.0.ln_1.weight'
@@ -144,8 +144,8 @@ def _check_form(path: Path, name: str, dtype: str, shape: Any, known: bool) -> N
     """Raises UserError for a tensor that no model's weights have."""
     if not known:
         raise UserError(
-            f"{path}: {printable(name)}: expected floats of 16, 32 or 64 bits, or whole numbers; found {dtype}. Convert "
-            "the weights to float32, and save them again."
+            f"{path}: {printable(name)}: expected floats of 16, 32 or 64 bits, or whole numbers; found {dtype}. "
+            "Convert the weights to float32, and save them again."
         )
     if len(shape) > _MOST_AXES or (0 in shape and len(shape) > 1):
         found = printable(list(shape), 100)
