@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankclip_jax.evaluation.metric import Metric
-from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import read_json, write_atomically
+from rankclip_jax.telemetry.lines import number
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,10 +46,10 @@ def read(path: Path) -> dict[str, float | None]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf8"))
-    except ValueError:
-        found = None
-    if isinstance(found, dict):
+        found = read_json(path)
+    except (OSError, UserError):
+        found = {"": ""}
+    if all(value is None or number(value) is not None for value in found.values()):
         return found
-    _LOGGER.warning("%s is not what an evaluation writes, and is written anew", path)
+    _LOGGER.warning("%s is not what an evaluation writes, and is not used", path)
     return {}
