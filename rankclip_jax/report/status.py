@@ -52,5 +52,6 @@ def _sign_of_life(workdir: Path) -> str:
     if beat is None:
         return "last heard of: never"
     ago = format_duration(max(time.time() - beat["time"], 0.0))
+    where = f"process {beat['process']} on {printable(beat['host'])}"
     doing = f", in {printable(beat['doing'])} for {format_duration(beat['seconds'])}" if beat["doing"] else ""
-    return f"last heard of: {ago} ago, at step {beat['step']}{doing}; process {beat['process']} on {printable(beat['host'])}"
+    return f"last heard of: {ago} ago, at step {beat['step']}{doing}; {where}"
