@@ -84,8 +84,8 @@ def embeddings(folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np
 def resolve(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings that ``transformers.CLIPConfig`` makes of those in a ``config.json``.
 
-    What is missing has the library's defaults. A part given as ``text_config_dict``, as its first versions wrote, counts
-    before ``text_config``, and so do the defaults of what it leaves out.
+    What is missing has the library's defaults. A part given as ``text_config_dict``, as its first versions wrote,
+    counts before ``text_config``, and so do the defaults of what it leaves out.
 
     Args:
       config: content of the file.
@@ -103,7 +103,7 @@ def resolve(config: dict[str, Any], path: Path) -> dict[str, Any]:
     resolved: dict[str, Any] = {"projection_dim": config.get("projection_dim", 512)}
     _check_type(path, "projection_dim", resolved["projection_dim"], 512)
     for name, defaults in _DEFAULTS.items():
-        given = {}
+        given: dict[str, Any] = {}
         for key, beneath in ((name, {}), (f"{name}_dict", defaults)):
             part = config.get(key)
             if not isinstance(part, dict | None):

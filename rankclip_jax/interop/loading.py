@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.files import open_regular, printable, read_json
+from rankclip_jax.input_pipeline.files import printable, read_json
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of, sizes_below
 from rankclip_jax.interop import files, hugging_face, positions
 from rankclip_jax.interop.places import (
@@ -109,8 +109,7 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
     files_of = [content] if content.is_file() else sorted(content / name for name in sizes_below(content))
     whole = hashlib.sha256()
     for name in files_of:
-        with open_regular(name) as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(bytes.fromhex(proof.digest(name)))
     return step, whole.hexdigest()
 
 

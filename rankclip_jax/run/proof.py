@@ -12,8 +12,9 @@ import json
 import platform
 import re
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rankclip_jax import __version__
 from rankclip_jax.input_pipeline import files
@@ -52,12 +53,12 @@ def write(folder: Path, step: int, settings: dict[str, Any]) -> None:
     }
     files.write_atomically(folder / ABOUT, json.dumps(about, indent=2) + "\n")
     names = sorted(sizes_below(folder).keys() - _OF_THE_COMMIT.keys() - {SUMS})
-    files.write_atomically(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in names))
+    files.write_atomically(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
 
 
 def seal(folder: Path) -> None:
     """Adds the files that a commit has written to the digests of a checkpoint which nothing has happened to since."""
-    added = "".join(f"{_digest(folder / name)}  {name}\n" for name in _OF_THE_COMMIT)
+    added = "".join(f"{digest(folder / name)}  {name}\n" for name in _OF_THE_COMMIT)
     files.write_atomically(folder / SUMS, files.read_text(folder / SUMS) + added)
 
 
@@ -89,9 +90,9 @@ def faults(folder: Path) -> Iterator[str]:
     yield from (f"{printable(folder / name)} is not of this checkpoint" for name in sorted(found - expected.keys()))
     both = sorted(expected.keys() & found)
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        for name, digest in zip(both, threads.map(_digest_or_fault, [folder / name for name in both]), strict=True):
-            if digest != expected[name]:
-                fault = "is altered or cut off" if re.fullmatch("[0-9a-f]{64}", digest) else digest
+        for name, found_digest in zip(both, threads.map(_digest_or_fault, [folder / x for x in both]), strict=True):
+            if found_digest != expected[name]:
+                fault = "is altered or cut off" if re.fullmatch("[0-9a-f]{64}", found_digest) else found_digest
                 yield f"{printable(folder / name)} {fault}"
     for name, beginning in _OF_THE_COMMIT.items():
         if name not in expected and not _begins(folder / name, beginning):
@@ -129,14 +130,19 @@ def _begins(path: Path, beginning: str) -> bool:
         return False
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+      OSError: it is not a regular file, or cannot be read.
+    """
     with files.open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
 
 
 def _digest_or_fault(path: Path) -> str:
     """Of a file's content; of one that cannot be read, why."""
     try:
-        return _digest(path)
+        return digest(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
