@@ -7,7 +7,6 @@ import pickle
 import socket
 import struct
 import subprocess
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -263,8 +262,8 @@ def test_tensors_that_do_not_fit_are_named(change, said, demo_tensors, tmp_path)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_forward_module.", "model.", "module._orig_mod.",
-                                    "_orig_mod.module.", "model.module.model.", "module.module.", "model._orig_mod.text.",
-                                    "text."])  # fmt: skip
+                                    "_orig_mod.module.", "model.module.model.", "module.module.",
+                                    "model._orig_mod.text.", "text."])  # fmt: skip
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_names_may_have_what_wrappers_put_before_them(prefix, suffix, demo_tensors, run_folder, torch, tmp_path):
     tensors = {}
@@ -284,7 +283,7 @@ def test_wrappers_of_parts_and_of_all_come_off_together(demo_tensors, run_folder
     files.write(tmp_path / "x.safetensors", tensors, {})
     assert same_variables(loading.read(tmp_path / "x.safetensors").variables, loading.read(run_folder).variables)
     files.write(tmp_path / "two.safetensors", demo_tensors | tensors, {})
-    with pytest.raises(UserError, match="holds two models or more: .* are both"):
+    with pytest.raises(UserError, match=r"holds two models or more: .* are both"):
         loading.read(tmp_path / "two.safetensors")
 
 
@@ -348,32 +347,28 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 @pytest.mark.parametrize("header", [
     {"a": ENTRY, "b": ENTRY}, {"a": ENTRY | {"data_offsets": [8, 16]}}, {"a": ENTRY | {"shape": [-2]}},
-    {"a": ENTRY | {"shape": [2**62, 8]}}, {"a": ENTRY | {"data_offsets": [0, 2**60]}}, {"a": ENTRY | {"shape": [1] * 70}},
-    {"a": ENTRY | {"shape": "2"}}, {"a": 3}, [], {"__metadata__": {"a": 3}, "a": ENTRY},
+    {"a": ENTRY | {"shape": [2**62, 8]}}, {"a": ENTRY | {"data_offsets": [0, 2**60]}},
+    {"a": ENTRY | {"shape": [1] * 70}}, {"a": ENTRY | {"shape": "2"}}, {"a": 3}, [], {"__metadata__": {"a": 3}, "a": ENTRY},
     {f"t{n}": ENTRY | {"shape": [0], "data_offsets": [0, 0]} for n in range(20_001)},
     {"visual.positional_embedding": ENTRY | {"shape": [100_000_001, 0], "data_offsets": [0, 0]}},
 ], ids=range(12))  # fmt: skip
-def test_headers_that_lie_are_refused_before_memory_is_asked_for(header, tmp_path):
+def test_headers_that_lie_are_refused_before_memory_is_asked_for(header, tmp_path, monkeypatch):
     empty = isinstance(header, dict) and all("[0, 0]" in str(entry) for entry in header.values())
     write_header(tmp_path / "x.safetensors", header, b"" if empty else bytes(8))
-    tracemalloc.start()
+    monkeypatch.setattr(loading, "empty", None)  # which alone asks for the memory of a model
     with pytest.raises(UserError, match=r"x\.safetensors"):
         loading.read(tmp_path / "x.safetensors")
-    assert tracemalloc.get_traced_memory()[1] < 2**26
-    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("shape", [(100_000_001, 128), (100_000_001, 1)])
-def test_position_embeddings_of_an_absurd_grid_take_no_memory(shape, demo_tensors, torch, tmp_path):
+def test_position_embeddings_of_an_absurd_grid_take_no_memory(shape, demo_tensors, torch, tmp_path, monkeypatch):
     """48 GiB were asked for: a shape alone, as of a tensor that repeats one number, is no size."""
     tensors = {name: torch.tensor(value) for name, value in demo_tensors.items()}
     tensors["visual.positional_embedding"] = torch.zeros(1).as_strided(shape, (0, 0))
     torch.save(tensors, tmp_path / "x.pt")
-    tracemalloc.start()
+    monkeypatch.setattr(loading, "empty", None)
     with pytest.raises(UserError, match="fewer numbers than its shape says"):
         loading.read(tmp_path / "x.pt")
-    assert tracemalloc.get_traced_memory()[1] < 2**26
-    tracemalloc.stop()
 
 
 def test_archives_that_pytorch_does_not_write_are_refused(torch, tmp_path):
@@ -415,7 +410,7 @@ def test_what_is_no_regular_file_is_refused_wherever_weights_are_read(kind, run_
         for use in (rankclip_jax.load, lambda path: loading.weights_to_start_from(config, clip.build(config.model))):
             with pytest.raises(UserError, match=f"{name}: "):
                 use(tmp_path / name)
-        with pytest.raises(OSError, match="regular|No such device"):
+        with pytest.raises(OSError, match=r"regular|No such device"):
             loading.identify(tmp_path / name)
     weights = loading.read(run_folder)
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
@@ -432,7 +427,7 @@ def small_disk(tmp_path):
     """A disk of 3 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], check=False).returncode:
         pytest.skip("no disk can be mounted here")
     yield place
     subprocess.run(["umount", place], check=True)
