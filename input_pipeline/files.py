@@ -12,6 +12,7 @@ from . import object_stores
 from .errors import UserError
 
 LARGEST_TEXT = 1 << 26  # bytes of a settings, manifest or label file
+_DEEPEST = 100  # levels of nested JSON values; Python's own functions give up near a thousand
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -69,7 +70,24 @@ def read_json(path: Path, expected: type = dict, *, limit: int = LARGEST_TEXT) -
         raise UserError(f"{printable(path)}: expected JSON; found {printable(error)}.") from error
     if not isinstance(value, expected):
         raise UserError(f"{printable(path)}: expected a JSON {expected.__name__}; found {type(value).__name__}.")
+    if is_deep(value):
+        raise UserError(f"{printable(path)}: expected JSON of at most {_DEEPEST} nested levels; found more.")
     return value
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects of a JSON value are nested deeper than recursive functions should follow."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def printable(text: object, limit: int = 300) -> str:

@@ -31,16 +31,21 @@ def main() -> None:
     except UserError as error:
         raise UserError(f"--workdir: {error}".replace("--workdir: --", "--")) from error
     made = [path for path in (output.parent, *output.absolute().parent.parents) if not path.exists()]
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
             said, lines = exporting.write(Path(folder) / output.name, output, form, weights)
             for path in Path(folder).iterdir():
                 path.rename(output.parent / path.name)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # somebody else may have put something there
             for path in made:
                 path.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"--output: {output} cannot be written ({error.strerror or error}). Nothing of it is kept. Make room, "
+                "or name another path."
+            ) from error
         raise
     print(f"Wrote {output}. {said}")
     print("\n".join(lines))

@@ -7,6 +7,7 @@ from absl import flags
 
 from rankclip_jax.command_line import entry
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _STEP = flags.DEFINE_integer("step", None, "look at this checkpoint alone", lower_bound=0)
@@ -18,12 +19,13 @@ def main() -> None:
     from rankclip_jax.run.checkpoints import (  # after the flags, since importing JAX takes long
         describe_proof,
         faults_of,
+        faults_of_name,
     )
-    from rankclip_jax.run.workdir import read_config, saved_steps
+    from rankclip_jax.run.workdir import misnamed, read_config, saved_steps
 
     read_config(workdir)
-    steps = saved_steps(workdir)
-    if not steps:
+    steps, others = saved_steps(workdir), misnamed(workdir)
+    if not steps and not others:
         raise UserError(f"--workdir: {workdir} has no checkpoint yet.")
     if _STEP.value is not None and _STEP.value not in steps:
         raise UserError(f"--step: no checkpoint of step {_STEP.value} in {workdir}; there are {steps}.")
@@ -31,11 +33,16 @@ def main() -> None:
     for step in steps if _STEP.value is None else [_STEP.value]:
         faults = faults_of(workdir, step)
         broken += bool(faults)
-        print(f"step {step}: {'NOT WHOLE' if faults else describe_proof(workdir, step)}")
+        print(f"step {step}: {'CORRUPT' if faults else describe_proof(workdir, step)}")
         for fault in faults:
             print(f"  {fault}")
+    for name in others if _STEP.value is None else []:
+        broken += 1
+        print(f"{printable(name)}: not a checkpoint")
+        for fault in faults_of_name(workdir, name):
+            print(f"  {fault}")
     if broken:
-        print("The next start of the training sets such a checkpoint aside and goes on from the one before it.")
+        print("The next start of the training sets such a checkpoint aside and resumes from the one before it.")
         raise SystemExit(1)
 
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.evaluation.metric import Metric
-from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import read_json, write_atomically
+from rankclip_jax.telemetry.lines import number
 
 LINES = "eval_results.jsonl"
 _TASKS = {
@@ -79,10 +81,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any] | None:
     """A result that was written; None: there is none, or it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf8"))
-        return found if isinstance(found, dict) and isinstance(found.get("metrics"), dict) else None
-    except (OSError, ValueError):
+        found = read_json(path)
+    except (OSError, UserError):
         return None
+    metrics = found.get("metrics")
+    is_whole = isinstance(metrics, dict) and all(x is None or number(x) is not None for x in metrics.values())
+    return found if is_whole else None
 
 
 def main_metric(content: dict[str, Any], name: str) -> float | None:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankclip_jax.evaluation.metric import Metric
-from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import read_json, write_atomically
+from rankclip_jax.telemetry.lines import number
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ def path_of(workdir: Path, step: int) -> Path:
 def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
     """Adds to the step's results: what was measured before and is not now stays; undefined ones are null."""
     path = path_of(workdir, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # and not a run's folder, which would lack all else
     results = read(path) | {metric.name: metric.value for metric in metrics}
     write_atomically(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
     return path
@@ -44,10 +46,10 @@ def read(path: Path) -> dict[str, float | None]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf8"))
-    except ValueError:
-        found = None
-    if isinstance(found, dict):
+        found = read_json(path)
+    except (OSError, UserError):
+        found = {"": ""}
+    if all(value is None or number(value) is not None for value in found.values()):
         return found
-    _LOGGER.warning("%s is not what an evaluation writes, and is written anew", path)
+    _LOGGER.warning("%s is not what an evaluation writes, and is not used", path)
     return {}

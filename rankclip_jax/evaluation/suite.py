@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rankclip_jax import recipes
 from rankclip_jax.evaluation.tasks import TASKS
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import FORMATS
+from rankclip_jax.input_pipeline.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +73,9 @@ def read(path: Path) -> list[Task]:
       UserError: it is not JSON, or says what no suite can.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise UserError(f"--suite: {path} is not JSON: {error}.") from error
-    entries = content.get("tasks") if isinstance(content, dict) else None
+        entries = read_json(path).get("tasks")
+    except UserError as error:
+        raise UserError(f"--suite: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f'--suite: {path}: expected an object with a list "tasks" that is not empty.')
     tasks = [_task(path, number, entry) for number, entry in enumerate(entries, 1)]

@@ -27,7 +27,7 @@ class Saving:
       also_at: a step.
       look_every: steps after which processes agree on whether so many minutes have passed.
       events: where failures are recorded.
-      before: called before each, for what must not be missing beside it.
+      before: called before each with its step, for what must not be missing beside it.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Saving:
         also_at: int,
         look_every: int,
         events: Events,
-        before: Callable[[], None],
+        before: Callable[[int], None],
     ) -> None:
         self._checkpoints, self._config, self._events = checkpoints, config, events
         self._also_at, self._look_every, self._before = also_at, look_every, before
@@ -87,7 +87,7 @@ class Saving:
             raise self._given_up(failed) from failed
 
     def _save(self, info: StepInfo) -> None:
-        self._before()
+        self._before(info.step)
         self._checkpoints.save(info.state)
         self._next = self._in(60 * self._config.every_minutes)
 

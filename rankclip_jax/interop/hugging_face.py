@@ -9,6 +9,7 @@ import numpy as np
 
 from rankclip_jax.input_pipeline import tokenizer
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.interop import files, open_clip
 from rankclip_jax.interop.places import hugging_face_places
 from rankclip_jax.models.clip import Clip, Variables
@@ -16,6 +17,32 @@ from rankclip_jax.models.presets import Preset, ResNetPreset, TextPreset, Vision
 from rankclip_jax.models.transformer import LAYER_NORM_EPSILON
 
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}  # theirs to ours
+# Of transformers.CLIPConfig, whose configuration files leave them out: what decides what a model computes.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "text_config": {
+        "vocab_size": 49_408,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "eos_token_id": 49_407,
+    },
+    "vision_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "image_size": 224,
+        "patch_size": 32,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    },
+}
+_OLD_END_OF_TEXT = 2  # with which the library takes the largest id of a text for its end, as CLIP does
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -54,45 +81,101 @@ def embeddings(folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np
     return outputs.image_embeds.numpy(), outputs.text_embeds.numpy()
 
 
-def check_config(path: Path, config: dict[str, Any], preset: Preset) -> str:
-    """What tensors do not show: the settings must be those of our preset. Returns the activation.
+def resolve(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings that ``transformers.CLIPConfig`` makes of those in a ``config.json``.
+
+    What is missing has the library's defaults. A part given as ``text_config_dict``, as its first versions wrote,
+    counts before ``text_config``, and so do the defaults of what it leaves out.
+
+    Args:
+      config: content of the file.
+      path: of the file, for errors.
+
+    Returns:
+      ``projection_dim``, and under ``text_config`` and ``vision_config`` the fields of `_DEFAULTS`.
 
     Raises:
-      UserError: it is not a CLIP model, or one computed otherwise than here.
+      UserError: it is not of a CLIP model, or a field is of a type that the library does not take.
     """
-    if config.get("model_type") != "clip":
-        raise UserError(f"{path}/config.json: expected model_type 'clip'; found {config.get('model_type')!r}.")
-    activations = set()
-    # Both parts leave out what is the library's default.
-    defaults = {"vision": ("quick_gelu", 12), "text": ("quick_gelu", 8)}
-    for part, own in (("vision", preset.vision), ("text", preset.text)):
-        settings = config.get(f"{part}_config") or {}
-        activation, heads = defaults[part]
-        activations.add(settings.get("hidden_act", activation))
-        found = {
-            "num_attention_heads": settings.get("num_attention_heads", heads),
-            "layer_norm_eps": settings.get("layer_norm_eps", LAYER_NORM_EPSILON),
-        }
-        for name, expected in (("num_attention_heads", own.heads), ("layer_norm_eps", LAYER_NORM_EPSILON)):
-            if not math.isclose(found[name], expected):
-                raise UserError(f"{path}/config.json: {part}_config.{name}: expected {expected}, found {found[name]}.")
+    if config.get("model_type", "clip") != "clip":
+        found = printable(repr(config["model_type"]), 60)
+        raise UserError(f"{path}: expected model_type 'clip'; found {found}.")
+    resolved: dict[str, Any] = {"projection_dim": config.get("projection_dim", 512)}
+    _check_type(path, "projection_dim", resolved["projection_dim"], 512)
+    for name, defaults in _DEFAULTS.items():
+        given: dict[str, Any] = {}
+        for key, beneath in ((name, {}), (f"{name}_dict", defaults)):
+            part = config.get(key)
+            if not isinstance(part, dict | None):
+                raise UserError(f"{path}: {key}: expected an object; found {printable(repr(part), 60)}.")
+            given |= {} if part is None else beneath | part
+        resolved[name] = {field: given.get(field, default) for field, default in defaults.items()}
+        for field, value in resolved[name].items():
+            _check_type(path, f"{name}.{field}", value, defaults[field])
+    return resolved
+
+
+def _check_type(path: Path, field: str, value: object, default: object) -> None:
+    if type(value) is not type(default):
+        raise UserError(f"{path}: {field}: expected a {type(default).__name__}; found {printable(repr(value), 60)}.")
+
+
+def check_config(path: Path, resolved: dict[str, Any], preset: Preset) -> str:
+    """What tensors do not show: the settings must be those of our preset. Returns the activation.
+
+    Args:
+      path: of the settings, for errors.
+      resolved: see `resolve`.
+      preset: of the weights.
+
+    Raises:
+      UserError: the model is computed otherwise than here.
+    """
+    vision, text = preset.vision, preset.text
+    assert isinstance(vision, VisionPreset)
+    shared = {"layer_norm_eps": LAYER_NORM_EPSILON}
+    expected = {
+        "vision_config": _sizes(vision)
+        | {"image_size": vision.image_size, "patch_size": vision.patch_size, "num_channels": 3}
+        | shared,
+        "text_config": _sizes(text)
+        | {"vocab_size": text.vocabulary_size, "max_position_embeddings": text.context_length}
+        | shared,
+    }
+    activations = {resolved[part]["hidden_act"] for part in expected}
     if len(activations) > 1 or not activations <= _ACTIVATIONS.keys():
         raise UserError(
-            f"{path}/config.json: hidden_act: expected one of {', '.join(_ACTIVATIONS)} in both towers; "
-            f"found {', '.join(sorted(activations))}."
+            f"{path}: hidden_act: expected one of {', '.join(_ACTIVATIONS)} in both towers; "
+            f"found {', '.join(printable(name, 60) for name in sorted(activations))}."
         )
+    for part, fields in expected.items():
+        for name, value in fields.items():
+            if not math.isclose(resolved[part][name], value):
+                raise UserError(f"{path}: {part}.{name}: expected {value}, found {resolved[part][name]}.")
+    if resolved["projection_dim"] != preset.embedding_size:
+        raise UserError(
+            f"{path}: projection_dim: expected {preset.embedding_size}, found {resolved['projection_dim']}."
+        )
+    if (mark := resolved["text_config"]["eos_token_id"]) not in (tokenizer.END_OF_TEXT, _OLD_END_OF_TEXT):
+        raise UserError(f"{path}: text_config.eos_token_id: expected {tokenizer.END_OF_TEXT}, found {mark}.")
     return _ACTIVATIONS[activations.pop()]
+
+
+def _sizes(part: VisionPreset | TextPreset) -> dict[str, Any]:
+    """What both towers' settings call their sizes."""
+    return {
+        "hidden_size": part.width,
+        "intermediate_size": 4 * part.width,
+        "num_hidden_layers": part.layers,
+        "num_attention_heads": part.heads,
+    }
 
 
 def _model_config(model: Clip) -> dict[str, Any]:
     preset, activation = model.preset, model.execution.activation
 
     def tower(part: VisionPreset | TextPreset) -> dict[str, Any]:
-        return {
-            "hidden_size": part.width,
-            "intermediate_size": 4 * part.width,
-            "num_hidden_layers": part.layers,
-            "num_attention_heads": part.heads,
+        return _sizes(part) | {
             "hidden_act": activation,
             "layer_norm_eps": LAYER_NORM_EPSILON,
             "projection_dim": preset.embedding_size,

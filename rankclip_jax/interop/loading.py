@@ -14,9 +14,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable, read_json
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of, sizes_below
 from rankclip_jax.interop import files, hugging_face, positions
-from rankclip_jax.interop.places import LOGIT_BIAS, Place, batch_counters, empty, hugging_face_places, open_clip_places
+from rankclip_jax.interop.places import (
+    LOGIT_BIAS,
+    Place,
+    batch_counters,
+    empty,
+    hugging_face_places,
+    like,
+    open_clip_places,
+)
 from rankclip_jax.models.clip import Clip, Variables, describe_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
@@ -65,11 +74,11 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
         raise UserError(f"{path}: not a workdir, so it has neither steps nor an average to choose from.")
     if is_remote(path) and not (path / "checkpoints").is_dir():
         raise UserError(f"{path}: of object stores only workdirs are read. Copy it to a disk.")
-    if path.is_file():
+    if not path.is_dir():
         found = _read_file(path, activation)
     elif (path / "checkpoints").is_dir():
         found = _read_workdir(path, step, weights)
-    elif (path / "config.json").is_file():
+    elif (path / "config.json").exists():
         found = _read_hugging_face(path)
     else:
         raise UserError(
@@ -96,12 +105,11 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
     if (path / "checkpoints").is_dir():
         step = choose_step(path, step)
         saved = path / "checkpoints" / str(step)
-        content = saved / proof.SUMS if (saved / proof.SUMS).is_file() else saved
+        content = saved / proof.SUMS
     files_of = [content] if content.is_file() else sorted(content / name for name in sizes_below(content))
     whole = hashlib.sha256()
     for name in files_of:
-        with name.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(bytes.fromhex(proof.digest(name)))
     return step, whole.hexdigest()
 
 
@@ -165,16 +173,14 @@ def _read_file(path: Path, activation: str | None) -> Weights:
         )
     name, preset = _identify(tensors, lambda preset: open_clip_places(preset, logit_bias), PRESETS)
     execution = Execution(activation=activation or stated or "quick_gelu")
-    pixels: Any = {name: _channels(metadata[name]) for name in ("pixel_mean", "pixel_deviation") if name in metadata}
+    stated_pixels = [name for name in ("pixel_mean", "pixel_deviation") if name in metadata]
+    pixels: Any = {name: _stated_channels(path, metadata, name) for name in stated_pixels}
     model = Clip(preset, execution, **pixels)
     return Weights(name, model, _fill(path, tensors, open_clip_places(preset, logit_bias), model, name), stated)
 
 
 def _read_hugging_face(path: Path) -> Weights:
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf8"))
-    except ValueError as error:
-        raise UserError(f"{path}/config.json: not JSON: {error}. Fetch it again.") from error
+    config = hugging_face.resolve(_read_settings(path / "config.json"), path / "config.json")
     parts = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if not parts:
         raise UserError(f"{path}: no weights beside config.json. Expected model.safetensors or pytorch_model.bin.")
@@ -184,7 +190,7 @@ def _read_hugging_face(path: Path) -> Weights:
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
     transformers = {name: preset for name, preset in PRESETS.items() if not isinstance(preset.vision, ResNetPreset)}
     name, preset = _identify(tensors, hugging_face_places, transformers)
-    activation = hugging_face.check_config(path, config, preset)
+    activation = hugging_face.check_config(path / "config.json", config, preset)
     pixels: Any = _processor_pixels(path / "preprocessor_config.json")
     model = Clip(preset, Execution(activation=activation), **pixels)
     return Weights(name, model, _fill(path, tensors, hugging_face_places(preset), model, name), activation)
@@ -192,24 +198,47 @@ def _read_hugging_face(path: Path) -> Weights:
 
 def _processor_pixels(path: Path) -> dict[str, tuple[float, ...]]:
     """The pixel normalisation that an image processor's settings state, where there are any."""
-    try:
-        stated = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}. Fetch it again.") from error
+    stated = _read_settings(path) if path.exists() else {}
+    if stated.get("do_normalize") is False:
+        return {"pixel_mean": (0.0, 0.0, 0.0), "pixel_deviation": (1.0, 1.0, 1.0)}
     names = {"pixel_mean": "image_mean", "pixel_deviation": "image_std"}
-    return {ours: _channels(json.dumps(stated[theirs])) for ours, theirs in names.items() if theirs in stated}
+    found = {ours: stated[theirs] for ours, theirs in names.items() if stated.get(theirs) is not None}
+    return {name: _channels(path, name, value) for name, value in found.items()}
 
 
-def _channels(text: str) -> tuple[float, ...]:
-    """Three numbers of a file.
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except OSError as error:
+        raise UserError(f"{printable(path)}: cannot be read ({error.strerror}). Expected a file of JSON.") from error
+
+
+def _stated_channels(path: Path, metadata: dict[str, str], name: str) -> tuple[float, ...]:
+    """Three numbers that a safetensors file states in words."""
+    try:
+        value = json.loads(metadata[name])
+    except (ValueError, RecursionError):
+        value = metadata[name]
+    return _channels(path, name, value)
+
+
+def _channels(path: Path, name: str, value: object) -> tuple[float, ...]:
+    """A mean or a deviation of pixels for each colour.
 
     Raises:
-      UserError: they are not that.
+      UserError: it is not that.
     """
-    try:
-        red, green, blue = map(float, json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"pixel normalisation: expected three numbers; found {text[:100]!r}.") from error
+    low = 0.0 if name == "pixel_mean" else 1e-6
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(type(x) in (int, float) and low <= x <= 1 for x in value)
+    ):
+        raise UserError(
+            f"{printable(path)}: {name}: expected three numbers of at least {low:g} and at most 1; found "
+            f"{printable(value, 100)}."
+        )
+    red, green, blue = map(float, value)
     return red, green, blue
 
 
@@ -221,7 +250,7 @@ def _identify(
 
     def disagreements(name: str) -> int:
         places = places_of(presets[name])
-        shapes = empty(describe_variables(Clip(presets[name])))
+        shapes = like(describe_variables(Clip(presets[name])))
         agreeing = sum(
             place.name in tensors and tensors[place.name].shape == place.view(shapes).shape
             for place in places
@@ -235,7 +264,9 @@ def _identify(
     place = next(
         place for place in places_of(preset) if "vision" in place.path and place.path[-1] == "positional_embedding"
     )
-    rows = tensors[place.name].shape[0] if place.name in tensors and tensors[place.name].ndim else 0
+    width = place.view(like(describe_variables(Clip(preset)))).shape[1]
+    shape = tensors[place.name].shape if place.name in tensors else ()
+    rows = shape[0] if shape[1:] == (width,) else 0
     grid = math.isqrt(max(rows - 1, 0))
     if grid and grid * grid == rows - 1:
         preset = preset.with_image_size(grid * preset.vision.stride)
@@ -251,18 +282,16 @@ def _fill(path: Path, tensors: files.Tensors, places: list[Place], model: Clip, 
     shapes = describe_variables(model)
     if any(place.path == LOGIT_BIAS for place in places):
         shapes["params"]["logit_bias"] = shapes["params"]["logit_scale"]
-    variables = empty(shapes)
+    expected = like(shapes)
     missing, misshapen = [], []
     for place in places:
-        view, tensor = place.view(variables), tensors.get(place.name)
+        view, tensor = place.view(expected), tensors.get(place.name)
         if tensor is None:
             missing.append(f"{place.name} {view.shape}")
         elif tensor.shape != view.shape:
             misshapen.append(f"{place.name}: expected {view.shape}, found {tensor.shape}")
-        else:
-            view[...] = tensor
     known = {place.name for place in places} | set(batch_counters(places)) | _NOT_WEIGHTS
-    extra = [f"{other} {tensors[other].shape}" for other in sorted(tensors.keys() - known)]
+    extra = [f"{printable(other, 100)} {tensors[other].shape}" for other in sorted(tensors.keys() - known)]
     kinds = {"missing": missing, "misshapen": misshapen, "not known": extra}
     problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
     if problems:
@@ -270,6 +299,9 @@ def _fill(path: Path, tensors: files.Tensors, places: list[Place], model: Clip, 
             f"{path}: not the weights of a model that is known here. Beside {name}, the nearest, "
             f"{'; '.join(problems)}. There are {', '.join(PRESETS)}."
         )
+    variables = empty(shapes)
+    for place in places:
+        place.view(variables)[...] = tensors[place.name]
     return variables
 
 

@@ -79,7 +79,7 @@ def write_release(path: Path, name: str, model: Clip, variables: Variables) -> N
             "Take --format open_clip."
         )
     tensors = {f"module.{key}": torch.tensor(value) for key, value in state_dict(model, variables).items()}
-    torch.save({"epoch": 0, "name": name, "state_dict": tensors}, path)
+    files.write_torch(path, {"epoch": 0, "name": name, "state_dict": tensors})
 
 
 def state_dict(model: Clip, variables: Variables) -> files.Tensors:

@@ -55,6 +55,11 @@ def empty(like: Variables) -> Variables:
     return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
 
 
+def like(variables: Variables) -> Variables:
+    """Arrays of the shapes and types of these that take no memory, to be looked at alone."""
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), variables)
+
+
 def batch_counters(places: list[Place]) -> list[str]:
     """Names of PyTorch's counts of batches, int64 scalars beside running means, which nothing here needs."""
     return [place.name.replace("running_mean", "num_batches_tracked") for place in places if "mean" in place.path]

@@ -112,7 +112,13 @@ class _Plot:
 
 
 def _widened(ends: tuple[float, float]) -> tuple[float, float]:
-    return ends if ends[1] > ends[0] else (ends[0] - 0.5, ends[0] + 0.5)
+    """Ends that differ by what can be seen and computed with."""
+    low, high = float(ends[0]), float(ends[1])
+    least = 1e-9 * max(abs(low), abs(high)) + 1e-100
+    if high - low > least:
+        return low, high
+    margin = 0.5 if least < 1e-9 else 0.5 * max(abs(low), abs(high))
+    return low - margin, high + margin
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -112,7 +112,11 @@ def _judged(metric: str, difference: float) -> str:
 
 
 def _newest_results(folder: Path) -> tuple[int, dict[str, float | None]]:
-    steps = [int(path.stem) for path in (folder / "evaluation").glob("*.json") if path.stem.isdecimal()]
+    steps = [
+        int(path.stem)
+        for path in (folder / "evaluation").glob("*.json")
+        if path.stem.isdecimal() and path.stem.isascii()
+    ]
     step = max(steps, default=0)
     return step, results.read(results.path_of(folder, step))
 

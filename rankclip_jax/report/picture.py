@@ -58,7 +58,7 @@ def _draw_curves(axes: Axes, workdir: Path) -> None:
     training = read_config(workdir)["train"]["global_batch_size"]
     for name in ("loss", "contrastive", "cross_modal", "in_modal", "validation/loss"):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-        sizes = {line["validation/batch_size"] for line in lines if "validation/batch_size" in line}
+        sizes = {line["validation/batch_size"] for line in lines if line.get("validation/batch_size") is not None}
         apart = name == "validation/loss" and sizes != {training}
         label = f"{name}, of {max(sizes):.0f} pairs (training: {training}), not comparable" if apart and sizes else name
         if points:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.recipes import flatten
 from rankclip_jax.run.workdir import read_config, saved_steps
 from rankclip_jax.telemetry import events, goodput, heartbeat
@@ -30,7 +31,7 @@ def describe(workdir: Path) -> Iterator[str]:
                 words, took = goodput.CAUSES[cause], format_duration(seconds[cause])
                 yield f"  {words:<36}{took:>14}  {seconds[cause] / whole:6.1%}"
     for event, count in Counter(line["event"] for line in events.read(workdir)).items():
-        yield f"event: {event}, {count} time(s)"
+        yield f"event: {printable(event)}, {count} time(s)"
 
 
 def describe_differences(workdir: Path, other: Path) -> Iterator[str]:
@@ -51,5 +52,6 @@ def _sign_of_life(workdir: Path) -> str:
     if beat is None:
         return "last heard of: never"
     ago = format_duration(max(time.time() - beat["time"], 0.0))
-    doing = f", in {beat['doing']} for {format_duration(beat['seconds'])}" if beat["doing"] else ""
-    return f"last heard of: {ago} ago, at step {beat['step']}{doing}; process {beat['process']} on {beat['host']}"
+    where = f"process {beat['process']} on {printable(beat['host'])}"
+    doing = f", in {printable(beat['doing'])} for {format_duration(beat['seconds'])}" if beat["doing"] else ""
+    return f"last heard of: {ago} ago, at step {beat['step']}{doing}; {where}"

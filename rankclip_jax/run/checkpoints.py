@@ -13,13 +13,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rankclip_jax.input_pipeline import object_stores
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.parallel.layout import name_of
 from rankclip_jax.parallel.processes import is_first, largest_of_all, wait_for_all
 from rankclip_jax.run import proof, settings
 from rankclip_jax.run.assembly import Assembly
 from rankclip_jax.run.state import TrainState, describe, join
-from rankclip_jax.run.workdir import read_config, saved_steps
+from rankclip_jax.run.workdir import misnamed, read_config, saved_steps
 
 _LOGGER = logging.getLogger(__name__)
 # Seconds. Orbax counts those of a save by the time of day, which may be set meanwhile; what hangs or is gone, the
@@ -58,6 +59,10 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._folder, options=self._options)
+
+    def reopen(self) -> None:
+        """Looks again at what is in the folder, which somebody has changed; all processes do so together."""
+        self._manager = self._open()
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint; None: there is none."""
@@ -111,7 +116,9 @@ class Checkpoints:
                 torso = None if step is None else self._unfinished(step)
                 if torso is not None and not (torso / "commit_success.txt").exists():
                     object_stores.remove_folder(torso)
-            if jax.process_count() == 1:  # several would have to open it together, and not all know of this
+            # Several would have to open it together, and not all know of this; where the run's folder is gone, opening
+            # would make it anew without what belongs there.
+            if jax.process_count() == 1 and self._folder.parent.exists():
                 self._manager = self._open()
             words = " ".join(str(error).split())
             words = words if len(words) < 300 else f"{words[:100]} ... {words[-180:]}"
@@ -157,29 +164,35 @@ def faults_of(workdir: Path, step: int) -> list[str]:
     """Why the checkpoint of a step is not one that this run saved, a line each; none: it is whole.
 
     Raises:
-      UserError: a later version saved it.
+      UserError: the folder is not a run's.
     """
     folder = workdir / "checkpoints" / str(step)
-    if not proof.has_proof(folder):
-        _LOGGER.warning("note: the checkpoint of step %d was saved by an earlier version, without digests", step)
-        return []
     if faults := list(proof.faults(folder)):
         return faults
-    about = proof.about(folder)
+    try:
+        about = proof.about(folder)
+    except OSError as error:
+        return [f"{folder / proof.ABOUT} cannot be read ({error.strerror})"]
+    except UserError as error:
+        return [str(error)]
     if about["step"] != step:
         return [f"{folder / proof.ABOUT} is of step {about['step']}"]
     lines = settings.differences(about["settings"], read_config(workdir))
-    return [f"{folder / proof.ABOUT} is of another run: {'; '.join(lines)}"] if lines else []
+    return [f"{folder / proof.ABOUT} is of another run: {printable('; '.join(lines), 1000)}"] if lines else []
+
+
+def faults_of_name(workdir: Path, name: str) -> list[str]:
+    """Why a folder with a name that no checkpoint has is none."""
+    path = printable(workdir / "checkpoints" / name)
+    return [f"{path} is not named as a checkpoint is, by its step alone. Remove it, or move it elsewhere"]
 
 
 def describe_proof(workdir: Path, step: int) -> str:
     """What was found of a whole checkpoint, in a few words."""
     folder = workdir / "checkpoints" / str(step)
-    if not proof.has_proof(folder):
-        return "not looked at: an earlier version saved it, without digests"
-    by = proof.about(folder)["versions"]
-    size = bytes_of(workdir, step)
-    return f"whole, {size / 2**20:,.1f} MiB, saved by rankclip_jax {by['rankclip_jax']}, jax {by['jax']}"
+    by, size = proof.about(folder)["versions"], bytes_of(workdir, step)
+    versions = printable(f"rankclip_jax {by['rankclip_jax']}, jax {by['jax']}")
+    return f"whole, {size / 2**20:,.1f} MiB, saved by {versions}"
 
 
 def bytes_of(workdir: Path, step: int) -> int:
@@ -187,8 +200,8 @@ def bytes_of(workdir: Path, step: int) -> int:
     return sum(object_stores.sizes_below(workdir / "checkpoints" / str(step)).values())
 
 
-def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) -> tuple[int, list[int]]:
-    """The step of a whole checkpoint, and those that are not; all processes agree. Says which files are at fault.
+def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) -> tuple[int, list[str]]:
+    """The step of a whole checkpoint, and the names of those that are not; all processes agree. Says what is at fault.
 
     Args:
       workdir: the run's folder.
@@ -197,8 +210,9 @@ def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) ->
     Raises:
       UserError: none is whole, or usable.
     """
-    left = saved_steps(workdir)
-    broken: list[int] = []
+    left, broken = saved_steps(workdir), misnamed(workdir)
+    for fault in (fault for name in broken if is_first() for fault in faults_of_name(workdir, name)):
+        _LOGGER.warning("not used: %s", fault)
     while left:
         step = choose(left)
         faults = faults_of(workdir, step) if is_first() else []
@@ -207,7 +221,7 @@ def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) ->
         for fault in faults:
             _LOGGER.warning("the checkpoint of step %d is not used: %s", step, fault)
         left.remove(step)
-        broken.append(step)
+        broken.append(str(step))
     raise UserError(
         f"--workdir: no checkpoint in {workdir} is whole; what is wrong with each stands above. Restore one, or name "
         "another --workdir to begin anew."
@@ -266,7 +280,7 @@ def choose_step(workdir: Path, step: int | None) -> int:
       UserError: it has none, or the one asked for is not whole.
     """
     steps = saved_steps(workdir)
-    if not steps:
+    if not steps and not misnamed(workdir):
         raise UserError(f"--workdir: {workdir} has no checkpoint yet.")
     if step is None:
         return choose_whole(workdir)[0]
@@ -277,8 +291,8 @@ def choose_step(workdir: Path, step: int | None) -> int:
     return step
 
 
-def set_aside(workdir: Path, steps: Sequence[int]) -> Path:
-    """Moves the checkpoints of these steps out of the way, by one process; the others wait. Where they are now."""
+def set_aside(workdir: Path, names: Sequence[str]) -> Path:
+    """Moves the checkpoints of these names out of the way, by one process; the others wait. Where they are now."""
     wait_for_all("checkpoints to set aside")
     folder = workdir / "set_aside"
     if is_first():
@@ -287,7 +301,7 @@ def set_aside(workdir: Path, steps: Sequence[int]) -> Path:
             number += 1
             folder = workdir / f"set_aside_{number}"
         folder.mkdir()
-        for step in steps:
-            object_stores.move_folder(workdir / "checkpoints" / str(step), folder / str(step))
+        for name in names:
+            object_stores.move_folder(workdir / "checkpoints" / name, folder / name)
     wait_for_all("checkpoints set aside")
     return folder

@@ -12,11 +12,13 @@ import os
 import socket
 import threading
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from rankclip_jax.input_pipeline import object_stores
+from rankclip_jax.input_pipeline import files, object_stores
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.telemetry.console import say
 
 NAME = "lock"
@@ -36,6 +38,7 @@ class Lock(contextlib.ExitStack):
     def __init__(self, workdir: Path) -> None:
         super().__init__()
         self._workdir, self._held = workdir, False
+        self._file: TextIOWrapper | None = None  # on a disk, once it is held
 
     def take(self) -> None:
         """Takes it, unless it is held already; the folder is there.
@@ -58,11 +61,29 @@ class Lock(contextlib.ExitStack):
             except OSError:  # the file system has no locks
                 pass
             # Unless the one before has just let go of it, and removed it, before this took it.
-            self._held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
-        self.callback(path.unlink, missing_ok=True)
+            self._held = _is_at(path, file)
+        self._file = file
+        self.callback(_remove_at, path, file)
         file.truncate(0)
         file.write(json.dumps(_myself()) + "\n")
         file.flush()
+
+    def is_held(self) -> bool:
+        """Whether it was taken, and its file is still where it was; of one in a store, which renews itself, it is."""
+        return self._held and (self._file is None or _is_at(self._workdir / NAME, self._file))
+
+    def retake(self) -> bool:
+        """Takes it anew where its file was removed or replaced meanwhile; whether that was so. The folder is there.
+
+        Raises:
+          UserError: as `take`.
+        """
+        if self.is_held():
+            return False
+        self.close()
+        self._held, self._file = False, None
+        self.take()
+        return True
 
     def _take_in_store(self) -> None:
         path, me = self._workdir / NAME, _myself()
@@ -102,6 +123,19 @@ class Lock(contextlib.ExitStack):
         )
 
 
+def _is_at(path: Path, file: TextIOWrapper) -> bool:
+    """Whether an open file is the one at the path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
+def _remove_at(path: Path, file: TextIOWrapper) -> None:
+    if _is_at(path, file):
+        path.unlink(missing_ok=True)
+
+
 def _myself() -> dict[str, Any]:
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     return {"host": socket.gethostname(), "process": os.getpid(), "started": started}
@@ -128,7 +162,7 @@ def _remove_own(path: Path, me: dict[str, Any]) -> None:
 def _is_own(content: bytes | None, me: dict[str, Any]) -> bool:
     try:
         return me.items() <= json.loads(content or b"").items()
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return False
 
 
@@ -144,7 +178,8 @@ def _content(path: Path) -> bytes | None:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text(encoding="utf8"))
-        return f"process {owner['process']} on {owner['host']} trains in it since {owner['started']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        owner = files.read_json(path)
+        process, host, started = (printable(owner[name], 80) for name in ("process", "host", "started"))
+        return f"process {process} on {host} trains in it since {started}"
+    except (OSError, UserError, KeyError):
         return "another process trains in it"

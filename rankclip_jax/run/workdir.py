@@ -1,16 +1,21 @@
 """The folder of a run: its settings, and whether it may be used."""
 
 import json
+import re
 from pathlib import Path
 
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from rankclip_jax import recipes
-from rankclip_jax.input_pipeline import files
+from rankclip_jax.input_pipeline import files, object_stores
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.parallel.processes import is_first, wait_for_all
 from rankclip_jax.run import settings
+from rankclip_jax.run.lock import Lock
+
+_STEP = re.compile("0|[1-9][0-9]*")  # the name of a checkpoint
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of one that is being written, or that a kill has cut off
 
 
 def check_writable(workdir: Path) -> None:
@@ -35,7 +40,7 @@ def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict,
     Raises:
       UserError: the folder holds a run with other settings.
     """
-    if not saved_steps(workdir):
+    if not saved_steps(workdir) and not misnamed(workdir):
         return config, None
     stored, added = _read(workdir)
     asked, defaults = (dict(settings.flatten(settings.to_dict(some))) for some in (config, recipes.base()))
@@ -57,18 +62,72 @@ def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict,
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """The steps whose checkpoints are complete, in order."""
+    """The steps whose checkpoints are committed, in order; whether they are whole is not looked at."""
+    return sorted(int(name) for name in _committed(workdir) if _STEP.fullmatch(name))
+
+
+def misnamed(workdir: Path) -> list[str]:
+    """Folders among the checkpoints with a name that no checkpoint has, such as ``0030`` or ``30-copy``."""
+    return sorted(name for name in _committed(workdir) if not _STEP.fullmatch(name))
+
+
+def _committed(workdir: Path) -> list[str]:
+    """Names in the folder of the checkpoints but for those of saves under way, and for other programs' small files."""
     folder = workdir / "checkpoints"
-    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+    names = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _UNFINISHED in path.name or path.name.startswith("."):
+            continue
+        if object_stores.is_remote(path) and not (path / "commit_success.txt").exists():
+            continue
+        if path.name.isdigit() or path.is_dir():
+            names.append(path.name)
+    return names
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder if need be and writes ``config.json``, by one process; the others wait."""
     if is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(settings.to_dict(config), indent=2)
-        files.write_atomically(workdir / "config.json", f"{content}\n")
+        _write(workdir, config)
     wait_for_all("config.json")
+
+
+def _write(workdir: Path, config: ConfigDict) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(settings.to_dict(config), indent=2)
+    files.write_atomically(workdir / "config.json", f"{content}\n")
+
+
+def restore(workdir: Path, config: ConfigDict, lock: Lock, step: int) -> bool:
+    """Puts back what somebody removed or renamed while a run trains in the folder; whether anything was missing.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's settings.
+      lock: the run's.
+      step: that the run has come to.
+
+    Raises:
+      OSError: it cannot be written.
+      UserError: another run is in the folder now.
+    """
+    stored = workdir / "config.json"
+    if lock.is_held() and stored.exists() and (workdir / "checkpoints").is_dir():
+        return False
+    workdir.mkdir(parents=True, exist_ok=True)
+    if lock.retake() and (stored.exists() or saved_steps(workdir)):
+        try:
+            is_own = not settings.differences(read_config(workdir), settings.to_dict(config))
+        except UserError:
+            is_own = False
+        if not is_own or max(saved_steps(workdir), default=0) > step:
+            raise UserError(
+                f"--workdir: {workdir} was replaced by another run's folder while this one trained in it. Nothing was "
+                "written there. Move this run's own folder back, or name it, and give the same command again."
+            )
+    if not stored.exists():
+        _write(workdir, config)
+    return True
 
 
 def read_config(workdir: Path) -> dict:
@@ -90,18 +149,17 @@ def _read(workdir: Path) -> tuple[dict, set[str]]:
         )
     advice = "Restore it, or use another --workdir."
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
-        found = dict(settings.flatten(content))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"--workdir: {path} does not hold a run's settings as JSON: {error}. {advice}") from error
+        found = dict(settings.flatten(files.read_json(path)))
+    except UserError as error:
+        raise UserError(f"--workdir: {error} {advice}") from error
     complete = recipes.base()
     known = {name for name, _ in settings.flatten(complete.to_dict())}
     if not found or not found.keys() <= known:
-        names = ", ".join(sorted(found.keys() - known)[:5]) or "nothing"
+        names = ", ".join(printable(name, 60) for name in sorted(found.keys() - known)[:5]) or "nothing"
         raise UserError(f"--workdir: {path}: expected the settings of configs/base.py; found {names}. {advice}")
     try:
         complete.update_from_flattened_dict(found)
         settings.check_parts(complete)
-    except (UserError, TypeError, ValueError) as error:
-        raise UserError(f"--workdir: {path}: {error}") from error
+    except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise UserError(f"--workdir: {path}: {printable(error, 600)} {advice}") from error
     return settings.to_dict(complete), known - found.keys()

@@ -17,10 +17,11 @@ class Appended:
 
     Args:
       path: of the file; what it holds stays.
+      makes_folder: the file's folder is made anew where somebody removes it, but not those above.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, makes_folder: bool = False) -> None:
+        self.path, self._makes_folder = path, makes_folder
         self._left, self._failed, self._writing = b"", False, threading.RLock()
         self._whole: bytes | None = None
         self._last = -float("inf")
@@ -55,6 +56,8 @@ class Appended:
             object_stores.write(self.path, self._whole + self._left)
             self._whole, self._left, self._failed = self._whole + self._left, b"", False
             return
+        if self._makes_folder:
+            self.path.parent.mkdir(exist_ok=True)
         with self.path.open("ab", buffering=0) as file:
             while self._left:
                 self._left = self._left[file.write(self._left) :]

@@ -1,6 +1,5 @@
 """What happened to a run beside its steps: a line each in ``events.jsonl``, and a word on the console."""
 
-import contextlib
 import json
 import os
 import socket
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.parallel.processes import is_first
+from rankclip_jax.telemetry import lines
 from rankclip_jax.telemetry.appended import Appended
 from rankclip_jax.telemetry.console import say
 
@@ -49,10 +49,4 @@ class Events:
 
 def read(workdir: Path) -> list[dict[str, Any]]:
     """What happened to a run, in order; a line that was cut in half is left out."""
-    path, found = workdir / "events.jsonl", []
-    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and isinstance(event.get("event"), str):
-                found.append(event)
-    return found
+    return [found for found in lines.read_objects(workdir / "events.jsonl") if isinstance(found.get("event"), str)]

@@ -4,7 +4,6 @@ A line is written anew every few seconds, so that an attempt that is killed has 
 and the next attempt makes again, having begun at an earlier checkpoint, is lost.
 """
 
-import contextlib
 import json
 import socket
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.telemetry import lines
 from rankclip_jax.telemetry.activity import Activity
 
 NAME = "goodput.jsonl"
@@ -44,7 +44,7 @@ class Ledger:
     def __init__(self, workdir: Path, activity: Activity, started: float) -> None:
         self._path, self._activity = workdir / NAME, activity
         self._start(started)
-        self._before = self._path.read_text(encoding="utf8").splitlines() if self._path.exists() else []
+        self._before = [json.dumps(found) for found in lines.read_objects(self._path)]
         self._counted: dict[str, float] = defaultdict(float)
         self._line: dict[str, Any] = {}
         self._writing = threading.RLock()
@@ -77,8 +77,8 @@ class Ledger:
 
 def seconds_of(workdir: Path) -> dict[str, float]:
     """Seconds of a run's wall time by `CAUSES`, over all its attempts; nothing where it has told none."""
-    lines = _lines(workdir / NAME)
-    attempts = [_of_attempt(lines, number) for number in range(len(lines))]
+    found = _lines(workdir / NAME)
+    attempts = [_of_attempt(found, number) for number in range(len(found))]
     sums = {cause: sum(attempt.get(cause, 0.0) for attempt in attempts) for cause in CAUSES}
     return {cause: seconds for cause, seconds in sums.items() if seconds > 0}
 
@@ -93,8 +93,8 @@ def share_of_steps(seconds: dict[str, float]) -> float:
     return seconds.get("step", 0.0) / max(sum(seconds.values()), 1e-9)
 
 
-def _of_attempt(lines: Sequence[dict[str, Any]], number: int) -> dict[str, float]:
-    line, later = lines[number], lines[number + 1 :]
+def _of_attempt(attempts: Sequence[dict[str, Any]], number: int) -> dict[str, float]:
+    line, later = attempts[number], attempts[number + 1 :]
     seconds = dict.fromkeys(CAUSES, 0.0) | line["seconds"]
     if later:
         seconds["down"] = max(later[0]["started"] - line["ended"], 0.0)
@@ -111,9 +111,10 @@ def _of_attempt(lines: Sequence[dict[str, Any]], number: int) -> dict[str, float
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The attempts in a file; what is no attempt is left out."""
     found = []
-    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            attempt = json.loads(line)
-            numbers = {name: float(attempt[name]) for name in ("started", "ended", "from_step", "step")}
-            found.append(numbers | {"seconds": {name: float(value) for name, value in attempt["seconds"].items()}})
+    for attempt in lines.read_objects(path):
+        numbers = {name: lines.number(attempt.get(name)) for name in ("started", "ended", "from_step", "step")}
+        told = attempt.get("seconds")
+        seconds = {name: lines.number(value) for name, value in told.items()} if isinstance(told, dict) else {"": None}
+        if None not in numbers.values() and None not in seconds.values():
+            found.append(numbers | {"seconds": seconds})
     return found

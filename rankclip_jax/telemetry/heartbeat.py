@@ -9,9 +9,11 @@ import threading
 import time
 from pathlib import Path
 
-from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import read_json, write_atomically
 from rankclip_jax.telemetry.activity import Activity
 from rankclip_jax.telemetry.goodput import Ledger
+from rankclip_jax.telemetry.lines import number
 
 NAME = "heartbeat.json"
 _LOGGER = logging.getLogger(__name__)
@@ -68,7 +70,9 @@ class Heartbeat(contextlib.ExitStack):
 def last(workdir: Path) -> dict | None:
     """The last sign of life of a run; None: there is none that can be read."""
     try:
-        found = json.loads((workdir / NAME).read_text(encoding="utf8"))
-        return found if {"time", "host", "process", "step", "doing", "seconds"} <= found.keys() else None
-    except (OSError, ValueError, AttributeError):
+        found = read_json(workdir / NAME)
+    except (OSError, UserError):
         return None
+    numbers = [number(found.get(name)) for name in ("time", "process", "step", "seconds")]
+    words = [found.get(name) for name in ("host", "doing")]
+    return found if None not in numbers and all(isinstance(word, str) for word in words) else None

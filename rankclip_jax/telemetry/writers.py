@@ -20,9 +20,11 @@ from tensorboardX.record_writer import masked_crc32c
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.input_pipeline.object_stores import absolute, is_remote
+from rankclip_jax.telemetry import lines
 from rankclip_jax.telemetry.appended import Appended
 
 Values = Mapping[str, float | None]
+_MOST_STEPS = 10**12  # no run has as many
 
 
 class Writer(Protocol):
@@ -78,7 +80,7 @@ class TensorBoard:
     def __init__(self, folder: Path, start_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._file = Appended(folder / name)
+        self._file = Appended(folder / name, makes_folder=True)
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=start_step, session_log=SessionLog(status=SessionLog.START)))
 
@@ -157,16 +159,17 @@ def _is_number(value: float | None) -> bool:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The objects of a `JsonLines` file, without a line that was cut in half; none where there is no file."""
-    objects = []
-    for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and isinstance(found.get("step"), int):
-            objects.append(found)
-    return objects
+    """The objects of a `JsonLines` file: their steps, and numbers or None; none where there is no file.
+
+    Raises:
+      OSError: as `lines.read_objects`.
+      UserError: the same.
+    """
+    return [
+        {name: lines.number(value) for name, value in found.items()}
+        for found in lines.read_objects(path)
+        if type(found.get("step")) is int and 0 <= found["step"] < _MOST_STEPS
+    ]
 
 
 def _drop_later_steps(path: Path, start_step: int) -> None:

@@ -32,7 +32,7 @@ from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.hardware import peak_flops
 from rankclip_jax.parallel.layout import table
 from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.parallel.processes import is_first, sum_over_all
+from rankclip_jax.parallel.processes import is_first, largest_of_all, sum_over_all
 from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.report import picture
 from rankclip_jax.run import schedule, settings
@@ -105,7 +105,7 @@ def train(
     workdirs.check_writable(workdir)
     source, validation = open_data(config)
     with Lock(workdir) as lock:
-        if workdirs.saved_steps(workdir) and is_first():
+        if (workdirs.saved_steps(workdir) or workdirs.misnamed(workdir)) and is_first():
             lock.take()
         config, stored = workdirs.agree(workdir, config, len(source))
         total_steps = settings.total_steps(config, len(source))
@@ -235,6 +235,32 @@ def _settle(run: _Run, start: Start) -> None:
     workdirs.write_config(run.workdir, run.assembly.config)
 
 
+def _restore_folder(run: _Run, checkpoints: Checkpoints, step: int) -> None:
+    """Puts back what was removed or renamed of the run's folder while it trains; all processes come here together.
+
+    Raises:
+      UserError: another run is in the folder now.
+    """
+    restored, replaced = False, None
+    if is_first():
+        try:
+            restored = workdirs.restore(run.workdir, run.assembly.config, run.lock, step)
+        except UserError as error:
+            replaced = error
+        except OSError:  # the save that follows will say so
+            pass
+    match largest_of_all(2 if replaced else int(restored)):
+        case 2:
+            raise replaced or UserError(f"--workdir: {run.workdir} was replaced while this run trained in it.")
+        case 1:
+            checkpoints.reopen()
+            run.events.write("workdir_restored", step=step)
+            run.events.say(
+                f"note: {run.workdir}, or what belongs in it, was removed or renamed during training. It is made anew, "
+                "and training continues; earlier checkpoints and logs are where they were moved to, if anywhere."
+            )
+
+
 def _make_logging(
     assembly: Assembly, workdir: Path, start_step: int, unreadable: Callable[[], int], activity: Activity
 ) -> Logging:
@@ -260,8 +286,13 @@ def _enter_hooks(
     decay = schedule.decay_start(config.optimizer, total_steps)
     checkpoints = Checkpoints(workdir, assembly, always_kept=[decay] if decay < total_steps else [])
     every = config.logging.every_steps
+
+    def before_save(step: int) -> None:
+        _restore_folder(run, checkpoints, step)
+        logging.flush()
+
     saving = Saving(
-        checkpoints, config.checkpoint, also_at=decay, look_every=every, events=run.events, before=logging.flush
+        checkpoints, config.checkpoint, also_at=decay, look_every=every, events=run.events, before=before_save
     )
     stack.enter_context(saving)
     finiteness = Finiteness(

@@ -18,11 +18,11 @@ from rankclip_jax.telemetry.console import say
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The step to go on from, 0 for a new run, whether it is saved, and checkpoints that the run cannot use."""
+    """The step to go on from, 0 for a new run, whether it is saved, and names of checkpoints that it cannot use."""
 
     step: int = 0
     saved: bool = False
-    aside: tuple[int, ...] = ()
+    aside: tuple[str, ...] = ()
 
 
 def choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, examples: int) -> Start:
@@ -35,7 +35,7 @@ def choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, e
         return newest(workdir)
     lengthen = functools.partial(schedule.step_to_lengthen_from, assembly.config.optimizer, before, now)
     step, broken = choose_whole(workdir, lengthen)
-    later = {later for later in workdirs.saved_steps(workdir) if later > step}
+    later = {str(later) for later in workdirs.saved_steps(workdir) if later > step}
     if is_first():
         say(f"note: to become {now} steps long the run goes back to step {step}, before its rate fell")
     return Start(step, saved=True, aside=tuple(sorted(later.union(broken))))
@@ -43,7 +43,7 @@ def choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, e
 
 def newest(workdir: Path) -> Start:
     """The newest whole checkpoint that the run has saved, or its very start."""
-    if not workdirs.saved_steps(workdir):
+    if not workdirs.saved_steps(workdir) and not workdirs.misnamed(workdir):
         return Start()
     step, broken = choose_whole(workdir)
     return Start(step, saved=True, aside=tuple(broken))

@@ -1,9 +1,13 @@
 """Weights from and to the PyTorch libraries, compared with what those compute themselves."""
 
+import contextlib
 import json
 import os
 import pickle
+import socket
 import struct
+import subprocess
+import zipfile
 from pathlib import Path
 
 import jax
@@ -255,6 +259,209 @@ def test_tensors_that_do_not_fit_are_named(change, said, demo_tensors, tmp_path)
     files.write(tmp_path / "x.safetensors", tensors, {})
     with pytest.raises(UserError, match=f"x.safetensors: .* Beside ViT-demo, the nearest, {said}"):
         loading.read(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_forward_module.", "model.", "module._orig_mod.",
+                                    "_orig_mod.module.", "model.module.model.", "module.module.",
+                                    "model._orig_mod.text.", "text."])  # fmt: skip
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_names_may_have_what_wrappers_put_before_them(prefix, suffix, demo_tensors, run_folder, torch, tmp_path):
+    tensors = {}
+    for name, tensor in demo_tensors.items():  # of the text tower alone, as in open_clip's CustomTextCLIP
+        of_text = name.startswith(("transformer.", "token_", "positional_", "ln_final", "text_projection"))
+        tensors[(prefix if of_text else prefix.replace("text.", "")) + name] = tensor
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "pt":
+        torch.save({name: torch.tensor(tensor) for name, tensor in tensors.items()}, path)
+    else:
+        files.write(path, tensors, {})
+    assert same_variables(loading.read(path).variables, loading.read(run_folder).variables)
+
+
+def test_wrappers_of_parts_and_of_all_come_off_together(demo_tensors, run_folder, tmp_path):
+    tensors = {f"module.{name.replace('visual.', 'visual._orig_mod.')}": value for name, value in demo_tensors.items()}
+    files.write(tmp_path / "x.safetensors", tensors, {})
+    assert same_variables(loading.read(tmp_path / "x.safetensors").variables, loading.read(run_folder).variables)
+    files.write(tmp_path / "two.safetensors", demo_tensors | tensors, {})
+    with pytest.raises(UserError, match=r"holds two models or more: .* are both"):
+        loading.read(tmp_path / "two.safetensors")
+
+
+def test_the_names_of_open_clips_custom_text_models_are_read(open_clip, torch, tmp_path):
+    """By the library's own class: its names, and embeddings of what it saves."""
+    tower = {"width": 384, "layers": 12}
+    theirs = open_clip.CustomTextCLIP(
+        embed_dim=384,
+        vision_cfg=tower | {"image_size": 224, "patch_size": 16, "head_width": 64},
+        text_cfg=tower | {"heads": 6},
+    ).eval()
+    torch.save({"epoch": 1, "state_dict": {f"module.{name}": x for name, x in theirs.state_dict().items()}},
+               tmp_path / "x.pt")  # fmt: skip
+    encoder = rankclip_jax.load(tmp_path / "x.pt", activation="gelu")
+    images = pixels_of(224)
+    with torch.no_grad():
+        expected = (
+            theirs.encode_image(as_torch(torch, images), normalize=True).numpy(),
+            theirs.encode_text(torch.tensor(tokenize(TEXTS)).long(), normalize=True).numpy(),
+        )
+    assert_same_embeddings((encoder.encode_image(list(images)), encoder.encode_text(TEXTS)), expected)
+
+
+@pytest.mark.parametrize("container", [("model",), ("state_dict",), ("state",), ("model_state_dict",), ("module",),
+                                       ("state", "model"), ("state", "model", "state_dict")])  # fmt: skip
+def test_weights_are_taken_out_of_what_trainers_save(container, demo_tensors, run_folder, torch, tmp_path):
+    content = {f"module.{name}": torch.tensor(tensor) for name, tensor in demo_tensors.items()}
+    for name in reversed(container):
+        content = {name: content, "epoch": 3, "optimizer": {"state": {0: torch.zeros(2)}, "groups": [1]}}
+    torch.save(content, tmp_path / "x.pt")
+    assert same_variables(loading.read(tmp_path / "x.pt").variables, loading.read(run_folder).variables)
+
+
+def write_header(path, header, data=b""):
+    content = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(content)) + content + data)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "C64", "F4", "X9"])
+def test_types_that_no_weights_have_are_refused(dtype, tmp_path):
+    size = 8 if dtype == "C64" else 1
+    write_header(tmp_path / "x.safetensors", {"a": {"dtype": dtype, "shape": [4], "data_offsets": [0, 4 * size]}},
+                 bytes(4 * size))  # fmt: skip
+    with pytest.raises(UserError, match=rf"x\.safetensors: .*{dtype}"):
+        loading.read(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_halves_and_doubles_are_read_as_single_floats(dtype, suffix, demo_tensors, torch, tmp_path):
+    from safetensors.torch import save_file
+
+    tensors = {name: torch.tensor(value).to(getattr(torch, dtype)) for name, value in demo_tensors.items()}
+    (torch.save if suffix == "pt" else save_file)(tensors, tmp_path / f"x.{suffix}")
+    found = loading.read(tmp_path / f"x.{suffix}").variables["params"]["text"]["projection"]["kernel"]
+    assert np.array_equal(found, tensors["text_projection"].float().numpy())
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize("header", [
+    {"a": ENTRY, "b": ENTRY}, {"a": ENTRY | {"data_offsets": [8, 16]}}, {"a": ENTRY | {"shape": [-2]}},
+    {"a": ENTRY | {"shape": [2**62, 8]}}, {"a": ENTRY | {"data_offsets": [0, 2**60]}},
+    {"a": ENTRY | {"shape": [1] * 70}}, {"a": ENTRY | {"shape": "2"}}, {"a": 3}, [], {"__metadata__": {"a": 3}, "a": ENTRY},
+    {f"t{n}": ENTRY | {"shape": [0], "data_offsets": [0, 0]} for n in range(20_001)},
+    {"visual.positional_embedding": ENTRY | {"shape": [100_000_001, 0], "data_offsets": [0, 0]}},
+], ids=range(12))  # fmt: skip
+def test_headers_that_lie_are_refused_before_memory_is_asked_for(header, tmp_path, monkeypatch):
+    empty = isinstance(header, dict) and all("[0, 0]" in str(entry) for entry in header.values())
+    write_header(tmp_path / "x.safetensors", header, b"" if empty else bytes(8))
+    monkeypatch.setattr(loading, "empty", None)  # which alone asks for the memory of a model
+    with pytest.raises(UserError, match=r"x\.safetensors"):
+        loading.read(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(100_000_001, 128), (100_000_001, 1)])
+def test_position_embeddings_of_an_absurd_grid_take_no_memory(shape, demo_tensors, torch, tmp_path, monkeypatch):
+    """48 GiB were asked for: a shape alone, as of a tensor that repeats one number, is no size."""
+    tensors = {name: torch.tensor(value) for name, value in demo_tensors.items()}
+    tensors["visual.positional_embedding"] = torch.zeros(1).as_strided(shape, (0, 0))
+    torch.save(tensors, tmp_path / "x.pt")
+    monkeypatch.setattr(loading, "empty", None)
+    with pytest.raises(UserError, match="fewer numbers than its shape says"):
+        loading.read(tmp_path / "x.pt")
+
+
+def test_archives_that_pytorch_does_not_write_are_refused(torch, tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "x.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "x.pt") as archive,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in archive.namelist():
+            bomb.writestr(name, archive.read(name))
+    with pytest.raises(UserError, match="parts of it are compressed"):
+        loading.read(tmp_path / "bomb.pt")
+    torch.save({"a": torch.zeros(3).to_sparse()}, tmp_path / "sparse.pt")
+    torch.save({"a": torch.zeros(3, dtype=torch.complex64)}, tmp_path / "complex.pt")
+    torch.save({"a": torch.zeros(3).to(torch.float8_e4m3fn)}, tmp_path / "float8.pt")
+    torch.save({"a": torch.zeros(3, device="meta")}, tmp_path / "meta.pt")
+    for name in ("sparse", "complex", "float8", "meta"):
+        with pytest.raises(UserError, match=rf"{name}\.pt: a: expected floats"):
+            loading.read(tmp_path / f"{name}.pt")
+
+
+def make_special(path, kind):
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+
+
+@pytest.mark.timeout(60)  # what opens a pipe waits for ever
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_what_is_no_regular_file_is_refused_wherever_weights_are_read(kind, run_folder, tmp_path):
+    config = demo.get_config()
+    for name in ("x.safetensors", "x.pt", "x"):
+        make_special(tmp_path / name, kind)
+        config.init_from = str(tmp_path / name)
+        for use in (rankclip_jax.load, lambda path: loading.weights_to_start_from(config, clip.build(config.model))):
+            with pytest.raises(UserError, match=f"{name}: "):
+                use(tmp_path / name)
+        with pytest.raises(OSError, match=r"regular|No such device"):
+            loading.identify(tmp_path / name)
+    weights = loading.read(run_folder)
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        folder = tmp_path / f"folder-{name}"
+        hugging_face.write(folder, weights.model, weights.variables)
+        (folder / name).unlink()
+        make_special(folder / name, kind)
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
+            loading.read(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+FORMS = [("open_clip", "x.safetensors"), ("hugging_face", "x"), ("rankclip", "x.pt")]
+
+
+@pytest.mark.parametrize(("form", "output"), FORMS)
+def test_a_full_disk_is_said_in_a_paragraph_and_nothing_is_left(form, output, run_folder, torch, small_disk, export):
+    said = export(run_folder, form, small_disk / "new" / output, status=2)
+    assert f"--output: {small_disk / 'new' / output} cannot be written (No space left on device)" in said
+    assert len(said.splitlines()) == 1
+    assert not list(small_disk.iterdir())
+
+
+@pytest.mark.parametrize(("form", "output"), FORMS)
+def test_a_disk_that_fills_up_in_the_middle_is_said_too(form, output, run_folder, torch, tmp_path, export, monkeypatch):
+    """At the very file that a library of its own writes, with what these libraries raise then."""
+    import safetensors
+
+    def full(*arguments):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def full_archive(content, file):
+        file.write(b"x")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 598")
+
+    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(torch, "save", full_archive)
+    said = export(run_folder, form, tmp_path / output, status=2)
+    assert "cannot be written (" in said
+    assert "unexpected pos" in said if form == "rankclip" else "No space left on device" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_model_is_refused(torch, tmp_path):

@@ -1,24 +1,31 @@
 """Checkpoints that are not what was saved: found, named, set aside, and the one before used."""
 
+import contextlib
+import hashlib
 import json
 import math
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import types
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from jax.sharding import AxisType, Mesh
 
+from rankclip_jax.command_line.entry import EXPLAINED
 from rankclip_jax.hooks import saving
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.mesh import AXES
 from rankclip_jax.run import proof
-from rankclip_jax.run.checkpoints import choose_step, faults_of
+from rankclip_jax.run.checkpoints import choose_step, faults_of, set_aside
 from rankclip_jax.run.workdir import saved_steps
 from rankclip_jax.training import loop
+from rankclip_jax.training.start import newest
 from tests.training.conftest import assert_bit_identical, final_state, read_metrics, train_small
 
 LAST = 20
@@ -97,6 +104,144 @@ def test_one_of_another_step_or_run_is_not_used(saved):
     path = saved / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     assert "is of another run: config.seed: 0 there, 1 now" in faults_of(saved, 15)[0]
+
+
+def restate(folder, change):
+    """Changes what a checkpoint says of itself, and makes its digests right again, as whoever can write there can."""
+    path, sums = folder / "about.json", folder / "SHA256SUMS"
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text(change(json.loads(path.read_text())))
+    sums.write_text(sums.read_text().replace(before, hashlib.sha256(path.read_bytes()).hexdigest()))
+
+
+def without(name):
+    return lambda about: json.dumps({key: value for key, value in about.items() if key != name})
+
+
+NO_CHECKPOINTS = {
+    "without digests": lambda folder: (folder / "SHA256SUMS").unlink(),
+    "without about.json": lambda folder: (folder / "about.json").unlink(),
+    "without either": lambda folder: [(folder / name).unlink() for name in ("SHA256SUMS", "about.json")],
+    "about.json out of the digests": lambda folder: [
+        (folder / "about.json").unlink(),
+        (folder / "SHA256SUMS").write_text(
+            "".join(
+                f"{line}\n" for line in (folder / "SHA256SUMS").read_text().splitlines() if "about.json" not in line
+            )
+        ),
+    ],
+    "empty": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+    "a file": lambda folder: [shutil.rmtree(folder), folder.write_text("20")],
+    "empty digests": lambda folder: (folder / "SHA256SUMS").write_text(""),
+    "digests of Latin-1": lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xe9"),
+    "step is text": lambda folder: restate(folder, lambda about: json.dumps(about | {"step": "20"})),
+    "step is true": lambda folder: restate(folder, lambda about: json.dumps(about | {"step": True})),
+    "no step": lambda folder: restate(folder, without("step")),
+    "no versions": lambda folder: restate(folder, without("versions")),
+    "no settings": lambda folder: restate(folder, without("settings")),
+    "empty settings": lambda folder: restate(folder, lambda about: json.dumps(about | {"settings": {}})),
+    "settings are a list": lambda folder: restate(folder, lambda about: json.dumps(about | {"settings": [1]})),
+    "versions of numbers": lambda folder: restate(folder, lambda about: json.dumps(about | {"versions": {"jax": 1}})),
+    "a list": lambda folder: restate(folder, lambda about: "[]"),
+    "no JSON": lambda folder: restate(folder, lambda about: "{"),
+    "deep JSON": lambda folder: restate(folder, lambda about: '{"a":' * 5000),
+    "a pipe among its files": lambda folder: os.mkfifo(folder / "default" / "more"),
+    "a pipe for its digests": lambda folder: pipe_at(folder / "SHA256SUMS"),
+    "a pipe for about.json": lambda folder: pipe_at(folder / "about.json"),
+    "a pipe for an array": lambda folder: pipe_at(
+        max(files_of(folder.parents[1]), key=lambda path: path.stat().st_size)
+    ),
+    "a pipe for the commit's file": lambda folder: pipe_at(folder / "_CHECKPOINT_METADATA"),
+    "an endless device for an array": lambda folder: device_at(
+        max(files_of(folder.parents[1]), key=lambda path: path.stat().st_size)
+    ),
+    "a socket among its files": lambda folder: socket_at(folder / "more"),
+}
+
+
+def pipe_at(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device_at(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def socket_at(path):
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as made:  # a socket's path must be short
+        made.bind(path.name)
+
+
+@pytest.mark.timeout(60)  # what opens a pipe waits for ever
+@pytest.mark.parametrize("change", NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
+def test_what_has_no_valid_digests_is_no_checkpoint(change, saved, caplog):
+    folder = saved / "checkpoints" / str(LAST)
+    change(folder)
+    faults = faults_of(saved, LAST)
+    assert faults
+    assert all(str(folder) in fault for fault in faults), faults
+    assert choose_step(saved, None) == 15
+    assert str(folder) in caplog.text
+    with pytest.raises(UserError, match="the checkpoint of step 20 is not what was saved"):
+        choose_step(saved, LAST)
+    start = newest(saved)
+    assert (start.step, start.aside) == (15, ("20",))
+
+
+@pytest.mark.parametrize(
+    "name", ["99", "0030", "030", "20-copy", "20_copy", "copy_30", "new folder", "٣٠", "99999999999999999999"]
+)
+@pytest.mark.parametrize("is_copy", [False, True], ids=["empty", "a copy"])
+def test_folders_that_no_save_has_named_are_never_chosen(name, is_copy, saved, capsys):
+    place = saved / "checkpoints" / name
+    if is_copy:
+        shutil.copytree(saved / "checkpoints" / str(LAST), place)
+    else:
+        place.mkdir()
+    assert choose_step(saved, None) == LAST
+    assert newest(saved).aside == (name,)
+    status, said = verify(saved, capsys)
+    assert status == 1
+    assert str(place) in said
+    assert said.count("whole, ") == 3
+    set_aside(saved, newest(saved).aside)
+    assert verify(saved, capsys)[0] == 0
+    assert (saved / "set_aside" / name).is_dir()
+
+
+def verify(workdir, capsys):
+    """The command, in this process: its exit status, and what it says."""
+    from rankclip_jax import verify as command
+
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["verify", f"--workdir={workdir}"])
+    status = 0
+    try:
+        with EXPLAINED:
+            command.main()
+    except SystemExit as stopped:
+        status = stopped.code
+    return status, capsys.readouterr().out
+
+
+def test_a_run_resumes_beside_folders_that_are_none_of_its_checkpoints(saved, undisturbed):
+    shutil.copytree(saved / "checkpoints" / str(LAST), saved / "checkpoints" / "0030")
+    for step in (LAST, 99):
+        shutil.rmtree(saved / "checkpoints" / str(step), ignore_errors=True)
+        (saved / "checkpoints" / str(step)).mkdir()
+    train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
+    assert sorted(path.name for path in (saved / "set_aside").iterdir()) == ["0030", "20", "99"]
+    assert_bit_identical(final_state(saved), final_state(undisturbed))
+
+
+def test_a_run_whose_only_checkpoint_was_renamed_is_not_begun_anew(saved):
+    for step in (10, 15):
+        shutil.rmtree(saved / "checkpoints" / str(step))
+    (saved / "checkpoints" / str(LAST)).rename(saved / "checkpoints" / "0020")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+        train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
 
 
 def test_with_none_left_nothing_is_begun_anew(saved):
