@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import csv_file
 from .errors import UserError
 from .explained import Explained, Parser
 from .files import check_writable, write_atomically
@@ -49,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
     add("--image_key", help="column or feature of images, or of urls")
     add("--caption_key", help="column, feature or JSON field of captions; several columns with commas between")
-    add("--delimiter", help=r"between columns; a comma for csv, a tab (\t) for tsv and urls unless given")
+    add("--delimiter", help=r"between columns (\t: a tab); by the suffix of --input unless given: .csv, .tsv")
     options = {field.name: field for field in dataclasses.fields(Options)}
     add(
         "--shrink",
@@ -73,8 +74,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     image_key, caption_key = _DEFAULT_KEYS.get(arguments.source, ("image", "caption"))
     arguments.image_key = arguments.image_key or image_key
     arguments.caption_key = arguments.caption_key or caption_key
-    arguments.delimiter = arguments.delimiter or ("," if arguments.source == "csv" else "\t")
     _check(arguments)
+    if arguments.source in ("csv", "tsv", "urls"):
+        csv_file.check(arguments.input, "--input")
+        given = arguments.delimiter or ("\t" if arguments.source == "tsv" else "")
+        arguments.delimiter = csv_file.delimiter_of(arguments.input, given)
     return arguments
 
 
@@ -222,8 +226,7 @@ def _open_source(arguments: argparse.Namespace) -> PairSource:
     path, size = arguments.input.absolute(), arguments.shard_size
     match arguments.source:
         case "csv" | "tsv":
-            keys = tuple(arguments.caption_key.split(","))
-            return Table(path, arguments.image_key, keys, arguments.delimiter, size)
+            return Table(path, arguments.image_key, arguments.caption_key, arguments.delimiter, size)
         case "webdataset":
             return WebDataset(path, arguments.caption_key)
         case "folder":
@@ -234,7 +237,7 @@ def _open_source(arguments: argparse.Namespace) -> PairSource:
 
 def _download(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, list[dict[str, Any]]]:
     keys = arguments.image_key, arguments.caption_key
-    lost = urls.write_list(arguments.input, *keys, arguments.delimiter.replace("\\t", "\t"), work)
+    lost = urls.write_list(arguments.input, *keys, arguments.delimiter, work)
     folder = urls.download(
         work.absolute(),
         shard_size=arguments.shard_size,
@@ -249,7 +252,7 @@ def _command(arguments: argparse.Namespace) -> str:
     """The command as far as the output depends on it."""
     words = ["python", "-m", "input_pipeline.prepare"]
     for name, value in vars(arguments).items():
-        if name not in _ELSEWHERE and value is not False:
+        if name not in _ELSEWHERE and value is not False and value is not None:
             words.append(f"--{name}" if value is True else f"--{name}={value}")
     return shlex.join(words)
 
