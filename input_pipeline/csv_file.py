@@ -2,9 +2,9 @@ r"""Image files on disk, listed with their captions in a CSV or TSV file, as ope
 
 How a table is read, everywhere in the project. Its first line that is not blank has the column names. A field that begins
 with a quote ends at the next quote before a delimiter or a line end, doubled quotes inside stand for one (RFC 4180), and
-it may hold line ends. A quote that encloses no field so is a character: one without an end, one followed by other text, and
-one whose field would swallow lines that are rows by themselves, which is what a stray quote does. A row has no more fields
-than there are column names. So each line that is not blank belongs to one row, is part of a field in quotes, or is counted
+it may hold line ends. A quote that encloses no field so is a character: one without an end, one followed by other text, one
+whose field would swallow delimiters that the row needs, and one whose field would swallow lines that are rows by
+themselves, which is what a stray quote does. A row has no more fields than there are column names. So each line that is not blank belongs to one row, is part of a field in quotes, or is counted
 as unusable; where that is doubtful, line numbers are given.
 """
 
@@ -372,9 +372,13 @@ class _Reader:
             split = self._split(text)
             if split.is_open:
                 split = self._join(number, text) or split
-            if split.literal:
+            fields, literal = split.fields, split.literal
+            plain = text.rstrip("\r\n").split(self._split.delimiter)
+            if len(fields) != self._width == len(plain):
+                fields, literal = plain, True
+            if literal:
                 self._doubts.add_literal(number)
-            yield number, split.fields
+            yield number, fields
 
     def _next(self) -> tuple[int, str] | None:
         return self._again.popleft() if self._again else next(self._lines, None)
@@ -385,8 +389,8 @@ class _Reader:
         while len(taken) < _MOST_LINES and (after := self._next()):
             taken.append(after)
             images += self._images(after[1])
-            if len(images) > 1 and any(_alike(images[-1], other) for other in images[:-1]):
-                break  # two lines are rows by themselves
+            if len({image for image in images if _suffix(image) in _IMAGE_SUFFIXES}) > 1:
+                break  # two lines are rows by themselves, so this does not go on
             if '"' not in after[1]:
                 continue
             joined = "".join(line for _, line in taken)
@@ -394,6 +398,8 @@ class _Reader:
             if split.is_open and len(joined) <= _LONGEST_FIELD:
                 continue
             if split.is_open or not split.whole or len(split.fields) != self._width:
+                break
+            if sum(_alike(image, split.fields[self._image]) for image in images) > 1:
                 break
             if any(self._split.delimiter in field and re.search(r"[\r\n]", field) for field in split.fields):
                 self._doubts.add_long(number, len(taken))
@@ -404,7 +410,7 @@ class _Reader:
     def _images(self, text: str) -> list[str]:
         """The image that a line names if it is a row by itself."""
         fields = self._split(text).fields
-        image = fields[self._image].strip().strip('"') if len(fields) == self._width else ""
+        image = fields[self._image].strip().strip('"') if len(fields) >= self._width else ""
         return [image] if image else []
 
 
