@@ -408,9 +408,10 @@ class _Reader:
         return None
 
     def _images(self, text: str) -> list[str]:
-        """The image that a line names if it is a row by itself."""
-        fields = self._split(text).fields
-        image = fields[self._image].strip().strip('"') if len(fields) >= self._width else ""
+        """The image that a line names if it is a row by itself, with its quotes as they mean or as characters."""
+        ways = self._split(text).fields, text.rstrip("\r\n").split(self._split.delimiter)
+        fields = next((fields for fields in ways if len(fields) >= self._width), None)
+        image = fields[self._image].strip().strip('"') if fields else ""
         return [image] if image else []
 
 

@@ -1,16 +1,20 @@
 """What a prepared directory says of itself: ``manifest.json``, beside TensorFlow Datasets' own description."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import open_regular, printable, read_json, write_atomically
 
 DATASET = "pairs"  # a fixed name, so that equal data have equal files whatever the directory is called
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _ENTRY = {"pairs", "bytes", "shards", "command"}  # of a split
+_SHARD = {"file": str, "pairs": int, "bytes": int, "sha256": str, "ends": str}
 _NAMED = 100  # skipped things named for each reason
+_END = 1 << 16  # bytes at either end of a shard that tell it from others
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -33,13 +37,38 @@ def read(folder: Path) -> dict[str, Any]:
         return {"splits": {}}
     mend = "Restore it, or prepare the dataset again."
     try:
-        content = json.loads(path_in(folder).read_text(encoding="utf8"))
-    except ValueError as error:
-        raise UserError(f"{path_in(folder)}: not JSON: {error}. {mend}") from error
-    splits = content.get("splits") if isinstance(content, dict) else None
-    if not isinstance(splits, dict) or not all(set(entry) >= _ENTRY for entry in splits.values()):
-        raise UserError(f"{path_in(folder)}: not what input_pipeline.prepare writes. {mend}")
+        content = read_json(path_in(folder))
+    except UserError as error:
+        raise UserError(f"{error} {mend}") from error
+    splits = content.get("splits")
+    if not isinstance(splits, dict) or not all(map(_is_entry, splits.values())):
+        raise UserError(f"{printable(path_in(folder))}: not what input_pipeline.prepare writes. {mend}")
     return content
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a value is what the manifest says of a split; its shards are in the folder itself."""
+    return (
+        isinstance(entry, dict)
+        and entry.keys() >= _ENTRY
+        and isinstance(entry["pairs"], int)
+        and isinstance(entry["bytes"], int)
+        and isinstance(entry["shards"], list)
+        and all(isinstance(shard, dict) and _is_shard(shard) for shard in entry["shards"])
+    )
+
+
+def _is_shard(shard: dict[str, Any]) -> bool:
+    return all(isinstance(shard.get(name), kind) for name, kind in _SHARD.items()) and os.sep not in shard["file"]
+
+
+def digest_of_ends(path: Path) -> str:
+    """A digest of a file's first and last bytes, by which one shard is told from another without reading it all."""
+    with open_regular(path) as file:
+        digest = hashlib.sha256(file.read(_END))
+        file.seek(max(file.seek(0, os.SEEK_END) - _END, 0))
+        digest.update(file.read(_END))
+    return digest.hexdigest()
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

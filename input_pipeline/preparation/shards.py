@@ -15,6 +15,7 @@ import numpy as np
 from .. import images
 from ..errors import UnreadableError
 from ..files import write_atomically
+from ..preparation.manifest import digest_of_ends
 from ..preparation.pairs import Pair, PairSource, Skip
 
 _NAMED = 20  # skipped things named for each reason and shard
@@ -120,7 +121,8 @@ def write(job: Job) -> None:
         writers[split].close()
         if pairs[split]:
             size = path.stat().st_size
-            summary["shards"][split] = {"pairs": pairs[split], "bytes": size, "sha256": checksum(path)}
+            digests = {"sha256": checksum(path), "ends": digest_of_ends(path)}
+            summary["shards"][split] = {"pairs": pairs[split], "bytes": size, **digests}
             path.replace(job.shard(split))
         else:
             path.unlink()
