@@ -13,12 +13,12 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "scenes"  # scenes: drawn on the fly; csv: image files; array_record: prepared shards
-    config.data.train = ""  # a CSV file or a prepared directory, or several with commas between
+    config.data.train = ""  # a CSV file or a prepared directory, or several with commas between (~ is the home folder)
     config.data.weights = ()  # how often to draw from each of several; empty: in proportion to their sizes
     config.data.validation = ""  # the same for validation; empty: none (prepared directory: its validation split)
     config.data.image_key = "filepath"  # csv: the column of image paths (open_clip's name; the release's is image)
-    config.data.caption_key = "title"  # csv: the column of captions (open_clip's name; the release's is caption)
-    config.data.delimiter = "\t"  # csv: a tab, or a comma as in the release's files
+    config.data.caption_key = "title"  # csv: the column of captions (open_clip's name), or several: "short,long"
+    config.data.delimiter = ""  # csv: between columns; empty: by the suffix, a comma for .csv and a tab for .tsv
     config.data.train_examples = 65_536  # scenes: how many to draw before an epoch repeats
     config.data.validation_examples = 1024  # scenes: how many held-out ones; 0: none
     config.data.crop = "random"  # open_clip's training view; "center": CLIP's and the release's, resized and cut

@@ -2,7 +2,7 @@
 
 python -m rankclip_jax.train --config csv --config.data.train=train.csv \
     --config.data.validation=validation.csv --config.data.image_key=filepath \
-    --config.data.caption_key=title --config.data.delimiter=,
+    --config.data.caption_key=title
 
 Relative paths are looked up beside the CSV file. For a GPU and some ten thousand pairs or more; configs/csv_small.py
 is for a laptop, or for fewer.

@@ -2,7 +2,7 @@
 
 python -m rankclip_jax.train --config csv_small --config.data.train=train.csv \
     --config.data.validation=validation.csv --config.data.image_key=filepath \
-    --config.data.caption_key=title --config.data.delimiter=,
+    --config.data.caption_key=title
 """
 
 from ml_collections import ConfigDict

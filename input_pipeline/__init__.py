@@ -30,7 +30,7 @@ def open_source(config: ConfigDict, split: str, *, image_size: int, seed: int) -
     if config.source not in SOURCES:
         raise UserError(f"config.data.source: no source {config.source!r}; there are {', '.join(SOURCES)}.")
     named = config[split] or (config.train if config.source == "array_record" else "")
-    paths = [path.strip() for path in named.split(",") if path.strip()]
+    paths = _paths(named)
     if not paths:
         what = "a CSV file" if config.source == "csv" else "a prepared directory"
         raise UserError(f"config.data.{split}: not given. Name {what}: --config.data.{split}=PATH")
@@ -46,6 +46,19 @@ def open_source(config: ConfigDict, split: str, *, image_size: int, seed: int) -
     return Mixture(parts, tuple(map(float, weights)))
 
 
+def _paths(named: str) -> list[str]:
+    """The paths that a setting names with commas between; what is there under a name with commas is one path."""
+    pieces, paths = named.split(","), []
+    while pieces:
+        for count in range(len(pieces), 0, -1):
+            path = ",".join(pieces[:count]).strip()
+            if count == 1 or (not is_remote(path) and Path(path).expanduser().exists()):
+                paths.append(path)
+                del pieces[:count]
+                break
+    return [path for path in paths if path]
+
+
 def _open(path: str, config: ConfigDict, split: str) -> Source:
     flag = f"config.data.{split}"
     if config.source == "csv" and is_remote(path):
@@ -53,7 +66,7 @@ def _open(path: str, config: ConfigDict, split: str) -> Source:
     if config.source == "array_record":
         return array_record.open_split(path, split, flag=flag)
     return csv_file.read(
-        Path(path),
+        Path(path).expanduser(),
         image_key=config.image_key,
         caption_key=config.caption_key,
         delimiter=config.delimiter,

@@ -1,30 +1,71 @@
 """Prepared data: sharded ArrayRecord files in TensorFlow Datasets' layout, read without TensorFlow."""
 
+import concurrent.futures
 import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from . import tfds_folder
 from .errors import UnreadableError, UserError
-from .object_stores import path_of
+from .object_stores import is_remote, path_of, sizes_below
+from .preparation import manifest
+
+_LOGGER = logging.getLogger(__name__)
+
+
+
+@dataclasses.dataclass(frozen=True)
+class DamagedShard:
+    """A shard that is not what was prepared: its records' numbers, and what is wrong with it."""
+
+    first: int
+    last: int
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSplit:
-    """A split of a prepared dataset; item ``i`` is ``{"image": encoded bytes, "text": one or more captions}``."""
+    """A split of a prepared dataset; item ``i`` is ``{"image": encoded bytes, "text": one or more captions}``.
+
+    Args:
+      records: TensorFlow Datasets' own source.
+      digest: of the shards as they were prepared.
+      damaged: shards whose records are not read.
+    """
 
     records: Sequence[dict]
+    digest: str = ""
+    damaged: tuple[DamagedShard, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
         """Raises UnreadableError where the shard is damaged at this record."""
+        for shard in self.damaged:
+            if shard.first <= index <= shard.last:
+                raise UnreadableError(shard.reason)
         try:
             record = self.records[index]
             captions = [record["caption"], *record.get("other_captions", ())]
             return {"image": record["image"], "text": [caption.decode("utf8") for caption in captions]}
         except Exception as error:  # whatever the readers' C++ and protobuf parts raise on damaged bytes
             raise UnreadableError(f"record {index}: {type(error).__name__}: {str(error).splitlines()[:1]}") from error
+
+    def identity(self) -> dict[str, object]:
+        """See `source.identity_of`."""
+        return {"records": len(self), "shards": self.digest}
+
+    @property
+    def damaged_records(self) -> int:
+        """How many records are in shards that are not what was prepared."""
+        return sum(shard.last - shard.first + 1 for shard in self.damaged)
 
 
 def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
@@ -47,17 +88,78 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
             f"{flag}: no dataset at {path}. Prepare it with: {command} (--source also reads tsv, webdataset, folder, "
             f"tfds and urls), or point elsewhere: --{flag}=DIR"
         )
-    import tensorflow_datasets as tfds  # after the check, since importing it takes seconds
-
     try:
-        builder = tfds.builder_from_directory(folder)
-        if split not in builder.info.splits:
-            raise UserError(f"{flag}: {path} has no split {split!r}. Add it with: {command}")
-        return PreparedSplit(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
-    except UserError:
-        raise
+        builder = tfds_folder.open_builder(folder)
+        splits = builder.info.splits
+        there = split in splits
+        records = _records(builder, split) if there else ()
+        lengths = list(splits[split].shard_lengths) if there else []
     except Exception as error:  # whatever the reader's parts raise on damaged files, or on another format's
-        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{flag}: the dataset at {path} cannot be opened ({words}). Prepare it again with: {command}"
+            f"{flag}: the dataset at {path} cannot be opened ({' '.join(words.split())[:500]}). Prepare it again with: "
+            f"{command}"
         ) from error
+    if not there:
+        raise UserError(f"{flag}: {path} has no split {split!r}. Add it with: {command}")
+    entry = manifest.read(folder)["splits"].get(split)
+    if entry is None:  # prepared by TensorFlow Datasets itself
+        return PreparedSplit(records, _digest([lengths, splits[split].num_bytes]))
+    shards = entry["shards"]
+    if lengths != [shard["pairs"] for shard in shards]:
+        raise UserError(
+            f"{flag}: {path}: dataset_info.json and manifest.json differ in the shards of {split!r}. Restore them, or "
+            f"prepare the dataset again with: {command}"
+        )
+    damaged = _find_damaged(folder, shards)
+    for shard in damaged:
+        _LOGGER.warning("%s: %s; its records %d to %d are not read", flag, shard.reason, shard.first, shard.last)
+    return PreparedSplit(records, _digest([shard["sha256"] for shard in shards]), damaged)
+
+
+def _records(builder: Any, split: str) -> Sequence[dict]:
+    import tensorflow_datasets as tfds  # where it is needed, since importing it takes seconds
+
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _find_damaged(folder: Path, shards: list[dict[str, Any]]) -> tuple[DamagedShard, ...]:
+    """Shards that are missing, or of another size or with other ends than when they were written."""
+    if is_remote(folder):  # a listing tells all sizes; to read the ends would ask the store once for each
+        sizes = sizes_below(folder)
+        reasons = [_compare(folder / shard["file"], shard, sizes.get(shard["file"]), None) for shard in shards]
+    else:
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            reasons = list(pool.map(functools.partial(_look_at, folder), shards))
+    starts = itertools.accumulate((shard["pairs"] for shard in shards), initial=0)
+    return tuple(
+        DamagedShard(start, start + shard["pairs"] - 1, reason)
+        for shard, start, reason in zip(shards, starts, reasons, strict=False)
+        if reason
+    )
+
+
+def _look_at(folder: Path, shard: dict[str, Any]) -> str | None:
+    path = folder / shard["file"]
+    try:
+        return _compare(path, shard, path.stat().st_size, manifest.digest_of_ends(path))
+    except FileNotFoundError:
+        return _compare(path, shard, None, None)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+
+
+def _compare(path: Path, shard: dict[str, Any], size: int | None, ends: str | None) -> str | None:
+    """What is wrong with a shard, if anything is."""
+    mend = "restore it from a copy, or prepare the dataset again"
+    if size is None:
+        return f"{path}: missing; {mend}"
+    if size != shard["bytes"]:
+        return f"{path}: {size:,} bytes, expected {shard['bytes']:,}; {mend}"
+    if ends is not None and ends != shard["ends"]:
+        return f"{path}: another content than was prepared; {mend}"
+    return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

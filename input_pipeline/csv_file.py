@@ -1,31 +1,81 @@
-"""Image files on disk, listed with their captions in a CSV or TSV file, as open_clip and the RankCLIP release do."""
+r"""Image files on disk, listed with their captions in a CSV or TSV file, as open_clip and the RankCLIP release do.
+
+How a table is read, everywhere in the project. Its first line that is not blank has the column names. A field that begins
+with a quote ends at the next quote before a delimiter or a line end, doubled quotes inside stand for one (RFC 4180), and
+it may hold line ends. A quote that encloses no field so is a character: one without an end, one followed by other text, one
+whose field would swallow delimiters that the row needs, and one whose field would swallow lines that are rows by
+themselves, which is what a stray quote does. A row has no more fields than there are column names. So each line that is not blank belongs to one row, is part of a field in quotes, or is counted
+as unusable; where that is doubtful, line numbers are given.
+"""
 
 import codecs
+import collections
 import csv
 import dataclasses
+import hashlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, TextIO
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TextIO
 
+from . import files
 from .errors import UserError
+from .files import printable
 
 _LOGGER = logging.getLogger(__name__)
-_NOT_UTF_8 = range(0xDC80, 0xDD00)  # what Python's surrogateescape makes of such bytes
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # what Python's surrogateescape makes of such bytes
+_LONGEST_LINE = 1 << 26  # characters
+_LONGEST_FIELD = 1 << 17  # characters; as Python's csv
+_MOST_LINES = 1000  # of a field
+_SIZES = 256  # image files whose sizes a run remembers
+_NAMED = 5  # lines in a message
+_NOT_TEXT = (
+    (b"PAR1", "a Parquet file", 'python -c "import pandas; pandas.read_parquet(\'{0}\').to_csv(\'{0}.csv\', index=False)"'),
+    (b"ARROW1", "an Arrow file", 'python -c "import pandas; pandas.read_feather(\'{0}\').to_csv(\'{0}.csv\', index=False)"'),
+    (b"\x1f\x8b", "compressed by gzip", "gunzip --keep {0}"),
+    (b"BZh", "compressed by bzip2", "bunzip2 --keep {0}"),
+    (b"\xfd7zXZ", "compressed by xz", "unxz --keep {0}"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unzstd {0}"),
+    (b"PK\x03\x04", "an Excel sheet or another zip archive", 'in the spreadsheet, "Save as", CSV (UTF-8)'),
+    (b"\xd0\xcf\x11\xe0", "an old Excel sheet", 'in the spreadsheet, "Save as", CSV (UTF-8)'),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class CsvFile:
-    """Pairs of an image path and a caption; item ``i`` is ``{"image": Path, "text": str}``."""
+    """Pairs of an image path and a caption, or several; item ``i`` is ``{"image": Path, "text": str or tuple of str}``.
+
+    Args:
+      paths: of the images.
+      captions: of each image.
+      folder: where relative paths begin.
+    """
 
     paths: tuple[Path, ...]
-    captions: tuple[str, ...]
+    captions: tuple[str | tuple[str, ...], ...]
+    folder: Path = Path()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict:
         return {"image": self.paths[index], "text": self.captions[index]}
+
+    def identity(self) -> dict[str, object]:
+        """See `source.identity_of`: digests of all captions and image names, and of some files' sizes."""
+        names, captions = hashlib.sha256(), hashlib.sha256()
+        prefix = f"{self.folder}/"
+        for path, caption in zip(self.paths, self.captions, strict=True):
+            names.update(f"{str(path).removeprefix(prefix)}\n".encode("utf8", "surrogateescape"))
+            captions.update(f"{caption!r}\n".encode("utf8", "surrogatepass"))
+        sizes = [_size(path) for path in self.paths[:: -(-len(self) // _SIZES)]]
+        return {
+            "records": len(self),
+            "image names": names.hexdigest(),
+            "captions": captions.hexdigest(),
+            "image sizes": hashlib.sha256(repr(sizes).encode()).hexdigest(),
+        }
 
 
 def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: str) -> CsvFile:
@@ -34,34 +84,58 @@ def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: 
     Args:
       path: the file.
       image_key: name of the column of image paths.
-      caption_key: name of the column of captions.
-      delimiter: one character; the two characters ``\t`` are understood as a tab.
+      caption_key: name of the column of captions, or several with commas between; empty ones of several are left out.
+      delimiter: one character; the two characters ``\t`` are understood as a tab; empty: see `delimiter_of`.
       flag: the setting that named the file, for errors.
 
     Raises:
-      UserError: the file is not there, not text, empty, or lacks a column.
+      UserError: the file is not there, not text, empty, or lacks a column; or rows cannot be used.
     """
+    check(path, flag)
+    delimiter = delimiter_of(path, delimiter)
+    keys = caption_columns(column_names(path, delimiter, flag=flag), caption_key)
     pairs = []
     incomplete: list[int] = []
-    for line, values in rows(path, (image_key, caption_key), delimiter, flag=flag):
+    bad: dict[str, list[tuple[int, str]]] = {}
+    for line, values in rows(path, (image_key, *keys), delimiter, flag=flag):
+        if isinstance(values, tuple) and any(map(_NOT_UTF_8.search, values)):
+            values = BadRow("not UTF-8 text", "convert the file, for example with iconv")
         if isinstance(values, BadRow):
-            raise UserError(f"{path}, line {line}: {values.reason}: {values.found}.")
-        if any(ord(character) in _NOT_UTF_8 for value in values for character in value):
-            raise UserError(f"{path}, line {line}: not UTF-8 text.")
-        if all(value.strip() for value in values):
-            pairs.append(values)
+            bad.setdefault(values.reason, []).append((line, values.found))
+            continue
+        image, *texts = values
+        captions = tuple(text for text in texts if text.strip())
+        if image.strip() and captions:
+            pairs.append((image, captions[0] if len(keys) == 1 else captions))
         else:
             incomplete.append(line)
+    if bad:
+        raise UserError(_explain(path, delimiter, bad, flag))
     if incomplete:
         _LOGGER.warning(
             "%s: %d rows without a path or a caption are left out, such as line %d",
-            path,
+            printable(path),
             len(incomplete),
             incomplete[0],
         )
     if not pairs:
         raise UserError(f"{flag}: {path} has no whole rows below its column names, so there is nothing to train on.")
-    return CsvFile(tuple(path.parent / image for image, _ in pairs), tuple(caption for _, caption in pairs))
+    folder = path.parent
+    return CsvFile(tuple(folder / image for image, _ in pairs), tuple(texts for _, texts in pairs), folder)
+
+
+def _explain(path: Path, delimiter: str, bad: dict[str, list[tuple[int, str]]], flag: str) -> str:
+    """What is wrong with the rows that cannot be used, by reason, with line numbers."""
+    reasons = []
+    for reason, found in bad.items():
+        line, first = found[0]
+        more = f"; also lines {_numbers([line for line, _ in found[1:]])}" if len(found) > 1 else ""
+        reasons.append(f"line {line}: {reason}: {first}{more}")
+    return (
+        f"{flag}: {path}, {'. '.join(reasons)}. Fix these rows: a field that holds the delimiter, {delimiter!r}, stands in "
+        f"quotes. Or prepare the table, which leaves such rows out and counts them: python -m "
+        f"rankclip_jax.input_pipeline.prepare --source csv --input {path}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,45 +146,318 @@ class BadRow:
     found: str
 
 
+class Doubts:
+    """Lines of a table that were read in one of two ways that they allow."""
+
+    def __init__(self) -> None:
+        self._literal: list[int] = []
+        self._long: list[int] = []
+        self._swallowed = 0
+
+    def add_literal(self, line: int) -> None:
+        """Of this line, a quote that begins a field is a character."""
+        self._literal.append(line)
+
+    def add_long(self, line: int, count: int) -> None:
+        """From this line on, a field of so many lines holds the delimiter."""
+        self._long.append(line)
+        self._swallowed += count
+
+    def messages(self, path: Path) -> list[str]:
+        """A sentence for each kind of doubt that there is."""
+        said = []
+        if self._literal:
+            said.append(
+                f"{printable(path)}: in {len(self._literal)} rows a field begins with a quote that does not enclose it; "
+                f"such quotes are read as characters (lines {_numbers(self._literal)})"
+            )
+        if self._long:
+            said.append(
+                f"{printable(path)}: {len(self._long)} fields in quotes hold line ends and the delimiter, "
+                f"{self._swallowed} lines in all; is a quote missing there? (lines {_numbers(self._long)})"
+            )
+        return said
+
+
 def rows(
-    path: Path, columns: Sequence[str], delimiter: str, *, flag: str
+    path: Path, columns: Sequence[str], delimiter: str, *, flag: str, doubts: Doubts | None = None
 ) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
     """Line number and the wanted columns' values of each row; bytes that are not UTF-8 become lone surrogates.
+
+    Args:
+      path: the file.
+      columns: names of the wanted ones; first that of images, by which rows that a stray quote swallows are known.
+      delimiter: one character; empty: see `delimiter_of`.
+      flag: what named the file, for errors.
+      doubts: counts doubtful lines; None: they are logged when all rows are read.
 
     Raises:
       UserError: the file is not there, is empty, or lacks a column.
     """
-    if not path.is_file():
-        raise UserError(f"{flag}: no file at {path}. Expected a CSV or TSV file with a line of column names.")
-    check_encoding(path, flag)
+    check(path, flag)
+    delimiter = delimiter_of(path, delimiter)
+    names = column_names(path, delimiter, flag=flag)
+    indices = [_column(names, name, path, delimiter, flag) for name in columns]
+    own = Doubts() if doubts is None else doubts
     with _open(path) as file:
-        reader = csv.reader(file, delimiter=_character(delimiter))
-        try:
-            names = next(reader, [])
-        except csv.Error as error:
-            raise UserError(f"{flag}: {path} is not a text table: {error}.") from error
-        yield from _read(reader, [_column(names, name, path, delimiter) for name in columns])
-
-
-def check_encoding(path: Path, flag: str) -> None:
-    """Raises UserError for a table in UTF-16 or UTF-32, which spreadsheets write."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    for mark, encoding in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
-                           (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):  # fmt: skip
-        if start.startswith(mark):
-            raise UserError(
-                f"{flag}: {path} is {encoding} text; expected UTF-8. Say: iconv -f {encoding} -t UTF-8 {path} > "
-                "utf8.csv"
-            )
+        reader = _Reader(file, delimiter, len(names), indices[0], own)
+        yield from _wanted(iter(reader), indices, len(names))
+    if doubts is None:
+        for message in own.messages(path):
+            _LOGGER.warning("%s", message)
 
 
 def rows_without_names(
     path: Path, indices: Sequence[int], delimiter: str
 ) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
     """As `rows`, of a file whose first line is a row already and whose quotes mean nothing; columns count from 0."""
+    split = _character(delimiter)
     with _open(path) as file:
-        yield from _read(csv.reader(file, delimiter=_character(delimiter), quoting=csv.QUOTE_NONE), indices)
+        found = ((number, text.rstrip("\r\n").split(split)) for number, text in _numbered(file))
+        first = next(found, None)
+        if first:
+            yield from _wanted(iter([first]), indices, len(first[1]))
+            yield from _wanted(found, indices, len(first[1]))
+
+
+def check(path: Path, flag: str) -> None:
+    """Raises UserError where there is no file, or one that is no text: compressed, of another program, or in UTF-16."""
+    if not path.is_file():
+        raise UserError(f"{flag}: no file at {path}. Expected a CSV or TSV file with a line of column names.")
+    with files.open_regular(path) as file:
+        start = file.read(8)
+    for mark, kind, command in _NOT_TEXT:
+        if start.startswith(mark):
+            raise UserError(
+                f"{flag}: {path} is {kind}; expected a CSV or TSV file, which is text. Make one of it: "
+                f"{command.format(path)}"
+            )
+    for mark, encoding in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+                           (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):  # fmt: skip
+        if start.startswith(mark):
+            raise UserError(
+                f"{flag}: {path} is {encoding} text; expected UTF-8. Convert it: iconv -f {encoding} -t UTF-8 {path} > "
+                "utf8.csv"
+            )
+
+
+def delimiter_of(path: Path, given: str = "") -> str:
+    r"""The character between columns.
+
+    It is the one that is given (the two characters ``\t`` mean a tab), or follows from the suffix: a tab for ``.tsv`` and
+    ``.tab``, a comma for ``.csv`` unless the first line has tabs and no comma, and for others a tab if the first line has
+    one, else a comma.
+
+    Raises:
+      UserError: what is given is not one character.
+    """
+    if given:
+        return _character(given)
+    suffix = path.suffix.lower()
+    if suffix in (".tsv", ".tab"):
+        return "\t"
+    line = first_line(path)
+    return "\t" if "\t" in line and (suffix != ".csv" or "," not in line) else ","
+
+
+def column_names(path: Path, delimiter: str, *, flag: str) -> list[str]:
+    """The names in the first line that is not blank.
+
+    Raises:
+      UserError: all lines are blank.
+    """
+    line = first_line(path)
+    if not line:
+        raise UserError(f"{flag}: {path} is empty. Expected a line of column names and a row for each image.")
+    return _Splitter(delimiter)(line).fields
+
+
+def caption_columns(names: Sequence[str], key: str) -> tuple[str, ...]:
+    """The columns that a key names: the one of that name, or else several with commas between."""
+    return (key,) if key in names else tuple(part.strip() for part in key.split(",") if part.strip()) or (key,)
+
+
+def first_line(path: Path) -> str:
+    """The first line with more than white space; empty: there is none."""
+    with _open(path) as file:
+        return next((text for _, text in _numbered(file) if text.strip()), "")
+
+
+class _Split(NamedTuple):
+    """What a line, or several that one field joins, consists of.
+
+    Args:
+      fields: the values.
+      literal: a field begins with a quote that does not enclose it.
+      is_open: such a field has no end.
+      whole: the fields are all that there is.
+    """
+
+    fields: list[str]
+    literal: bool
+    is_open: bool
+    whole: bool
+
+
+class _Given:
+    """What `csv.reader` reads: the one text that was put here."""
+
+    text: str | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.text is None:
+            raise StopIteration
+        text, self.text = self.text, None
+        return text
+
+
+class _Splitter:
+    """Splits lines at a delimiter."""
+
+    def __init__(self, delimiter: str) -> None:
+        self.delimiter, mark = delimiter, re.escape(delimiter)
+        self._field = re.compile(rf'"((?:[^"]++|"")*+)"(?={mark}|\Z)|([^{mark}\r\n]*+)')
+        self._open = re.compile(r'"(?:[^"]++|"")*+\Z')
+        self._given = _Given()
+        self._usual = csv.reader(self._given, delimiter=delimiter, strict=True)
+
+    def __call__(self, text: str) -> _Split:
+        text = text.rstrip("\r\n")
+        if '"' not in text:
+            return _Split(text.split(self.delimiter), literal=False, is_open=False, whole=True)
+        self._given.text = text
+        try:
+            return _Split(next(self._usual), literal=False, is_open=False, whole=True)
+        except csv.Error:
+            return self._split_closely(text)
+
+    def _split_closely(self, text: str) -> _Split:
+        """The same as Python's csv, slowly, where that one finds quotes amiss."""
+        fields, place, literal, is_open = [], 0, False, False
+        while True:
+            match = self._field.match(text, place)
+            assert match is not None  # the second form matches anything
+            quoted, plain = match.groups()
+            if quoted is None:
+                if plain.startswith('"'):
+                    literal, is_open = True, is_open or bool(self._open.match(text, place))
+                fields.append(plain)
+            else:
+                fields.append(quoted.replace('""', '"'))
+            place = match.end() + 1
+            if place > len(text) or text[place - 1] != self.delimiter:
+                return _Split(fields, literal, is_open, whole=place > len(text))
+
+
+class _Reader:
+    """The rows of an open table; see the rule at the head of this file."""
+
+    def __init__(self, file: TextIO, delimiter: str, width: int, image: int, doubts: Doubts) -> None:
+        self._split, self._width, self._image, self._doubts = _Splitter(delimiter), width, image, doubts
+        self._lines = _numbered(file)
+        self._again: collections.deque[tuple[int, str]] = collections.deque()
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        """Line number and fields of each row below the column names."""
+        while (numbered := self._next()) and not numbered[1].strip():
+            pass
+        while numbered := self._next():
+            number, text = numbered
+            if '"' not in text:
+                yield number, text.rstrip("\r\n").split(self._split.delimiter)
+                continue
+            split = self._split(text)
+            if split.is_open:
+                split = self._join(number, text) or split
+            fields, literal = split.fields, split.literal
+            plain = text.rstrip("\r\n").split(self._split.delimiter)
+            if len(fields) != self._width == len(plain):
+                fields, literal = plain, True
+            if literal:
+                self._doubts.add_literal(number)
+            yield number, fields
+
+    def _next(self) -> tuple[int, str] | None:
+        return self._again.popleft() if self._again else next(self._lines, None)
+
+    def _join(self, number: int, text: str) -> _Split | None:
+        """The row whose quoted field begins in this line and ends in another; None: there is none such."""
+        taken, images = [(number, text)], self._images(text)
+        while len(taken) < _MOST_LINES and (after := self._next()):
+            taken.append(after)
+            images += self._images(after[1])
+            if len({image for image in images if _suffix(image) in _IMAGE_SUFFIXES}) > 1:
+                break  # two lines are rows by themselves, so this does not go on
+            if '"' not in after[1]:
+                continue
+            joined = "".join(line for _, line in taken)
+            split = self._split(joined)
+            if split.is_open and len(joined) <= _LONGEST_FIELD:
+                continue
+            if split.is_open or not split.whole or len(split.fields) != self._width:
+                break
+            if sum(_alike(image, split.fields[self._image]) for image in images) > 1:
+                break
+            if any(self._split.delimiter in field and re.search(r"[\r\n]", field) for field in split.fields):
+                self._doubts.add_long(number, len(taken))
+            return split
+        self._again.extendleft(reversed(taken[1:]))
+        return None
+
+    def _images(self, text: str) -> list[str]:
+        """The image that a line names if it is a row by itself, with its quotes as they mean or as characters."""
+        ways = self._split(text).fields, text.rstrip("\r\n").split(self._split.delimiter)
+        fields = next((fields for fields in ways if len(fields) >= self._width), None)
+        image = fields[self._image].strip().strip('"') if fields else ""
+        return [image] if image else []
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two words are both names of images, as far as can be told: with one suffix, or in other ways alike."""
+    suffixes = {_suffix(one), _suffix(other)}
+    if suffixes != {""}:
+        return len(suffixes) == 1 or suffixes <= _IMAGE_SUFFIXES
+    return not re.search(r"\s", one + other) and bool(re.search(r"\d", one)) == bool(re.search(r"\d", other))
+
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+
+
+def _suffix(name: str) -> str:
+    if name.lower().startswith(("http://", "https://")):
+        return "://"
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if re.fullmatch(r"\.\w+", suffix) else ""
+
+
+def _wanted(
+    found: Iterator[tuple[int, list[str]]], indices: Sequence[int], width: int
+) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
+    """The values of the wanted columns, or what is wrong with a row."""
+    least = max(indices) + 1
+    for line, row in found:
+        if len(row) < least:
+            yield line, BadRow("too few columns", f"found {len(row)}, expected at least {least}")
+        elif len(row) > width:
+            yield line, BadRow("too many columns", f"found {len(row)}, expected {width}")
+        elif max(map(len, row)) > _LONGEST_FIELD:
+            yield line, BadRow("malformed row", f"a field has more than {_LONGEST_FIELD:,} characters")
+        else:
+            yield line, tuple([row[index] for index in indices])
+
+
+def _numbered(file: TextIO) -> Iterator[tuple[int, str]]:
+    """The lines that hold more than spaces, with their ends, and their numbers from 1; one that never ends is cut."""
+    number = 0
+    while text := file.readline(_LONGEST_LINE):
+        number += 1
+        if text.strip(" \r\n"):
+            yield number, text
+        while len(text) == _LONGEST_LINE and not text.endswith(("\r", "\n")):
+            text = file.readline(_LONGEST_LINE)
 
 
 def _open(path: Path) -> TextIO:
@@ -119,37 +466,29 @@ def _open(path: Path) -> TextIO:
 
 def _character(delimiter: str) -> str:
     delimiter = "\t" if delimiter == "\\t" else delimiter
-    if len(delimiter) != 1:
-        raise UserError(f"delimiter: expected one character; found {delimiter!r}.")
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise UserError(f"delimiter: expected one character, no quote and no line end; found {delimiter!r}.")
     return delimiter
 
 
-def _read(reader: Any, indices: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, BadRow("malformed row", str(error))
-            continue
-        if not row:
-            continue
-        if len(row) <= max(indices):
-            yield line, BadRow("too few columns", f"found {len(row)}, expected at least {max(indices) + 1}")
-        else:
-            yield line, tuple(row[index] for index in indices)
-
-
-def _column(columns: list[str], key: str, path: Path, delimiter: str) -> int:
-    if not columns:
-        raise UserError(f"{path} is empty. Expected a line of column names and a row for each image.")
+def _column(columns: list[str], key: str, path: Path, delimiter: str, flag: str) -> int:
     if key not in columns:
         shown = ", ".join(repr(column[:40]) for column in columns[:20])
         more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
         raise UserError(
-            f"{path} has no column {key!r}; it has {shown}{more} when split at {delimiter!r}. Name the columns with "
+            f"{flag}: {path} has no column {key!r}; it has {shown}{more} when split at {delimiter!r}. Name the columns with "
             "image_key and caption_key, the character between them with delimiter."
         )
     return columns.index(key)
+
+
+def _numbers(lines: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lines[:_NAMED]))
+    return shown + (f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else "")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -17,12 +17,15 @@ from PIL import Image, ImageDraw
 from . import array_record, images
 from .errors import UnreadableError, UserError
 from .explained import Explained, Parser
+from .files import printable
 from .object_stores import disk_path_of
 from .preparation import manifest
 from .preparation.shards import checksum
+from .source import Source, captions
 
 _MOST = {"pairs": 1000, "seed": 2**63 - 1}
-_TILE, _TEXT_HEIGHT, _COLUMNS, _LETTERS = 200, 64, 5, 32
+_TILE, _LINE, _COLUMNS, _LETTERS = 200, 15, 5, 32  # pixels, and letters of a line
+_CAPTIONS = 5  # that are shown of an image
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,41 +96,65 @@ def find_damaged(folder: Path, content: dict[str, Any]) -> list[str]:
 
 
 def draw_contact_sheet(folder: Path, split: str, pairs: int, seed: int) -> Image.Image:
-    """Random pairs of a split, each image above its caption; an unreadable record says so.
+    """Random pairs of a split, each image above its captions; an unreadable record says so.
 
     Raises:
       UserError: there is no such split.
     """
     source = array_record.open_split(folder, split, flag="--split")
     chosen = np.random.default_rng(seed).choice(len(source), min(pairs, len(source)), replace=False)
-    rows = -(-len(chosen) // _COLUMNS)
-    sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * (_TILE + _TEXT_HEIGHT)), "white")
+    tiles = [_tile(source, int(index)) for index in chosen]
+    height = _TILE + _LINE * max(len(lines) for _, lines in tiles) + 4
+    sheet = Image.new("RGB", (_COLUMNS * _TILE, -(-len(tiles) // _COLUMNS) * height), "white")
     drawing = ImageDraw.Draw(sheet)
-    for place, index in enumerate(chosen):
-        left, top = place % _COLUMNS * _TILE, place // _COLUMNS * (_TILE + _TEXT_HEIGHT)
-        try:
-            record = source[int(index)]
-            tile, caption = images.decode(record["image"]), record["text"][0]
-            tile.thumbnail((_TILE - 8, _TILE - 8))
+    for place, (tile, lines) in enumerate(tiles):
+        left, top = place % _COLUMNS * _TILE, place // _COLUMNS * height
+        if tile:
             sheet.paste(tile, (left + (_TILE - tile.width) // 2, top + (_TILE - tile.height) // 2))
-        except UnreadableError as error:
-            caption = f"unreadable: {error}"
-        text = "\n".join(textwrap.wrap(caption, _LETTERS, max_lines=4)).encode("latin1", "replace").decode("latin1")
-        drawing.text((left + 4, top + _TILE), text, fill="black")
+        text = "\n".join(lines).encode("latin1", "replace").decode("latin1")
+        drawing.text((left + 4, top + _TILE), text, fill="black", spacing=_LINE - 11)
     return sheet
+
+
+def _tile(source: Source, index: int) -> tuple[Image.Image | None, list[str]]:
+    """An image made small, and its captions in short lines; an unreadable one has none, and says why."""
+    try:
+        record = source[index]
+        tile, texts = images.decode(record["image"]), captions(record)
+    except UnreadableError as error:
+        return None, textwrap.wrap(f"unreadable: {error}", _LETTERS, max_lines=4)
+    tile.thumbnail((_TILE - 8, _TILE - 8))
+    if len(texts) == 1:
+        return tile, textwrap.wrap(texts[0], _LETTERS, max_lines=4)
+    lines = [
+        line
+        for number, text in enumerate(texts[:_CAPTIONS], 1)
+        for line in textwrap.wrap(f"{number}. {text}", _LETTERS, max_lines=2)
+    ]
+    return tile, [*lines, f"and {len(texts) - _CAPTIONS} more"] if len(texts) > _CAPTIONS else lines
 
 
 def _print_counts(folder: Path, content: dict[str, Any]) -> None:
     for split, entry in content["splits"].items():
         mean = entry["bytes"] / max(entry["pairs"], 1) / 1e3
         print(
-            f"{folder}, {split}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
+            f"{folder}, {printable(split)}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
             f"({mean:.1f} kB a pair), {len(entry['shards'])} shards"
         )
-        print(f"  made by: {entry['command']}")
-        for reason, value in entry.get("skipped", {}).items():
-            named = f", such as {', '.join(value['first'][:3])}" if value["first"] else ""
-            print(f"  skipped {value['count']:,}: {reason}{named}")
+        print(f"  captions of an image: {_describe(entry['captions'])}")
+        print(f"  made by: {printable(entry['command'], 1000)}")
+        for line in manifest.describe_skipped(entry):
+            print(line)
+
+
+def _describe(counts: dict[str, int]) -> str:
+    """How many captions images have: a number for all, or how many images have which."""
+    if len(counts) == 1:
+        return f"{next(iter(counts))} each"
+    images_of = [f"{number} ({count:,} images)" for number, count in counts.items()]
+    total, pairs = sum(int(number) * count for number, count in counts.items()), sum(counts.values())
+    shown = images_of if len(images_of) <= 6 else [*images_of[:3], "...", *images_of[-2:]]
+    return f"{', '.join(shown)}; {total:,} in all, {total / pairs:.2f} an image"
 
 
 if __name__ == "__main__":

@@ -230,7 +230,10 @@ def name_of_record(source: Source | Mixture, number: int) -> str:
     """How a log names the record that batches number ``sample``: its key, its image's path, or the number."""
     for part in source.parts if isinstance(source, Mixture) else (source,):
         if number < len(part):
-            record = part[number]
+            try:
+                record = part[number]
+            except UnreadableError:
+                return f"record {number}"
             return str(record.get("key") or _describe(record["image"], number))
         number -= len(part)
     raise IndexError(number)

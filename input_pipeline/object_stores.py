@@ -26,7 +26,7 @@ def is_remote(path: Path | str) -> bool:
 
 
 def path_of(words: str) -> Path:
-    """The path that a person names, on a disk or in an object store.
+    """The path that a person names, on a disk, where ``~`` is the home folder, or in an object store.
 
     Raises:
       UserError: it is of a store that checkpoints and prepared data cannot be in, or the store's package is missing.
@@ -34,7 +34,7 @@ def path_of(words: str) -> Path:
     if re.match(r"[a-z0-9]+:/(?!/)", words):
         raise UserError(f"{words}: neither a path of a disk nor of a store, which has two slashes, as gs://bucket/run.")
     if not is_remote(words):
-        return Path(words)
+        return _expanded(words)
     if not words.startswith("gs://"):
         raise UserError(
             f"{words}: of object stores gs:// alone can be used, since Orbax and ArrayRecord read no other. Mount it "
@@ -51,7 +51,12 @@ def disk_path_of(words: str) -> Path:
     """The path that a person names where it can be on a disk alone; a type of argparse's."""
     if is_remote(words):
         raise argparse.ArgumentTypeError(f"{words}: expected a path on a disk")
-    return Path(words)
+    return _expanded(words)
+
+
+def _expanded(words: str) -> Path:
+    """With the home folder in place of ``~``, as a shell gives it; of ``--flag=~/x`` it does not."""
+    return Path(os.path.expanduser(words))
 
 
 def absolute(path: Path) -> Path:

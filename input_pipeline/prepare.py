@@ -7,6 +7,7 @@ A second call adds a split. A call that was cut off goes on where it was: give t
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -15,12 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import csv_file
 from .errors import UserError
 from .explained import Explained, Parser
 from .files import check_writable, write_atomically
 from .object_stores import disk_path_of
 from .preparation import manifest, runners, shards, urls
 from .preparation.folder import Folder
+from .preparation.lock import locked
 from .preparation.pairs import PairSource, describe_file
 from .preparation.shards import Job, Options
 from .preparation.table import Table
@@ -29,6 +32,7 @@ from .preparation.webdataset import WebDataset
 
 SOURCES = ("csv", "tsv", "webdataset", "folder", "tfds", "urls")
 _DEFAULT_KEYS = {"csv": ("filepath", "title"), "tsv": ("filepath", "title"), "urls": ("url", "caption")}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # of writing, also where no file is named
 # Settings that change who does the work, or where: never the output.
 _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 
@@ -49,7 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
     add("--image_key", help="column or feature of images, or of urls")
     add("--caption_key", help="column, feature or JSON field of captions; several columns with commas between")
-    add("--delimiter", help=r"between columns; a comma for csv, a tab (\t) for tsv and urls unless given")
+    add("--delimiter", help=r"between columns (\t: a tab); by the suffix of --input unless given: .csv, .tsv")
     options = {field.name: field for field in dataclasses.fields(Options)}
     add(
         "--shrink",
@@ -73,8 +77,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     image_key, caption_key = _DEFAULT_KEYS.get(arguments.source, ("image", "caption"))
     arguments.image_key = arguments.image_key or image_key
     arguments.caption_key = arguments.caption_key or caption_key
-    arguments.delimiter = arguments.delimiter or ("," if arguments.source == "csv" else "\t")
     _check(arguments)
+    if arguments.source in ("csv", "tsv", "urls"):
+        csv_file.check(arguments.input, "--input")
+        given = arguments.delimiter or ("\t" if arguments.source == "tsv" else "")
+        arguments.delimiter = csv_file.delimiter_of(arguments.input, given)
     return arguments
 
 
@@ -84,6 +91,11 @@ def prepare(arguments: argparse.Namespace) -> None:
     Raises:
       UserError: the input or the output cannot be what the command says.
     """
+    with locked(arguments.output, arguments.split):
+        _prepare(arguments)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
     output = arguments.output
     options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
     work = output / f".prepare-{options.split}"
@@ -102,11 +114,21 @@ def prepare(arguments: argparse.Namespace) -> None:
     made = not work.exists()
     try:
         summaries, skipped = _do_jobs(arguments, options, work, command)
-    except (UserError, OSError):
+        _finish(output, work, summaries, skipped, options, command)
+    except (UserError, OSError) as error:
+        kept = len(list(work.glob("[0-9]*.json")))
         if made and not any(path.suffix != ".partial" for path in work.glob("[0-9]*")):
-            _remove(work, output)
+            _remove(work)
+        if isinstance(error, OSError) and (error.errno in _DISK_ERRORS or _is_below(error.filename, output)):
+            raise UserError(
+                f"--output: {error.filename or output} cannot be written ({error.strerror}). The {kept:,} shards that are "
+                "done are kept. Make room there, or mend what refuses, and give the same command again to go on."
+            ) from error
         raise
-    _finish(output, work, summaries, skipped, options, command)
+
+
+def _is_below(name: Any, folder: Path) -> bool:
+    return isinstance(name, str) and Path(name).absolute().is_relative_to(folder.absolute())
 
 
 def _do_jobs(
@@ -126,13 +148,10 @@ def _do_jobs(
     return summaries, manifest.skipped([*before, *summaries])
 
 
-def _remove(work: Path, output: Path) -> None:
-    """A preparation that has nothing to keep leaves nothing behind, and no empty folder."""
-    if (work / "download").exists():
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    if output.is_dir() and not any(output.iterdir()):
-        output.rmdir()
+def _remove(work: Path) -> None:
+    """A preparation that has nothing to keep leaves nothing behind."""
+    if not (work / "download").exists():
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, work: Path, arguments: Any) -> None:
@@ -191,7 +210,7 @@ def _finish(
     for split in options.splits:
         entry, numbers = manifest.total(summaries, split)
         if not entry["pairs"] and split == options.split:
-            _remove(work, output)
+            _remove(work)
             found = "; ".join(f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in skipped.items())
             raise UserError(
                 f"--input: no pair is left to write. Skipped: {found or 'nothing, since there was nothing'}."
@@ -204,6 +223,11 @@ def _finish(
             content["splits"][split] = entry | {"command": command}
     content["splits"][options.split]["skipped"] = skipped
     manifest.write(output, content)
+    for split in options.splits:  # what a preparation that was killed, and then given up, left of these splits
+        wanted = {shard["file"] for shard in content["splits"].get(split, {"shards": []})["shards"]}
+        for path in output.glob(manifest.shard_pattern(split)):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
     shutil.rmtree(work)
     _report(output, content, options)
 
@@ -213,17 +237,15 @@ def _report(output: Path, content: dict[str, Any], options: Options) -> None:
         if entry := content["splits"].get(split):
             size = entry["bytes"] / 1e6
             print(f"{output}: {entry['pairs']:,} pairs of {split!r} in {len(entry['shards'])} shards, {size:,.1f} MB.")
-    for reason, value in content["splits"][options.split]["skipped"].items():
-        named = f", such as {', '.join(value['first'][:3])}" if value["first"] else ""
-        print(f"  skipped {value['count']:,}: {reason}{named}")
+    for line in manifest.describe_skipped(content["splits"][options.split]):
+        print(line)
 
 
 def _open_source(arguments: argparse.Namespace) -> PairSource:
     path, size = arguments.input.absolute(), arguments.shard_size
     match arguments.source:
         case "csv" | "tsv":
-            keys = tuple(arguments.caption_key.split(","))
-            return Table(path, arguments.image_key, keys, arguments.delimiter, size)
+            return Table(path, arguments.image_key, arguments.caption_key, arguments.delimiter, size)
         case "webdataset":
             return WebDataset(path, arguments.caption_key)
         case "folder":
@@ -234,7 +256,7 @@ def _open_source(arguments: argparse.Namespace) -> PairSource:
 
 def _download(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, list[dict[str, Any]]]:
     keys = arguments.image_key, arguments.caption_key
-    lost = urls.write_list(arguments.input, *keys, arguments.delimiter.replace("\\t", "\t"), work)
+    lost = urls.write_list(arguments.input, *keys, arguments.delimiter, work)
     folder = urls.download(
         work.absolute(),
         shard_size=arguments.shard_size,
@@ -249,7 +271,7 @@ def _command(arguments: argparse.Namespace) -> str:
     """The command as far as the output depends on it."""
     words = ["python", "-m", "input_pipeline.prepare"]
     for name, value in vars(arguments).items():
-        if name not in _ELSEWHERE and value is not False:
+        if name not in _ELSEWHERE and value is not False and value is not None:
             words.append(f"--{name}" if value is True else f"--{name}={value}")
     return shlex.join(words)
 

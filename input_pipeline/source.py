@@ -75,6 +75,15 @@ def truth_of(source: Source) -> Truth:
     return getattr(source, "truth", Truth())
 
 
+def identity_of(source: "Source | Mixture") -> list[dict[str, object]]:
+    """What tells each dataset from others, and from itself once it is changed: numbers and digests, by what they are of.
+
+    It is what the dataset's ``identity()`` returns where there is one, and else the number of its records alone.
+    """
+    parts = source.parts if isinstance(source, Mixture) else (source,)
+    return [part.identity() if hasattr(part, "identity") else {"records": len(part)} for part in parts]
+
+
 def captions(record: dict) -> list[str]:
     """All captions of a record; images with labels may have none."""
     return [record["text"]] if isinstance(record["text"], str) else list(record["text"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import tfds_folder
 from ..errors import UnreadableError, UserError
 from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
 from ..source import Truth
@@ -36,7 +37,7 @@ def open_set(path: Path, split: str, wording: Wording) -> TfdsSplit:
     if not (path / "dataset_info.json").is_file():
         raise UserError(f"{path}: no dataset_info.json. Name the folder of the version, such as {path}/3.0.2.")
     try:
-        builder = tfds.builder_from_directory(path)
+        builder = tfds_folder.open_builder(path)
         features, splits = builder.info.features, builder.info.splits
         if split not in splits or not {"image", "label"} <= features.keys():
             raise UserError(f"{path}: expected the split {split!r} with image and label; found {', '.join(splits)}.")

@@ -1,9 +1,12 @@
 """One job of a source to one shard of each split: filters, shrinking, and what was skipped and why."""
 
 import collections
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ import numpy as np
 from .. import images
 from ..errors import UnreadableError
 from ..files import write_atomically
+from ..preparation.manifest import digest_of_ends
 from ..preparation.pairs import Pair, PairSource, Skip
 
 _NAMED = 20  # skipped things named for each reason and shard
@@ -105,26 +109,48 @@ def write(job: Job) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     partial = {split: job.work / f"{job.number:05}.{split}.{os.getpid()}.partial" for split in job.options.splits}
-    writers = {split: ArrayRecordWriter(str(path), "group_size:1,uncompressed") for split, path in partial.items()}
+    try:
+        with _named_errors(job.work):
+            writers = {split: ArrayRecordWriter(str(path), "group_size:1,uncompressed") for split, path in partial.items()}
+        _write(job, partial, writers)
+    finally:
+        for path in partial.values():  # what a full disk left of it
+            path.unlink(missing_ok=True)
+
+
+def _write(job: Job, partial: dict[str, Path], writers: dict[str, Any]) -> None:
     pairs = collections.Counter[str]()
+    captions: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     lost = Lost()
     for item in _kept(job):
         if isinstance(item, Skip):
             lost.add(item)
         else:
             split = _split_of(item.key, job.options)
-            writers[split].write(serialize(item))
+            with _named_errors(partial[split]):
+                writers[split].write(serialize(item))
             pairs[split] += 1
-    summary: dict[str, Any] = lost.summary() | {"shards": {}}
+            captions[split][len(item.captions)] += 1
+    summary: dict[str, Any] = lost.summary() | {"shards": {}, "captions": captions}
     for split, path in partial.items():
-        writers[split].close()
+        with _named_errors(path):
+            writers[split].close()
         if pairs[split]:
             size = path.stat().st_size
-            summary["shards"][split] = {"pairs": pairs[split], "bytes": size, "sha256": checksum(path)}
+            digests = {"sha256": checksum(path), "ends": digest_of_ends(path)}
+            summary["shards"][split] = {"pairs": pairs[split], "bytes": size, **digests}
             path.replace(job.shard(split))
-        else:
-            path.unlink()
     write_atomically(job.summary, json.dumps(summary).encode())
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """A context in which what the writer's C++ part says of the disk becomes an OSError that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        code = next((code for code in errno.errorcode if os.strerror(code) in str(error)), errno.EIO)
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def write_digests(job: Job) -> None:
@@ -134,11 +160,7 @@ def write_digests(job: Job) -> None:
         for item in job.source.read(job.content)
         if isinstance(item, Pair)
     ]
-    array = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES)
-    partial = job.digests.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(job.digests)
+    _save(job.digests, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES))
 
 
 def mark_first_of_equals(jobs: list[Path]) -> None:
@@ -150,8 +172,14 @@ def mark_first_of_equals(jobs: list[Path]) -> None:
     kept[first] = True
     start = 0
     for path, part in zip(jobs, parts, strict=True):
-        np.save(path.with_name(path.name.replace("digests", "kept")), kept[start : start + len(part)])
+        _save(path.with_name(path.name.replace("digests", "kept")), kept[start : start + len(part)])
         start += len(part)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.save(content, array)
+    write_atomically(path, content.getvalue())
 
 
 def checksum(path: Path) -> str:

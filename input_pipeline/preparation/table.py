@@ -17,18 +17,21 @@ class Table:
     """A file with a line of column names; relative image paths are looked up beside it.
 
     Args:
-      caption_keys: columns of captions; an empty one is left out.
+      caption_key: the column of captions, or several with commas between; an empty one is left out.
+      delimiter: between columns; empty: by the suffix.
       shard_size: rows of a job.
     """
 
     path: Path
     image_key: str
-    caption_keys: tuple[str, ...]
+    caption_key: str
     delimiter: str
     shard_size: int
 
     def describe(self) -> dict[str, Any]:
-        """See `PairSource.describe`."""
+        """See `PairSource.describe`; doubtful rows are said."""
+        for _ in csv_file.rows(self.path, self._columns(), self.delimiter, flag="--input"):
+            pass
         return describe_file(self.path)
 
     def job_count(self) -> int:
@@ -40,14 +43,19 @@ class Table:
     def jobs(self) -> Iterator[list[Row | Skip]]:
         """See `PairSource.jobs`."""
         rows: list[Row | Skip] = []
-        columns = (self.image_key, *self.caption_keys)
-        for line, values in csv_file.rows(self.path, columns, self.delimiter, flag="--input"):
+        said = csv_file.Doubts()  # by `describe`
+        for line, values in csv_file.rows(self.path, self._columns(), self.delimiter, flag="--input", doubts=said):
             rows.append(values if isinstance(values, tuple) else Skip(values.reason, f"{self.path.name}, line {line}"))
             if len(rows) == self.shard_size:
                 yield rows
                 rows = []
         if rows:
             yield rows
+
+    def _columns(self) -> tuple[str, ...]:
+        csv_file.check(self.path, "--input")
+        names = csv_file.column_names(self.path, csv_file.delimiter_of(self.path, self.delimiter), flag="--input")
+        return (self.image_key, *csv_file.caption_columns(names, self.caption_key))
 
     def read(self, job: list[Row | Skip]) -> Iterator[Pair | Skip]:
         """See `PairSource.read`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import tfds_folder
 from ..errors import UserError
 from ..preparation.pairs import Pair, Skip, decode_caption
 
@@ -76,16 +77,21 @@ class TfdsDataset:
 @functools.lru_cache(maxsize=1)
 def _open(path: Path, split: str, image_key: str) -> Any:
     """The split's records, opened once in each process."""
-    import tensorflow_datasets as tfds
-
     try:
-        builder = tfds.builder_from_directory(path)
+        builder = tfds_folder.open_builder(path)
     except FileNotFoundError as error:
         raise UserError(f"--input: no prepared TFDS dataset at {path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"--input: {error}") from error
+    except Exception as error:  # whatever its parser raises on another description than it writes
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"--input: the TFDS dataset at {path} cannot be opened ({words}). Prepare it again.") from error
     if split not in builder.info.splits:
         raise UserError(f"--input: {path} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
     if image_key not in builder.info.features:
         raise UserError(f"--image_key: no feature {image_key!r} in {path}; it has {_names(builder.info.features)}.")
+    import tensorflow_datasets as tfds
+
     try:
         return builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
     except NotImplementedError as error:

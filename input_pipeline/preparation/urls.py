@@ -134,10 +134,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _rows(
     path: Path, image_key: str, caption_key: str, delimiter: str
 ) -> Iterator[tuple[int, tuple[str, ...] | csv_file.BadRow]]:
-    if not path.is_file():
-        raise UserError(f"--input: no file at {path}. Expected a list of urls and captions.")
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        first = file.readline().rstrip("\r\n").split(delimiter)
+    csv_file.check(path, "--input")
+    delimiter = csv_file.delimiter_of(path, delimiter)
+    # A list without names is not written with quotes, so its first line is split as it stands.
+    first = csv_file.first_line(path).rstrip("\r\n").split(delimiter)
     is_url = [cell.strip().lower().startswith(("http://", "https://")) for cell in first]
     if any(is_url):
         if len(first) < 2:

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from rankclip_jax.evaluation.tasks import TASKS
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import FORMATS
 from rankclip_jax.input_pipeline.files import read_json
+
+_PATHS = ("path", "classnames", "templates")  # in which ~ is the home folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,8 @@ def _task(path: Path, number: int, entry: Any) -> Task:
             raise UserError(f"{where}: lacks {name!r}.")
         if name in entry and (type(entry[name]) is not field.type or entry[name] == "" or entry[name] == -1):
             raise UserError(f"{where}: {name}: expected a {field.type.__name__}; found {entry[name]!r}.")  # type: ignore[union-attr]
-    task = Task(**entry)
+    paths = {name: os.path.expanduser(entry[name]) for name in _PATHS if isinstance(entry.get(name), str)}
+    task = Task(**entry | paths)
     for name, choices in (("task", TASKS), ("format", FORMATS)):
         if getattr(task, name) not in choices:
             raise UserError(f"{where}: no {name} {getattr(task, name)!r}; there are {', '.join(choices)}.")

@@ -1,6 +1,7 @@
 """Recipes: where the ones that come with the system are, and the base that each begins with."""
 
 import functools
+import os
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def names() -> list[str]:
 
 def find(given: str) -> Path:
     """The file of a recipe: a path, or one that comes with the system, as ``demo`` or ``configs/demo.py``."""
-    path = Path(given)
+    path = Path(os.path.expanduser(given))
     name = path.name.removesuffix(".py")
     if not path.is_file() and given in (name, f"configs/{name}.py", f"configs/{name}") and name in names():
         return FOLDER / f"{name}.py"

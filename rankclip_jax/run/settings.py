@@ -145,8 +145,8 @@ def check_parts(config: ConfigDict) -> None:
             f"config.logging.profile_steps: expected the first and the last step, from 1, or (0, 0) for none; found "
             f"{(first, last)}."
         )
-    if config.data.source == "csv" and len(config.data.delimiter.replace("\\t", "\t")) != 1:
-        raise UserError(f"config.data.delimiter: expected one character; found {config.data.delimiter!r}.")
+    if config.data.source == "csv" and len(config.data.delimiter.replace("\\t", "\t")) > 1:
+        raise UserError(f"config.data.delimiter: expected one character, or none; found {config.data.delimiter!r}.")
     for name in ranges.PAIRS:
         for pattern, _ in values[name]:  # type: ignore[attr-defined]
             try:

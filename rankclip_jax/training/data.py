@@ -1,35 +1,93 @@
-"""The data of a run: opened, looked at, and the same on all processes."""
+"""The data of a run: opened, looked at, the same on all processes, and the same as when the run was begun."""
 
-import zlib
+import hashlib
+import json
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rankclip_jax import input_pipeline
+from rankclip_jax.input_pipeline import files
+from rankclip_jax.input_pipeline.array_record import PreparedSplit
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.loader import check_readable
-from rankclip_jax.input_pipeline.source import Source, captions
+from rankclip_jax.input_pipeline.source import Mixture, Source, identity_of
+from rankclip_jax.parallel.processes import is_first
 from rankclip_jax.run import settings
+from rankclip_jax.telemetry.console import say
+
+NAME = "data.json"  # in a workdir: the identity of the data that the run is trained on
+_MAY_CHANGE = {"image sizes"}  # images may be mended
 
 
 def open_data(config: ConfigDict) -> tuple[Source, Source | None]:
     """The training data and, where there are some, the validation data, a few of each looked at."""
+    source = _open(config, "train")
+    return source, _open(config, "validation") if input_pipeline.has_validation(config.data) else None
+
+
+def _open(config: ConfigDict, split: str) -> Source:
     image_size = settings.image_size(config)
-    source = input_pipeline.open_source(config.data, "train", image_size=image_size, seed=config.seed)
-    check_readable(source, "config.data.train")
-    if not input_pipeline.has_validation(config.data):
-        return source, None
-    validation = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
-    check_readable(validation, "config.data.validation")
-    return source, validation
+    source = input_pipeline.open_source(config.data, split, image_size=image_size, seed=config.seed)
+    parts = [part for part in _parts(source) if isinstance(part, PreparedSplit)]
+    damaged, limit = sum(part.damaged_records for part in parts), config.data.max_unreadable_share
+    if damaged > limit * len(source):
+        reasons = [shard.reason for part in parts for shard in part.damaged]
+        more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        raise UserError(
+            f"config.data.{split}: {damaged:,} of {len(source):,} records are in damaged shards: "
+            f"{'; '.join(reasons[:3])}{more}. Or train without them: --config.data.max_unreadable_share=SHARE"
+        )
+    check_readable(source, f"config.data.{split}")
+    return source
 
 
-def what_all_share(config: ConfigDict, source: Source) -> dict[str, object]:
-    """What every process of a run must have alike: settings, and data by their number and a few captions."""
-    few = range(0, len(source), -(-len(source) // 8))
-    told = zlib.crc32(repr([captions(source[index]) for index in few]).encode())
+def shared_facts(config: ConfigDict, source: Source) -> dict[str, object]:
+    """What every process of a run must have alike: settings, and the identity of its data."""
+    digest = hashlib.sha256(json.dumps(identity_of(source)).encode()).hexdigest()
     values = dict(settings.flatten(settings.to_dict(config)))
     alike = {
         f"config.{name}": value
         for name, value in values.items()
         if not name.startswith(("data.threads", "data.workers"))
     }
-    return {**alike, "training data": f"{len(source):,} records, captions {told:08x}"}
+    return {**alike, "training data": f"{len(source):,} records, digest {digest[:16]}"}
+
+
+def check_unchanged(workdir: Path, source: Source) -> None:
+    """Compares the data with those that the run in a workdir was begun with, where it says.
+
+    Raises:
+      UserError: records, captions or names of images differ, so that the run would go on with other data.
+    """
+    path, now = workdir / NAME, identity_of(source)
+    if not path.exists():
+        return
+    before = files.read_json(path, list)
+    lines = [f"{len(before)} datasets there, {len(now)} now"] if len(before) != len(now) else []
+    notes = []
+    for number, (old, new) in enumerate(zip(before, now, strict=False), 1):
+        which = f"dataset {number}: " if len(now) > 1 else ""
+        for name in new:
+            was = old.get(name) if isinstance(old, dict) else None
+            if was != new[name]:
+                numbers = f": {was:,} there, {new[name]:,} now" if isinstance(was, int) else " differ"
+                (notes if name in _MAY_CHANGE else lines).append(f"{which}{name}{numbers}")
+    if lines:
+        raise UserError(
+            f"--workdir: the run in {workdir} was trained on other data than config.data.train has now: "
+            f"{'; '.join(lines)}. Restore the data to go on with the run, or name another --workdir. To go on with the "
+            f"changed data all the same, remove {path}."
+        )
+    if notes and is_first():
+        say(f"note: since the run was begun the training data have changed: {'; '.join(notes)}")
+
+
+def write_identity(workdir: Path, source: Source) -> None:
+    """Writes what `check_unchanged` compares with, by one process."""
+    if is_first():
+        files.write_atomically(workdir / NAME, json.dumps(identity_of(source), indent=2) + "\n")
+
+
+def _parts(source: Source | Mixture) -> tuple[Source, ...]:
+    return source.parts if isinstance(source, Mixture) else (source,)

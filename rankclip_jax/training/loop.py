@@ -52,7 +52,7 @@ from rankclip_jax.telemetry.watchdog import Watchdog
 from rankclip_jax.telemetry.writers import check_writers, make_writers
 from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
-from rankclip_jax.training.data import open_data, what_all_share
+from rankclip_jax.training.data import check_unchanged, open_data, shared_facts, write_identity
 from rankclip_jax.training.rehearsal import rehearse
 from rankclip_jax.training.showing import show_results, write_results
 from rankclip_jax.training.start import Start, choose_start, newest, restore_or_initialise
@@ -109,7 +109,9 @@ def train(
             lock.take()
         config, stored = workdirs.agree(workdir, config, len(source))
         total_steps = settings.total_steps(config, len(source))
-        start_up.check_same_on_all(what_all_share(config, source))
+        start_up.check_same_on_all(shared_facts(config, source))
+        if stored:
+            check_unchanged(workdir, source)
         assembly = assemble(config, mesh, total_steps, len(source))
         evaluator = Evaluator(assembly, validation) if validation else None
         start = choose_start(assembly, workdir, stored, len(source))
@@ -232,6 +234,7 @@ def _settle(run: _Run, start: Start) -> None:
         folder = set_aside(run.workdir, start.aside)
         if is_first():
             say(f"note: checkpoints that are not used are now in {folder}")
+    write_identity(run.workdir, run.source)
     workdirs.write_config(run.workdir, run.assembly.config)
 
 

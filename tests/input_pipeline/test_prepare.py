@@ -384,6 +384,29 @@ def test_inspection_refuses_what_it_cannot_show(words, said, prepared, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_inspection_shows_how_many_captions_images_have(tmp_path, capsys):
+    """In numbers, and each caption on the contact sheet."""
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(jpeg(number))
+        texts = [f"caption {place} of {number}" for place in range({0: 5, 1: 9, 2: 2}.get(number, 1))]
+        (tmp_path / "in" / f"{number}.txt").write_text("\n".join(texts))
+    run("folder", tmp_path / "in", tmp_path / "x")
+    inspect.main([str(tmp_path / "x"), "--pairs", "0"])
+    assert "captions of an image: 1 (3 images), 2 (1 images), 5 (1 images), 9 (1 images); 19 in all, 3.17 an image" in (
+        capsys.readouterr().out
+    )
+    source = array_record.open_split(tmp_path / "x", "train", flag="x")
+    assert [inspect._tile(source, index)[1] for index in (0, 2, 3)] == [
+        [f"{place + 1}. caption {place} of 0" for place in range(5)],
+        ["1. caption 0 of 2", "2. caption 1 of 2"],
+        ["caption 0 of 3"],
+    ]
+    assert inspect._tile(source, 1)[1][-2:] == ["5. caption 4 of 1", "and 4 more"]
+    sheet = inspect.draw_contact_sheet(tmp_path / "x", "train", 6, 0)
+    assert sheet.height == 2 * (200 + 6 * 15 + 4)  # two rows, each as high as the most lines need
+
+
 def test_a_preparation_that_fails_leaves_nothing(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("filepath,title\nnone.jpg,x\n")
     refused(capsys, tmp_path / "list.csv", tmp_path / "x")
@@ -421,7 +444,12 @@ def test_another_command_leaves_a_preparation_that_goes_on_alone(tmp_path, capsy
     assert (work / "00000.train.7.partial").exists()
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"splits": []}', '{"splits": {"train": {}}}', "x"])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"splits": []}', '{"splits": {"train": {}}}', '{"splits": {"train": []}}', "x",
+     "[" * 100_000, '{"splits": {"train": {"pairs": 1, "bytes": 1, "command": "", "captions": {"1": 1}, "shards": [7]}}}'],
+    ids=range(8),
+)  # fmt: skip
 def test_a_manifest_that_is_none_is_told(content, tmp_path, capsys):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(SystemExit) as stopped:

@@ -1,0 +1,69 @@
+"""One preparation at a time in a folder: a lock of the operating system, which a process that dies does not keep."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import files
+from ..errors import UserError
+
+NAME = ".prepare.lock"
+
+
+@contextlib.contextmanager
+def locked(output: Path, split: str) -> Iterator[None]:
+    """A context in which no other preparation uses the folder, which is made, and removed again if it stays empty.
+
+    On file systems without locks nobody is kept out.
+
+    Raises:
+      UserError: another preparation uses it; its host and process are named.
+    """
+    path = output / NAME
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_if_empty, output)
+        while True:
+            output.mkdir(parents=True, exist_ok=True)
+            try:
+                file = stack.enter_context(path.open("a+", encoding="utf8"))
+            except FileNotFoundError:  # the one before has just removed the folder
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stack.pop_all()
+                file.close()
+                raise UserError(
+                    f"--output: {output} is in use: {_owner(path)}. Wait for it or stop it there, or name another --output."
+                ) from error
+            except OSError:  # the file system has no locks
+                pass
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    break  # otherwise the one before has just let go of it, and removed it
+        stack.callback(path.unlink, missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.truncate(0)
+            file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": started, "split": split}))
+            file.flush()
+        yield
+
+
+def _remove_if_empty(output: Path) -> None:
+    with contextlib.suppress(OSError):
+        output.rmdir()
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = files.read_json(path)
+        about = [files.printable(owner[name], 80) for name in ("process", "host", "split", "started")]
+        return "process {} on {} prepares the split {!r} in it since {}".format(*about)
+    except (OSError, UserError, KeyError):
+        return "another process prepares a split in it"
