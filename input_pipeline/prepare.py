@@ -28,7 +28,12 @@ from .preparation.tfds_dataset import TfdsDataset
 from .preparation.webdataset import WebDataset
 
 SOURCES = ("csv", "tsv", "webdataset", "folder", "tfds", "urls")
-_DEFAULT_KEYS = {"csv": ("filepath", "title"), "tsv": ("filepath", "title"), "urls": ("url", "caption")}
+_DEFAULT_KEYS = {
+    "csv": ("filepath", "title"),
+    "tsv": ("filepath", "title"),
+    "urls": ("url", "caption"),
+    "webdataset": ("image", ""),  # the text file beside the image, before any field of the JSON
+}
 # Settings that change who does the work, or where: never the output.
 _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 
@@ -48,7 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--output", required=True, type=disk_path_of, help="folder to write")
     add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
     add("--image_key", help="column or feature of images, or of urls")
-    add("--caption_key", help="column, feature or JSON field of captions; several columns with commas between")
+    add("--caption_key", help="column, feature or JSON field of captions; several with commas between")
     add("--delimiter", help=r"between columns; a comma for csv, a tab (\t) for tsv and urls unless given")
     options = {field.name: field for field in dataclasses.fields(Options)}
     add(
@@ -242,7 +247,7 @@ def _download(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, li
         processes=arguments.workers,
         options=arguments.img2dataset.split(),
     )
-    return WebDataset(folder, "caption"), [lost, urls.failures(folder)]
+    return WebDataset(folder), [lost, urls.failures(folder)]
 
 
 def _command(arguments: argparse.Namespace) -> str:
