@@ -1,8 +1,8 @@
 """The members of tar files, in order, with a word about everything that is not one.
 
-Nothing is ever extracted, and memory stays bounded whatever a header claims. A member is a regular file whose name has a
-suffix. As webdataset has it, its key is its path up to the first dot of the file's name, and what follows is the suffix.
-Whatever else a tar holds becomes a `Skip`, but for folders:
+Nothing is ever extracted, and memory stays bounded whatever a header claims. A member is a regular file whose name has
+a suffix. As webdataset has it, its key is its path up to the first dot of the file's name, and what follows is the
+suffix. Whatever else a tar holds becomes a `Skip`, but for folders:
 
 | what | reason |
 |---|---|
@@ -10,7 +10,7 @@ Whatever else a tar holds becomes a `Skip`, but for folders:
 | a link, also a hard one, a device, a pipe, a file with holes | not a regular file |
 | a path that is absolute or has ``..`` | unsafe name |
 | a file's name without a dot, or with nothing before or after the first | `NO_SUFFIX` |
-| an archive without members | `EMPTY` |
+| a file without any of these | `EMPTY` |
 | a header that is none, a file that is cut off or has no end mark, other bytes behind the end mark | damaged tar |
 
 Names may be of any encoding, from pax headers or GNU's long ones. Where tars stand one after the other in a file, as
@@ -82,16 +82,14 @@ def members(
                 yield Skip("compressed otherwise than by gzip", path.name)
                 return
             tape = _Tape(file)
-            while True:
-                found = False
+            found = False
+            while archive == 0 or _is_another(tape):
                 for item in _archive(tape, path.name, archive, most_read):
                     found = True
                     yield item
-                if not found:
-                    yield Skip(EMPTY, path.name)
-                if not _is_another(tape):
-                    return
                 archive += 1
+            if not found:
+                yield Skip(EMPTY, path.name)
     except DAMAGES as error:
         yield Skip("damaged tar", f"{path.name}: {str(error)[:200] or type(error).__name__}")
 

@@ -36,7 +36,7 @@ class _Sample:
       archive: see `tars.Member`.
       key: the same.
       image: where its image is.
-      content: of the image, where it has just been read.
+      content: of the image, while it is in memory.
       text: content of its ``.txt``.
       facts: content of its ``.json``.
       counted: what of it was skipped and counted: "image" or "caption".
@@ -45,7 +45,7 @@ class _Sample:
     archive: int
     key: str
     image: Member | None = None
-    content: bytes = b""
+    content: bytes | None = None
     text: bytes | None = None
     facts: bytes | None = None
     counted: frozenset[str] = frozenset()
@@ -152,14 +152,14 @@ class _Waiting:
     def add(self, sample: _Sample) -> Iterator[Pair | Skip]:
         """The pair of a sample whose members stood together; one that lacks something waits, or is skipped."""
         place = sample.archive, sample.key
-        if self._source.lack_of(sample) is None:
-            yield self._source.pair(sample, sample.content, self._tar)
-        elif (earlier := self._samples.get(place)) is not None:
+        if (earlier := self._samples.pop(place, None)) is not None:
             self._text_bytes -= earlier.text_bytes
             yield from self._merge(earlier, sample)
-            self._text_bytes += earlier.text_bytes
+            sample = earlier
+        if sample.content is not None and self._source.lack_of(sample) is None:
+            yield self._source.pair(sample, sample.content, self._tar)
         elif self._may_wait(sample):
-            sample.content = b""
+            sample.content = None
             self._samples[place] = sample
             self._text_bytes += sample.text_bytes
         elif skip := self._source.skip(sample, self._tar):
@@ -181,7 +181,7 @@ class _Waiting:
             yield Skip("damaged tar", f"{self._tar.name}: {error}")
 
     def _may_wait(self, sample: _Sample) -> bool:
-        has_something = sample.image is not None or sample.text is not None or sample.facts is not None
+        has_something = sample.image or sample.counted or sample.text is not None or sample.facts is not None
         fits = self._text_bytes + sample.text_bytes <= _MOST_TEXT_WAITING
         return has_something and fits and len(self._samples) < _MOST_WAITING
 
@@ -191,6 +191,7 @@ class _Waiting:
                 continue
             if getattr(earlier, part) is None:
                 setattr(earlier, part, found)
+                earlier.content = sample.content if part == "image" else earlier.content
             else:
                 yield Skip("doubled member", f"{self._tar.name}/{sample.key}, {part}")
         earlier.counted |= sample.counted
@@ -221,5 +222,5 @@ def _add(sample: _Sample, member: Member, content: bytes | None, tar: Path) -> S
         return Skip(reason, name)
     setattr(sample, part, member if part == "image" else content)
     if part == "image":
-        sample.content = content or b""
+        sample.content = content
     return None

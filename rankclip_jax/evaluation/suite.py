@@ -13,6 +13,7 @@ from rankclip_jax import recipes
 from rankclip_jax.evaluation.tasks import TASKS
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import FORMATS
+from rankclip_jax.input_pipeline.files import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ def read(path: Path) -> list[Task]:
       UserError: it is not JSON, or says what no suite can.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--suite: {path} is not JSON: {error}.") from error
     entries = content.get("tasks") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
