@@ -179,5 +179,5 @@ def _numbers(samples: Sequence[_Sample]) -> np.ndarray:
 def _array(tar: Path, content: bytes) -> np.ndarray:
     try:
         return np.load(io.BytesIO(content), allow_pickle=False).astype(np.int64).reshape(-1)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{tar}: a .npy is no array of numbers ({error}).") from error
+    except Exception as error:  # NumPy takes a .npy for a zip or Python's own words, and raises what their readers do
+        raise UserError(f"{tar}: a .npy is no array of numbers ({printable(error)}).") from error

@@ -1,7 +1,7 @@
 """Tars drawn at random: order, doubling, names, depth, types, compression, truncation and concatenation.
 
-Preparation makes of each sample a pair or counts it, whatever the tar; and evaluation either opens a set with exactly the
-samples that were put in or refuses it.
+Preparation makes of each sample a pair or counts it, whatever the tar; and evaluation either opens a set with exactly
+the samples that were put in or refuses it.
 """
 
 import dataclasses
@@ -88,7 +88,8 @@ def _check_preparation(draw: random.Random, folder: Path) -> None:
     counts = Counter(skip.reason for skip in skips)
     if damaged:
         assert got <= expected
-        assert got == expected or counts["damaged tar"] == 1, (got, expected, counts)
+        lost = (expected - got).total()  # a name that was damaged may part an image from its caption
+        assert not lost or counts["damaged tar"] == 1 or counts["no caption"] >= lost, (got, expected, counts)
     else:
         assert got == expected, (expected - got, got - expected, counts)
         assert counts == odd, (counts, odd)
@@ -259,7 +260,8 @@ def _check_evaluation(draw: random.Random, folder: Path) -> None:
     try:
         found = open_set("webdataset", folder / "set", "test", Wording())
     except UserError as error:
-        assert refused is not False, error
+        if refused is False:
+            raise AssertionError(f"refused: {error}") from error
         str(error).encode()
         return
     assert not refused
