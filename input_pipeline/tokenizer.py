@@ -23,7 +23,7 @@ END_OF_TEXT = 49_407
 
 _WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
-# Letters that are looked at for each id of a row, of a word and of a text. An id stands for at most 32 bytes, so nothing
+# Letters of a word and of a text that are looked at for each id of a row. An id stands for at most 32 bytes, so nothing
 # that people write reaches further; and no text takes long, or much memory.
 _LETTERS_OF_WORD, _LETTERS_OF_TEXT = 256, 1024
 _LONGEST_CACHED = 32  # letters of a word whose ids are kept
