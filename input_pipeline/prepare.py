@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import UserError
 from .explained import Explained, Parser
-from .files import check_writable, write_atomically
+from .files import check_writable, printable, write_atomically
 from .object_stores import disk_path_of
 from .preparation import manifest, runners, shards, urls
 from .preparation.folder import Folder
@@ -282,6 +282,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--split: expected letters, digits and _; found {arguments.split!r}.")
     if arguments.validation_share and arguments.split == "validation":
         raise UserError("--validation_share: takes pairs out of another split than 'validation'; name it with --split.")
+    try:
+        str(arguments.output.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"--output: {printable(arguments.output)} is not UTF-8, and ArrayRecord files cannot be written below such "
+            "a name. Use another."
+        ) from error
     try:
         check_writable(arguments.output)
     except OSError as error:

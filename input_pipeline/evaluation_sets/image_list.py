@@ -57,6 +57,7 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
 
 
 def _first_line(path: Path) -> str:
-    """The names of the columns, without a byte-order mark."""
+    """The names of the columns: the first line that is not blank, without a byte-order mark."""
     with open_regular(path) as file:
-        return file.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace").strip()
+        lines = (line.decode("utf-8-sig", "replace") for line in iter(lambda: file.readline(_LONGEST_HEADER), b""))
+        return next((line.strip("\r\n") for line in lines if line.strip()), "")

@@ -129,6 +129,13 @@ def test_names_of_any_bytes_are_prepared_and_shown_in_utf_8(tmp_path):
         assert all(key.isprintable() and r"\udce9" in key for key in keys)
 
 
+def test_an_output_that_is_not_utf_8_is_refused(tmp_path, capsys):
+    output = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(SystemExit):
+        prepare.main(["--source", "folder", "--input", str(tmp_path), "--output", str(output)])
+    assert r"caf\udce9 is not UTF-8" in capsys.readouterr().err
+
+
 def _raw(output):
     import tensorflow_datasets as tfds
 
