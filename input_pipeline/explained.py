@@ -1,6 +1,7 @@
 """How commands end when something is wrong: with one paragraph and an exit status, never with a traceback."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -24,7 +25,10 @@ class Explained:
         self.program, self._kept = program, kept
 
     def __enter__(self) -> None:
-        """Nothing is different until something goes wrong."""
+        """Nothing is different until something goes wrong; a name that is not UTF-8 is printed with escapes."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

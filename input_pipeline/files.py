@@ -32,6 +32,14 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path that a file names is a file's; False also where no file can be called so."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long; NUL
+        return False
+
+
 def read_text(path: Path, *, limit: int = LARGEST_TEXT) -> str:
     """The content of a text file in UTF-8, with or without a byte-order mark.
 
@@ -98,6 +106,8 @@ def printable(text: object, limit: int = 300) -> str:
     """
     words = str(text)
     shown = words if len(words) <= limit else f"{words[: limit - 1]}…"
+    if shown.isprintable():
+        return shown
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in shown

@@ -19,7 +19,7 @@ from typing import Any
 from . import csv_file
 from .errors import UserError
 from .explained import Explained, Parser
-from .files import check_writable, write_atomically
+from .files import check_writable, printable, write_atomically
 from .object_stores import disk_path_of
 from .preparation import manifest, runners, shards, urls
 from .preparation.folder import Folder
@@ -31,7 +31,12 @@ from .preparation.tfds_dataset import TfdsDataset
 from .preparation.webdataset import WebDataset
 
 SOURCES = ("csv", "tsv", "webdataset", "folder", "tfds", "urls")
-_DEFAULT_KEYS = {"csv": ("filepath", "title"), "tsv": ("filepath", "title"), "urls": ("url", "caption")}
+_DEFAULT_KEYS = {
+    "csv": ("filepath", "title"),
+    "tsv": ("filepath", "title"),
+    "urls": ("url", "caption"),
+    "webdataset": ("image", ""),  # the text file beside the image, before any field of the JSON
+}
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # of writing, also where no file is named
 # Settings that change who does the work, or where: never the output.
 _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
@@ -52,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--output", required=True, type=disk_path_of, help="folder to write")
     add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
     add("--image_key", help="column or feature of images, or of urls")
-    add("--caption_key", help="column, feature or JSON field of captions; several columns with commas between")
+    add("--caption_key", help="column, feature or JSON field of captions; several with commas between")
     add("--delimiter", help=r"between columns (\t: a tab); by the suffix of --input unless given: .csv, .tsv")
     options = {field.name: field for field in dataclasses.fields(Options)}
     add(
@@ -264,7 +269,7 @@ def _download(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, li
         processes=arguments.workers,
         options=arguments.img2dataset.split(),
     )
-    return WebDataset(folder, "caption"), [lost, urls.failures(folder)]
+    return WebDataset(folder), [lost, urls.failures(folder)]
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -299,6 +304,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--split: expected letters, digits and _; found {arguments.split!r}.")
     if arguments.validation_share and arguments.split == "validation":
         raise UserError("--validation_share: takes pairs out of another split than 'validation'; name it with --split.")
+    try:
+        str(arguments.output.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"--output: {printable(arguments.output)} is not UTF-8, and ArrayRecord files cannot be written below such "
+            "a name. Use another."
+        ) from error
     try:
         check_writable(arguments.output)
     except OSError as error:

@@ -23,6 +23,12 @@ END_OF_TEXT = 49_407
 
 _WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
+# Letters of a word and of a text that are looked at for each id of a row. An id stands for at most 32 bytes, so nothing
+# that people write reaches further; and no text takes long, or much memory.
+_LETTERS_OF_WORD, _LETTERS_OF_TEXT = 256, 1024
+_LONGEST_CACHED = 32  # letters of a word whose ids are kept
+_HUGE_REFERENCE = regex.compile(r"(?<=&#)[0-9]{600,}")  # more digits than Python makes a number of
+
 _PLAIN = regex.compile(r"[ -%'-~\t\n\r]*")  # ASCII without &: text that ftfy leaves as it is
 
 
@@ -30,7 +36,9 @@ def tokenize(texts: Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.n
     """Byte-pair ids of each text, between start- and end-of-text, padded with zeros.
 
     Text that is too long loses words from its end but never its end-of-text mark. A caption that spells
-    out a mark, such as ``<end_of_text>``, is encoded as the ordinary characters it is made of.
+    out a mark, such as ``<end_of_text>``, is encoded as the ordinary characters it is made of. Of a text the first
+    ``1024 * context_length`` letters are looked at, runs of white space taken for one, and of a word the first
+    ``256 * context_length``.
 
     Args:
       texts: n strings.
@@ -51,14 +59,22 @@ def tokenize(texts: Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.n
 def clean(text: str) -> str:
     """Mends mis-decoded characters, resolves HTML entities, lower-cases and squeezes white space."""
     if not _PLAIN.fullmatch(text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = _unescape(_unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
+
+
+def _unescape(text: str) -> str:
+    """HTML entities to characters; a number that is no character, however long, to the mark of such."""
+    return html.unescape(_HUGE_REFERENCE.sub("1114112", text) if "&#" in text else text)
 
 
 def _encode(text: str, limit: int) -> list[int]:
     ids: list[int] = []
+    if len(text) > (most := _LETTERS_OF_TEXT * (limit + 2)):
+        text = regex.sub(r"(\s)\s+", r"\1", text)[:most]
     for match in _WORDS.finditer(clean(text)):
-        ids.extend(_encode_word(match.group()))
+        word = match.group()[: _LETTERS_OF_WORD * (limit + 2)]
+        ids.extend(_encode_word(word) if len(word) <= _LONGEST_CACHED else _encode_anew(word))
         if len(ids) >= limit:
             break
     return ids[:limit]
@@ -91,6 +107,10 @@ def vocabulary() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
 
 @functools.lru_cache(maxsize=1 << 18)
 def _encode_word(word: str) -> tuple[int, ...]:
+    return _encode_anew(word)
+
+
+def _encode_anew(word: str) -> tuple[int, ...]:
     ids, ranks = vocabulary()
     byte_symbols = _byte_symbols()
     parts = [byte_symbols[byte] for byte in word.encode()]

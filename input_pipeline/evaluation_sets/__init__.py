@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..evaluation_sets import class_folder, image_list, sugar_crepe, tfds_split, webdataset, winogavil
 from ..evaluation_sets.wording import Wording
+from ..files import printable
 from ..source import Source
 
 FORMATS = {
@@ -35,6 +36,9 @@ def open_set(name: str, path: Path, split: str, wording: Wording) -> Source:
     """
     if name not in FORMATS:
         raise UserError(f"no format {name!r}; there are {', '.join(FORMATS)}.")
-    if not path.exists():
-        raise UserError(f"nothing at {path}. Put the dataset there, or name another folder with --data.")
-    return FORMATS[name].open_set(path, split, wording)
+    try:
+        if not path.exists():
+            raise UserError(f"nothing at {path}. Put the dataset there, or name another folder with --data.")
+        return FORMATS[name].open_set(path, split, wording)
+    except OSError as error:
+        raise UserError(f"{printable(error.filename or path)}: {error.strerror or error}.") from error

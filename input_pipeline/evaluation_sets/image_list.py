@@ -4,6 +4,7 @@ Rows of one image, wherever they stand, are its captions. Relative paths begin a
 ``split`` where there is one.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,16 @@ from .. import csv_file
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
 from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..files import open_regular, printable
 from ..source import Truth
 
+_LONGEST_HEADER = 1 << 20  # bytes
 _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 
 
 def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
-    header = (read_lines(path) or [""])[0]
+    header = _first_line(path)
     delimiter = "\t" if "\t" in header or path.suffix == ".tsv" else ","
     columns = [name.strip().strip('"') for name in header.split(delimiter)]
     told = _LABEL if _LABEL in columns else _CAPTION
@@ -28,6 +31,8 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     for line, values in csv_file.rows(path, wanted, delimiter, flag=str(path)):
         if isinstance(values, csv_file.BadRow):
             raise UserError(f"{path}, line {line}: {values.reason}: {values.found}.")
+        if any("\udc80" <= character <= "\udcff" for value in values for character in value):
+            raise UserError(f"{path}, line {line}: not UTF-8 text.")
         if not all(value.strip() for value in values[:2]):
             raise UserError(f"{path}, line {line}: no {_IMAGE} or no {told}.")
         if len(values) < 3 or values[2] == split:
@@ -40,12 +45,19 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
             texts.setdefault(image, []).append(text)
         return LabelledFiles(tuple(texts), Truth(), tuple(map(tuple, texts.values())))
     words, names = [label for _, label in rows], read_lines(path.parent / NAMES)
-    if all(word.isdecimal() for word in words):
+    if all(re.fullmatch("[0-9]{1,9}", word) for word in words):
         labels = np.asarray([int(word) for word in words])
     else:
         names = names or sorted(set(words))
         if unknown := sorted(set(words) - set(names)):
-            raise UserError(f"{path}: the label {unknown[0]!r} is not among the names in {NAMES}.")
+            raise UserError(f"{path}: the label {printable(repr(unknown[0]))} is not among the names in {NAMES}.")
         labels = np.asarray([names.index(word) for word in words])
     truth = labelled(wording, names, labels, path.parent, path)
     return LabelledFiles(tuple(image for image, _ in rows), truth)
+
+
+def _first_line(path: Path) -> str:
+    """The names of the columns: the first line that is not blank, without a byte-order mark."""
+    with open_regular(path) as file:
+        lines = (line.decode("utf-8-sig", "replace") for line in iter(lambda: file.readline(_LONGEST_HEADER), b""))
+        return next((line.strip("\r\n") for line in lines if line.strip()), "")

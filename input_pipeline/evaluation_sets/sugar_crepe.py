@@ -4,12 +4,12 @@
 (``add_att.json`` is the split ``add_att``), the images lie in ``images`` beside it, or in the folder itself.
 """
 
-import json
 from pathlib import Path
 
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
 from ..evaluation_sets.wording import Wording
+from ..files import is_file, printable, read_json
 from ..source import Truth
 
 _KEYS = ("filename", "caption", "negative_caption")
@@ -23,16 +23,18 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
         there = ", ".join(sorted(one.stem for one in path.glob("*.json"))) or "none"
         raise UserError(f"{file}: no such file; splits that are there: {there}.")
     try:
-        entries = json.loads(file.read_text(encoding="utf8"))
+        entries = read_json(file, object)
         rows = list(entries.values() if isinstance(entries, dict) else entries)
         values = [tuple(row[key] for key in _KEYS) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        words = f"{type(error).__name__}: {error}"
+    except (KeyError, TypeError) as error:
+        words = printable(f"{type(error).__name__}: {error}")
         raise UserError(f"{file}: expected objects with {', '.join(_KEYS)} ({words}).") from error
     if not values or not all(isinstance(value, str) and value for row in values for value in row):
         raise UserError(f"{file}: expected at least one object, whose {', '.join(_KEYS)} are words.")
     folder = path / "images" if (path / "images").is_dir() else path
-    if missing := [name for name, _, _ in values if not (folder / name).is_file()]:
-        raise UserError(f"{folder / missing[0]}: missing, as {len(missing)} of {len(values)} images.")
+    if outside := [name for name, _, _ in values if ".." in Path(name).parts or Path(name).is_absolute()]:
+        raise UserError(f"{file}: expected names of files in {folder}; found {printable(outside[0])}.")
+    if missing := [name for name, _, _ in values if not is_file(folder / name)]:
+        raise UserError(f"{printable(folder / missing[0])}: missing, as {len(missing)} of {len(values)} images.")
     paths = tuple(folder / name for name, _, _ in values)
     return LabelledFiles(paths, Truth(), tuple((right, wrong) for _, right, wrong in values))

@@ -2,30 +2,39 @@
 
 | member | of |
 |---|---|
-| ``.webp .png .jpg .jpeg`` | the image |
+| ``.webp .png .jpg .jpeg``, and what else `IMAGE_SUFFIXES` has | the image; of several the first in this order |
 | ``.cls`` | its label, a number |
 | ``.npy`` | its labels, an array of zeros and ones, where ``dataset_type.txt`` says ``multilabel`` |
 | ``.npy`` beside ``.cls`` | what else is known, numbers of which the first is its group, as DataComp has them |
 | ``.txt`` | its captions, a line each, where ``dataset_type.txt`` says ``retrieval`` |
 
-The tars are listed once and read where they lie; nothing is extracted.
+The tars are listed once and read where they lie; nothing is extracted. Members of a sample, which is all members of
+one key (see `tars`), may stand in any order. A system's own files and other suffixes are left alone. Since a measure
+needs everything else, a damaged tar, a link in it, an image without a label, a label without an image, and two members
+of one name are refused.
 """
 
 import dataclasses
 import functools
 import io
-import tarfile
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .. import tars
 from ..errors import UnreadableError, UserError
 from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..files import open_regular, printable
+from ..image_files import IMAGE_SUFFIXES
+from ..preparation.pairs import Skip
 from ..source import Truth
+from ..tars import Member
 
-_IMAGES = ("webp", "png", "jpg", "jpeg")
-_TYPES = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}
+_TYPES = {"classification": ".cls", "multilabel": ".npy", "retrieval": ".txt"}
+_ORDER = {suffix: number for number, suffix in enumerate(IMAGE_SUFFIXES)}  # begins as CLIP_benchmark's
+_MOST_TARS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +63,7 @@ class TarSplit:
         """Raises UnreadableError where the tar has become shorter."""
         sample = self.samples[index]
         try:
-            with sample.tar.open("rb") as file:
+            with open_regular(sample.tar) as file:
                 file.seek(sample.offset)
                 image = file.read(sample.size)
         except OSError as error:
@@ -95,41 +104,59 @@ def _groups(samples: Sequence[_Sample], numbers: Sequence[int]) -> np.ndarray:
 
 def _tars(folder: Path) -> list[Path]:
     lines = read_lines(folder / "nshards.txt")
-    if not lines or not lines[0].isdecimal() or not int(lines[0]):
+    if not lines or not re.fullmatch("[0-9]{1,7}", lines[0]) or not 0 < int(lines[0]) <= _MOST_TARS:
+        shown = "no file" if lines is None else printable(lines[:3])
         raise UserError(
-            f"{folder / 'nshards.txt'}: expected the number of tars; found {'no file' if lines is None else lines}. Is "
-            "the download complete?"
+            f"{folder / 'nshards.txt'}: expected the number of tars, 1 to {_MOST_TARS:,}; found {shown}. Is the "
+            "download complete?"
         )
-    tars = [folder / f"{number}.tar" for number in range(int(lines[0]))]
-    if missing := [tar for tar in tars if not tar.is_file()]:
-        raise UserError(f"{missing[0]}: missing, {len(missing)} of {len(tars)} tars. Finish the download.")
-    return tars
+    found = [folder / f"{number}.tar" for number in range(int(lines[0]))]
+    if missing := [tar for tar in found if not tar.is_file()]:
+        raise UserError(f"{missing[0]}: missing, {len(missing)} of {len(found)} tars. Finish the download.")
+    return found
 
 
 def _samples(tar: Path, suffix: str) -> list[_Sample]:
-    places: dict[str, dict[str, tuple[int, int]]] = {}
-    told: dict[str, bytes] = {}
-    about: dict[str, bytes] = {}
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                if not member.isreg():
-                    continue
-                key, _, kind = member.name.rpartition(".")
-                if kind.lower() in _IMAGES:
-                    places.setdefault(key, {})[kind] = (member.offset_data, member.size)
-                elif kind.lower() in (suffix, "npy"):
-                    content = archive.extractfile(member)
-                    (told if kind.lower() == suffix else about)[key] = content.read() if content else b""
-            complete = archive.offset <= tar.stat().st_size
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise UserError(f"{tar}: not a whole tar ({error}). Fetch it again.") from error
-    ends = max((offset + size for place in places.values() for offset, size in place.values()), default=0)
-    if not complete or ends > tar.stat().st_size:
-        raise UserError(f"{tar}: cut off, of {tar.stat().st_size:,} bytes. Fetch it again.")
-    if lacking := [key for key in places if key not in told]:
-        raise UserError(f"{tar}: {lacking[0]} has an image and no .{suffix}.")
-    return [_Sample(tar, *next(iter(places[key].values())), told[key], about.get(key)) for key in places]
+    """The samples of a tar, in the order of their first images.
+
+    Args:
+      tar: the file.
+      suffix: of the members that say what is known of the images.
+
+    Raises:
+      UserError: it is damaged, or lacks something.
+    """
+    images: dict[tuple[int, str], dict[str, Member]] = {}
+    told: dict[tuple[int, str], bytes] = {}
+    about: dict[tuple[int, str], bytes] = {}
+    kinds = {".npy": about, suffix: told}
+    for item in tars.members(tar, lambda member: tars.LARGEST_TEXT if member.suffix in kinds else 0):
+        if isinstance(item, Skip):
+            if item.reason in (tars.HIDDEN, tars.NO_SUFFIX, tars.EMPTY):
+                continue
+            raise UserError(
+                f"{tar}: {item.reason} ({item.name}). Fetch it again, or pack it anew with plain files only."
+            )
+        (member, content), name = item, printable(item[0].key + item[0].suffix)
+        place = member.archive, member.key
+        if member.suffix in kinds:
+            if content is None:
+                raise UserError(f"{tar}: {name} has {member.size:,} bytes; expected at most {tars.LARGEST_TEXT:,}.")
+            if place in kinds[member.suffix]:
+                raise UserError(f"{tar}: {name} is there twice. Which of them is right?")
+            kinds[member.suffix][place] = content
+        elif member.suffix in IMAGE_SUFFIXES:
+            if member.size > tars.LARGEST_IMAGE:
+                raise UserError(f"{tar}: {name} has {member.size:,} bytes; expected at most {tars.LARGEST_IMAGE:,}.")
+            if member.suffix in images.setdefault(place, {}):
+                raise UserError(f"{tar}: {name} is there twice. Which of them is right?")
+            images[place][member.suffix] = member
+    if lacking := next((place for place in images if place not in told), None):
+        raise UserError(f"{tar}: {printable(lacking[1])} has an image and no {suffix}.")
+    if lacking := next((place for place in told if place not in images), None):
+        raise UserError(f"{tar}: {printable(lacking[1])} has a {suffix} and no image ({', '.join(IMAGE_SUFFIXES)}).")
+    first = {place: min(found.values(), key=lambda one: _ORDER[one.suffix]) for place, found in images.items()}
+    return [_Sample(tar, image.offset, image.size, told[place], about.get(place)) for place, image in first.items()]
 
 
 def _captions(sample: _Sample) -> list[str]:
@@ -152,5 +179,5 @@ def _numbers(samples: Sequence[_Sample]) -> np.ndarray:
 def _array(tar: Path, content: bytes) -> np.ndarray:
     try:
         return np.load(io.BytesIO(content), allow_pickle=False).astype(np.int64).reshape(-1)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{tar}: a .npy is no array of numbers ({error}).") from error
+    except Exception as error:  # NumPy takes a .npy for a zip or Python's own words, and raises what their readers do
+        raise UserError(f"{tar}: a .npy is no array of numbers ({printable(error)}).") from error

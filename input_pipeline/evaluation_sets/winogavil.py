@@ -5,12 +5,14 @@ JSON lists of images' names; the images are ``winogavil_images/NAME.jpg`` beside
 """
 
 import csv
+import io
 import json
 from pathlib import Path
 
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
 from ..evaluation_sets.wording import Wording
+from ..files import is_file, printable, read_text
 from ..source import Choice, Truth
 
 _COLUMNS = ("cue", "candidates", "associations")
@@ -23,10 +25,9 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     if file is None:
         raise UserError(f"{path}: neither {split}.csv nor winogavil_dataset.csv is there.")
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [_row(row) for row in csv.DictReader(lines)]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error) as error:
-        words = f"{type(error).__name__}: {error}"
+        rows = [_row(row) for row in csv.DictReader(io.StringIO(read_text(file), newline=""))]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        words = printable(f"{type(error).__name__}: {error}")
         raise UserError(f"{file}: expected columns {', '.join(_COLUMNS)}, two of them JSON lists ({words}).") from error
     if not rows:
         raise UserError(f"{file}: no rows.")
@@ -34,12 +35,12 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
         if not cue or not right or len(set(candidates)) < len(candidates) or not right < set(candidates):
             raise UserError(
                 f"{file}, row {number}: expected a cue, different candidates, and some of them as associations; found "
-                f"{cue!r}, {candidates}, {sorted(right)}."
+                f"{printable(f'{cue!r}, {candidates}, {sorted(right)}')}."
             )
     names = sorted({name for _, candidates, _ in rows for name in candidates})
     paths = tuple(path / "winogavil_images" / f"{name}.jpg" for name in names)
-    if missing := [one for one in paths if not one.is_file()]:
-        raise UserError(f"{missing[0]}: missing, as {len(missing)} of {len(paths)} images.")
+    if missing := [one for one in paths if not is_file(one)]:
+        raise UserError(f"{printable(missing[0])}: missing, as {len(missing)} of {len(paths)} images.")
     place = {name: number for number, name in enumerate(names)}
     choices = tuple(
         Choice(

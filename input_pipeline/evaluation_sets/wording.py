@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.metadata
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..files import is_file, read_json, read_text
 from ..source import Classes, Truth
 
 PLACE = "{c}"  # for a class's name in a template, as CLIP_benchmark writes it; {} is understood too
@@ -96,8 +96,12 @@ def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:
     if isinstance(templates, dict):
         if missing := [name for name in names if not templates.get(name)]:
             raise UserError(f"no sentences for the class {missing[0]!r} among the templates.")
+        if wrong := [name for name in names if not isinstance(templates[name], list)]:
+            raise UserError(
+                f"the sentences for the class {wrong[0]!r}: expected a list; found {templates[wrong[0]]!r}."
+            )
         return [[str(sentence) for sentence in templates[name]] for name in names]
-    if not templates:
+    if not isinstance(templates, list | tuple) or not templates:
         raise UserError(
             f'no templates. Give a file with a sentence a line, such as "a photo of a {PLACE}.", a JSON list, or a key '
             f"of the package {_PACKAGE}, as templates of the task."
@@ -114,20 +118,13 @@ def read_lines(path: Path) -> list[str] | None:
     Raises:
       UserError: it is not text.
     """
-    if not path.is_file():
-        return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf8").splitlines()]
-    except ValueError as error:
-        raise UserError(f"{path}: not UTF-8 text.") from error
+    return [line.strip() for line in read_text(path).splitlines()] if path.is_file() else None
 
 
 def _read(given: str, folder: Path, kind: str) -> Any:
     path = folder / given
-    if path.is_file() and path.suffix == ".json":
-        return _json(path)
-    if path.is_file():
-        return read_lines(path)
+    if is_file(path):
+        return read_json(path, object) if path.suffix == ".json" else read_lines(path)
     return _of_package(given, kind)
 
 
@@ -135,7 +132,7 @@ def _of_package(key: str, kind: str) -> Any:
     """What clip-benchmark has under a key, found as a file; the package is not imported."""
     for name in (_FILES[kind], *((_FILES["prompts"],) if kind == "templates" else ())):
         path = _package_file(name)
-        if path is not None and key in (known := _json(path)):
+        if path is not None and key in (known := read_json(path)):
             return known[key]
     raise UserError(
         f"{kind}: {key!r} is neither a file nor a key of the package {_PACKAGE}, which is "
@@ -150,10 +147,3 @@ def _package_file(name: str) -> Path | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return next((Path(str(file.locate())) for file in files if file.name == name), None)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}.") from error

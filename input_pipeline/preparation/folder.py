@@ -1,4 +1,8 @@
-"""A folder of images, each with a text file of the same name beside it: a caption on each line."""
+"""A folder of images, each with a text file of the same name beside it: a caption on each line.
+
+Every other file is counted: a hidden one (``._0.jpg``, or any in ``.ipynb_checkpoints``) that has an image's suffix, an
+image of a format that is not read, by its suffix, a caption without an image, and anything else.
+"""
 
 import dataclasses
 import os
@@ -8,9 +12,11 @@ from typing import Any
 
 from .. import images
 from ..errors import UnreadableError, UserError
-from ..preparation.pairs import Pair, Skip, decode_caption
+from ..files import open_regular
+from ..image_files import IMAGE_SUFFIXES, count_suffixes, is_hidden, names_below, unread_format
+from ..preparation.pairs import Pair, Skip, clean_captions
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+LARGEST_TEXT = 1 << 22  # bytes of a sample's captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Folder:
     """Images anywhere below a folder; links to other folders are not followed.
 
     Args:
-      shard_size: images of a job.
+      shard_size: files of a job.
     """
 
     path: Path
@@ -26,52 +32,73 @@ class Folder:
 
     def describe(self) -> dict[str, Any]:
         """See `PairSource.describe`."""
-        names = self._names()
+        names = [entry for entry in self._entries() if isinstance(entry, str)]
         return {"folder": self.path.name, "images": len(names), "bytes": sum(map(self._size, names))}
 
     def job_count(self) -> int:
         """See `PairSource.job_count`."""
-        return -(-len(self._names()) // self.shard_size)
+        return -(-len(self._entries()) // self.shard_size)
 
-    def jobs(self) -> Iterator[list[str]]:
+    def jobs(self) -> Iterator[list[str | Skip]]:
         """See `PairSource.jobs`."""
-        names = self._names()
-        if not names:
-            raise UserError(f"--input: no images ({', '.join(IMAGE_SUFFIXES)}) in {self.path} or below.")
-        for start in range(0, len(names), self.shard_size):
-            yield names[start : start + self.shard_size]
+        entries = self._entries()
+        if not any(isinstance(entry, str) for entry in entries):
+            found = count_suffixes(names_below(self.path)) or "no files"
+            raise UserError(f"--input: no images ({', '.join(IMAGE_SUFFIXES)}) in {self.path} or below; found {found}.")
+        for start in range(0, len(entries), self.shard_size):
+            yield entries[start : start + self.shard_size]
 
-    def read(self, job: list[str]) -> Iterator[Pair | Skip]:
+    def read(self, job: list[str | Skip]) -> Iterator[Pair | Skip]:
         """See `PairSource.read`."""
-        for name in job:
-            yield self._pair(name)
+        for entry in job:
+            yield self._pair(entry) if isinstance(entry, str) else entry
 
     def _pair(self, name: str) -> Pair | Skip:
         path = self.path / name
-        try:
-            lines = images.read(path.with_suffix(".txt")).splitlines()
-        except UnreadableError:
+        text = next((text for suffix in (".txt", ".TXT") if (text := path.with_suffix(suffix)).exists()), None)
+        if text is None:
             return Skip("no caption", name)
-        captions = [decode_caption(line, name) for line in lines if line.strip()]
-        usable = tuple(caption for caption in captions if isinstance(caption, str))
-        if not usable:
-            return next((caption for caption in captions if isinstance(caption, Skip)), Skip("no caption", name))
         try:
-            return Pair(name, images.read(path), usable)
+            with open_regular(text) as file:
+                content = file.read(LARGEST_TEXT + 1)
+        except OSError:
+            return Skip("unreadable caption", name)
+        if len(content) > LARGEST_TEXT:
+            return Skip("caption has too many bytes", name)
+        captions = clean_captions(content.splitlines(), name)
+        if isinstance(captions, Skip):
+            return captions
+        try:
+            return Pair(name, images.read(path), captions)
         except UnreadableError:
             return Skip("unreadable file", name)
 
-    def _names(self) -> list[str]:
-        found = (
-            os.path.relpath(os.path.join(folder, file), self.path)
-            for folder, _, files in os.walk(self.path)
-            for file in files
-            if file.lower().endswith(IMAGE_SUFFIXES)
-        )
-        return sorted(found)
+    def _entries(self) -> list[str | Skip]:
+        """The relative paths of the images, and what is left out, in the order of their names."""
+        names = names_below(self.path)
+        with_image = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in IMAGE_SUFFIXES}
+        return [entry for name in names if (entry := _entry(name, with_image)) is not None]
 
     def _size(self, name: str) -> int:
         try:
             return (self.path / name).stat().st_size
         except OSError:
             return 0
+
+
+def _entry(name: str, with_image: set[str]) -> str | Skip | None:
+    """An image's name, or why another file is left out; None: there is nothing to miss of it.
+
+    Args:
+      name: relative path.
+      with_image: relative paths, without suffixes, of all images.
+    """
+    stem, suffix = os.path.splitext(name)
+    is_image = suffix.lower() in IMAGE_SUFFIXES
+    if is_hidden(name):
+        return Skip("hidden file", name) if is_image else None
+    if is_image:
+        return name
+    if suffix in (".txt", ".TXT"):
+        return None if stem in with_image else Skip("no image", name)
+    return Skip(unread_format(suffix.lower()) or "not an image", name)

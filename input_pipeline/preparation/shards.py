@@ -97,7 +97,7 @@ class Lost:
         """Counts one."""
         self._counts[skip.reason] += 1
         if len(self._names[skip.reason]) < _NAMED:
-            self._names[skip.reason].append(skip.name.encode("utf8", "replace").decode("utf8"))
+            self._names[skip.reason].append(skip.name)
 
     def summary(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -67,3 +67,52 @@ def test_ids_are_open_clips_on_texts_of_every_kind():
               "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=10_000))]  # fmt: skip
     different = np.flatnonzero((tokenizer.tokenize(texts) != theirs(texts).numpy()).any(axis=1))
     assert [texts[index] for index in different] == []
+
+
+LONG = {
+    "one letter": "a", "two": "ab", "three": "aab", "digits": "9", "marks": "!?", "emoji": "🎨", "Chinese": "東京",
+    "entities": "&amp;amp;", "broken": "Ã©", "joined": "e\u0301", "invisible": "\u200b", "angles": "<",
+    "references": "&#65;",
+    "letters": "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=997)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_text_and_words_of_any_length_have_the_ids_of_all_their_letters(kind, monkeypatch):
+    """Compared with what looks at every letter, for lengths that it can bear."""
+    text = LONG[kind] * (120_000 // len(LONG[kind]))
+    (ids,) = tokenizer.tokenize([text])
+    monkeypatch.setattr(tokenizer, "_LETTERS_OF_WORD", 1 << 30)
+    monkeypatch.setattr(tokenizer, "_LETTERS_OF_TEXT", 1 << 30)
+    np.testing.assert_array_equal(ids, tokenizer.tokenize([text])[0])
+
+
+def test_white_space_of_any_length_hides_no_word():
+    found = tokenizer.tokenize([" \n\t" * 100_000 + "a cat" + " " * 300_000 + "sat", "a cat sat"])
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_a_huge_text_is_neither_worked_through_nor_kept():
+    letters, merged = [], tokenizer._merge
+    tokenizer._encode_word.cache_clear()
+    for kind in LONG.values():
+        text = kind * (2_000_000 // len(kind))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokenizer, "_merge", lambda parts, ranks: letters.append(len(parts)) or merged(parts, ranks))
+            tokenizer.tokenize([text])
+    assert 1000 < max(letters) <= 4 * 256 * 77
+    before = tokenizer._encode_word.cache_info().currsize
+    tokenizer.tokenize(["b" * 33, "b" * 1000])
+    assert tokenizer._encode_word.cache_info().currsize == before
+    tokenizer.tokenize(["b" * 32])
+    assert tokenizer._encode_word.cache_info().currsize == before + 1
+
+
+@pytest.mark.parametrize("prefix", ["&#", "&amp;#", "&#0"])
+def test_a_number_of_thousands_of_digits_is_no_character(prefix):
+    assert tokenizer.clean(f"a {prefix}{'9' * 5000}; cat") == tokenizer.clean("a &#1114112; cat") == "a \ufffd cat"
+
+
+def test_lone_surrogates_have_the_ids_of_what_is_no_character():
+    found = tokenizer.tokenize(["a \ud83d cat", "a \ufffd cat"])
+    np.testing.assert_array_equal(found[0], found[1])
