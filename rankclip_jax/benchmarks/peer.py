@@ -179,48 +179,36 @@ def serve(prepare: Callable[[], Callable[[], Any]]) -> None:
 def choose(module: str, words: Sequence[str], settings: Sequence[Setting]) -> Peer:
     """The peer under the fastest combination of settings that was found, with its ``trials``.
 
-    Each setting is tried on top of those that have helped so far, once warm.
+    Each setting is tried on top of those that have helped so far. One peer at a time holds memory.
 
     Raises:
-      PeerError: it does not even start plain.
+      PeerError: it does not even work plain.
     """
-    best, kept = Peer(module, words), []  # type: tuple[Peer, list[Setting]]
-    trials: list[Trial] = []
-    try:
-        fastest = _try(best, trials)
-        for setting in settings:
-            if setting.refusal:
-                trials.append(Trial(setting.name, refusal=setting.refusal))
-                continue
-            try:
-                peer = Peer(module, words, [*kept, setting])
-            except PeerError as error:
-                trials.append(Trial(setting.name, refusal=str(error)))
-                continue
-            try:
-                seconds = _try(peer, trials)
-            except PeerError as error:
-                peer.close()
-                trials.append(Trial(peer.name, refusal=str(error)))
-                continue
-            if seconds < fastest:
-                best.close()
-                best, fastest = peer, seconds
-                kept.append(setting)
-            else:
-                peer.close()
-    except BaseException:
-        best.close()
-        raise
+    kept: list[Setting] = []
+    fastest, name = _try(module, words, kept)
+    trials = [Trial(name, fastest)]
+    for setting in settings:
+        if setting.refusal:
+            trials.append(Trial(setting.name, refusal=setting.refusal))
+            continue
+        try:
+            seconds, name = _try(module, words, [*kept, setting])
+        except PeerError as error:
+            trials.append(Trial(setting.name, refusal=str(error)))
+            continue
+        trials.append(Trial(name, seconds))
+        if seconds < fastest:
+            fastest, kept = seconds, [*kept, setting]
+    best = Peer(module, words, kept)
     best.trials = trials
     return best
 
 
-def _try(peer: Peer, trials: list[Trial]) -> float:
-    peer.seconds(1, _PATIENCE)
-    seconds = min(peer.seconds(1, _PATIENCE), peer.seconds(1, _PATIENCE))
-    trials.append(Trial(peer.name, seconds))
-    return seconds
+def _try(module: str, words: Sequence[str], settings: Sequence[Setting]) -> tuple[float, str]:
+    """Seconds of the work done once, when warm, and the combination's name."""
+    with Peer(module, words, settings) as peer:
+        peer.seconds(1, _PATIENCE)
+        return min(peer.seconds(1, _PATIENCE), peer.seconds(1, _PATIENCE)), peer.name
 
 
 @contextlib.contextmanager

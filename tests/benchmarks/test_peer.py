@@ -27,7 +27,7 @@ def test_what_helps_is_kept_and_all_that_was_tried_is_told(tmp_path):
     with choose(WORKER, [str(tmp_path / "log")], SETTINGS) as found:
         assert found.name == "help + good one"
         assert found.seconds(2) == 4
-    names = ["plain", "help", "help + harm", "elsewhere", "help + good one", "broken", "help + good one + fragile"]
+    names = ["plain", "help", "help + harm", "elsewhere", "help + good one", "broken", "fragile"]
     assert [trial.settings for trial in found.trials] == names
     refusals = [trial.refusal for trial in found.trials if trial.refusal]
     assert refusals == ["not on this processor", "ValueError: two", "MemoryError: too large"]

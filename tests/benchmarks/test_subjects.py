@@ -1,5 +1,8 @@
 """Every subject beside other work: its figures come with their range, and it concludes nothing."""
 
+import contextlib
+import importlib.util
+
 import pytest
 
 from configs import csv, demo
@@ -7,6 +10,8 @@ from rankclip_jax.benchmarks import checkpoint, evaluation, loss, search, timing
 from rankclip_jax.benchmarks import input as input_benchmark
 from rankclip_jax.benchmarks.timing import ProcessorTime
 from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.parallel.mesh import make_local_mesh
+from rankclip_jax.run.assembly import assemble
 from tests.training.conftest import TINY
 
 
@@ -77,3 +82,33 @@ def test_nothing_is_concluded_beside_other_work(subject, load, tmp_path, monkeyp
         assert (row[conclusion] is None) == (load > 0)
         assert (row[f"{conclusion}_range"] is None) == (load > 0)
     assert ("37% of its time went to other processes; no conclusion" in said) == (load > 0)
+
+
+def step_beside_open_clip(folder):
+    with train._peer(assemble(recipe(demo.get_config()), make_local_mesh(), 10)) as found:
+        assert found is None
+
+
+PEERS = {
+    "train": (step_beside_open_clip, "torch and open_clip not installed", "torch open_clip_torch"),
+    "input": (input_of_pictures, "torch and torchvision not installed", "torch torchvision"),
+    "evaluation": (
+        lambda folder: evaluation._peers(recipe(demo.get_config()), folder, contextlib.ExitStack()),
+        "torch and open_clip and clip_benchmark not installed", "torch open_clip_torch clip-benchmark",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("subject", PEERS)
+def test_a_peer_that_is_not_installed_is_said_with_the_command_that_installs_it(subject, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "read_processor_time", lambda: None)
+    monkeypatch.setattr(timing, "_LEAST_SECONDS", 0)
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    real = importlib.util.find_spec
+    absent = ("torch", "torchvision", "open_clip", "clip_benchmark")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in absent else real(name, *more))
+    compare, what, packages = PEERS[subject]
+    compare(tmp_path)
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ours is not compared")]
+    assert what in note
+    assert note.endswith(f"pip install {packages}")

@@ -52,6 +52,6 @@ class Generator:
 
 
 def discover(folder: Path = ROOT / "tests" / "fuzz") -> list[Generator]:
-    """Those modules that have a ``main``, by name."""
-    paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith(("_", "test_", "conftest")))
-    return [Generator(path.stem) for path in paths if "def main(" in path.read_text(encoding="utf8")]
+    """Those modules that are commands, by name."""
+    paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith("test_"))
+    return [Generator(path.stem) for path in paths if '__name__ == "__main__"' in path.read_text(encoding="utf8")]
