@@ -35,7 +35,8 @@ def _mutate_once(rng, value):
             holder[rng.choice(["x", "\x1b[2J", "", "step", "\ud800"])] = holder.pop(key)
         case 4:
             other, place = rng.choice(places)
-            holder[key] = other[place] if isinstance(other, dict) and place in other and other is not holder else 7
+            found = other[place]
+            holder[key] = None if isinstance(found, dict | list) else found  # which may hold the holder itself
         case _:
             holder[key] = _hostile(rng)
     return value

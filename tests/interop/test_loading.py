@@ -348,7 +348,8 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize("header", [
     {"a": ENTRY, "b": ENTRY}, {"a": ENTRY | {"data_offsets": [8, 16]}}, {"a": ENTRY | {"shape": [-2]}},
     {"a": ENTRY | {"shape": [2**62, 8]}}, {"a": ENTRY | {"data_offsets": [0, 2**60]}},
-    {"a": ENTRY | {"shape": [1] * 70}}, {"a": ENTRY | {"shape": "2"}}, {"a": 3}, [], {"__metadata__": {"a": 3}, "a": ENTRY},
+    {"a": ENTRY | {"shape": [1] * 70}}, {"a": ENTRY | {"shape": "2"}}, {"a": 3}, [],
+    {"__metadata__": {"a": 3}, "a": ENTRY},
     {f"t{n}": ENTRY | {"shape": [0], "data_offsets": [0, 0]} for n in range(20_001)},
     {"visual.positional_embedding": ENTRY | {"shape": [100_000_001, 0], "data_offsets": [0, 0]}},
 ], ids=range(12))  # fmt: skip
