@@ -2,9 +2,9 @@
 
 python -m tests.fuzz.NAME [--count 1000] [--seed 0] [--first 0]
 
-A module has one function, ``check(draw)``, which makes one input of ``draw``, a `random.Random`, and raises where the
-promise is broken; its ``main`` calls `main` below. Case k is drawn from seed and k alone, so that a broken one comes back
-with ``--first k --count 1``. `python -m tests.soak` finds these modules by their ``main`` and runs them in turns.
+A module has a function ``check(draw)``, which makes one input of ``draw``, a `random.Random`, and raises where the
+promise is broken; its ``main`` calls `main` below. Case k is drawn from seed and k alone, so that a broken one comes
+back with ``--first k --count 1``. `python -m tests.soak` finds these modules and runs them in turns.
 """
 
 import argparse
