@@ -172,8 +172,8 @@ class Doubts:
         said = []
         if self._literal:
             said.append(
-                f"{printable(path)}: in {len(self._literal)} rows a field begins with a quote that does not enclose it; "
-                f"such quotes are read as characters (lines {_numbers(self._literal)})"
+                f"{printable(path)}: in {len(self._literal)} rows a field begins with a quote that does not enclose "
+                f"it; such quotes are read as characters (lines {_numbers(self._literal)})"
             )
         if self._long:
             said.append(

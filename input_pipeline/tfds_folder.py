@@ -79,8 +79,8 @@ def _check_feature(feature: Any, where: str, depth: int) -> None:
         known = ", ".join(sorted({word.rsplit(".", 1)[1] for word in _CLASSES}))
         raise UserError(
             f"{where} names the class {printable(name or feature.get('type'), 100)!r} for a feature. Nothing was "
-            f"imported: data may not select code. Of TensorFlow Datasets' own features these can be read: {known}. Prepare the "
-            "dataset again with these alone."
+            f"imported: data may not select code. Of TensorFlow Datasets' own features these can be read: {known}. "
+            "Prepare the dataset again with these alone."
         )
     key = _CLASSES[name]
     if unknown := sorted(feature.keys() - _COMMON - {key}):
