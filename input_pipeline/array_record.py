@@ -19,7 +19,6 @@ from .preparation import manifest
 _LOGGER = logging.getLogger(__name__)
 
 
-
 @dataclasses.dataclass(frozen=True)
 class DamagedShard:
     """A shard that is not what was prepared: its records' numbers, and what is wrong with it."""

@@ -1,11 +1,12 @@
 r"""Image files on disk, listed with their captions in a CSV or TSV file, as open_clip and the RankCLIP release do.
 
-How a table is read, everywhere in the project. Its first line that is not blank has the column names. A field that begins
-with a quote ends at the next quote before a delimiter or a line end, doubled quotes inside stand for one (RFC 4180), and
-it may hold line ends. A quote that encloses no field so is a character: one without an end, one followed by other text, one
-whose field would swallow delimiters that the row needs, and one whose field would swallow lines that are rows by
-themselves, which is what a stray quote does. A row has no more fields than there are column names. So each line that is not blank belongs to one row, is part of a field in quotes, or is counted
-as unusable; where that is doubtful, line numbers are given.
+How a table is read, everywhere in the project. Its first line that is not blank has the column names. A field that
+begins with a quote ends at the next quote before a delimiter or a line end; doubled quotes inside stand for one (RFC
+4180), and it may hold line ends. A quote that encloses no field so is a character: one without an end, one followed by
+other text, one whose field would swallow delimiters that the row needs, and one whose field would swallow lines that
+are rows by themselves, which is what a stray quote does. A row has no more fields than there are column names. So each
+line that is not blank belongs to one row, is part of a field in quotes, or is counted as unusable; where that is
+doubtful, line numbers are given.
 """
 
 import codecs
@@ -30,16 +31,18 @@ _LONGEST_FIELD = 1 << 17  # characters; as Python's csv
 _MOST_LINES = 1000  # of a field
 _SIZES = 256  # image files whose sizes a run remembers
 _NAMED = 5  # lines in a message
+_PANDAS = "python -c \"import pandas; pandas.{0}('{{0}}').to_csv('{{0}}.csv', index=False)\""
+_SAVE = 'in the spreadsheet, "Save as", CSV (UTF-8)'
 _NOT_TEXT = (
-    (b"PAR1", "a Parquet file", 'python -c "import pandas; pandas.read_parquet(\'{0}\').to_csv(\'{0}.csv\', index=False)"'),
-    (b"ARROW1", "an Arrow file", 'python -c "import pandas; pandas.read_feather(\'{0}\').to_csv(\'{0}.csv\', index=False)"'),
+    (b"PAR1", "a Parquet file", _PANDAS.format("read_parquet")),
+    (b"ARROW1", "an Arrow file", _PANDAS.format("read_feather")),
     (b"\x1f\x8b", "compressed by gzip", "gunzip --keep {0}"),
     (b"BZh", "compressed by bzip2", "bunzip2 --keep {0}"),
     (b"\xfd7zXZ", "compressed by xz", "unxz --keep {0}"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unzstd {0}"),
-    (b"PK\x03\x04", "an Excel sheet or another zip archive", 'in the spreadsheet, "Save as", CSV (UTF-8)'),
-    (b"\xd0\xcf\x11\xe0", "an old Excel sheet", 'in the spreadsheet, "Save as", CSV (UTF-8)'),
-)  # fmt: skip
+    (b"PK\x03\x04", "an Excel sheet or another zip archive", _SAVE),
+    (b"\xd0\xcf\x11\xe0", "an old Excel sheet", _SAVE),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +101,11 @@ def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: 
     incomplete: list[int] = []
     bad: dict[str, list[tuple[int, str]]] = {}
     for line, values in rows(path, (image_key, *keys), delimiter, flag=flag):
-        if isinstance(values, tuple) and any(map(_NOT_UTF_8.search, values)):
-            values = BadRow("not UTF-8 text", "convert the file, for example with iconv")
         if isinstance(values, BadRow):
             bad.setdefault(values.reason, []).append((line, values.found))
+            continue
+        if any(map(_NOT_UTF_8.search, values)):
+            bad.setdefault("not UTF-8 text", []).append((line, "convert the file, for example with iconv"))
             continue
         image, *texts = values
         captions = tuple(text for text in texts if text.strip())
@@ -132,8 +136,8 @@ def _explain(path: Path, delimiter: str, bad: dict[str, list[tuple[int, str]]], 
         more = f"; also lines {_numbers([line for line, _ in found[1:]])}" if len(found) > 1 else ""
         reasons.append(f"line {line}: {reason}: {first}{more}")
     return (
-        f"{flag}: {path}, {'. '.join(reasons)}. Fix these rows: a field that holds the delimiter, {delimiter!r}, stands in "
-        f"quotes. Or prepare the table, which leaves such rows out and counts them: python -m "
+        f"{flag}: {path}, {'. '.join(reasons)}. Fix these rows: a field that holds the delimiter, {delimiter!r}, "
+        f"stands in quotes. Or prepare the table, which leaves such rows out and counts them: python -m "
         f"rankclip_jax.input_pipeline.prepare --source csv --input {path}"
     )
 
@@ -168,8 +172,8 @@ class Doubts:
         said = []
         if self._literal:
             said.append(
-                f"{printable(path)}: in {len(self._literal)} rows a field begins with a quote that does not enclose it; "
-                f"such quotes are read as characters (lines {_numbers(self._literal)})"
+                f"{printable(path)}: in {len(self._literal)} rows a field begins with a quote that does not enclose "
+                f"it; such quotes are read as characters (lines {_numbers(self._literal)})"
             )
         if self._long:
             said.append(
@@ -244,9 +248,9 @@ def check(path: Path, flag: str) -> None:
 def delimiter_of(path: Path, given: str = "") -> str:
     r"""The character between columns.
 
-    It is the one that is given (the two characters ``\t`` mean a tab), or follows from the suffix: a tab for ``.tsv`` and
-    ``.tab``, a comma for ``.csv`` unless the first line has tabs and no comma, and for others a tab if the first line has
-    one, else a comma.
+    It is the one that is given (the two characters ``\t`` mean a tab), or follows from the suffix: a tab for ``.tsv``
+    and ``.tab``, a comma for ``.csv`` unless the first line has tabs and no comma, and for others a tab if the first
+    line has one, else a comma.
 
     Raises:
       UserError: what is given is not one character.
@@ -476,8 +480,8 @@ def _column(columns: list[str], key: str, path: Path, delimiter: str, flag: str)
         shown = ", ".join(repr(column[:40]) for column in columns[:20])
         more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
         raise UserError(
-            f"{flag}: {path} has no column {key!r}; it has {shown}{more} when split at {delimiter!r}. Name the columns with "
-            "image_key and caption_key, the character between them with delimiter."
+            f"{flag}: {path} has no column {key!r}; it has {shown}{more} when split at {delimiter!r}. Name the columns "
+            "with image_key and caption_key, the character between them with delimiter."
         )
     return columns.index(key)
 

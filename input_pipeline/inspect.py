@@ -104,7 +104,7 @@ def draw_contact_sheet(folder: Path, split: str, pairs: int, seed: int) -> Image
     source = array_record.open_split(folder, split, flag="--split")
     chosen = np.random.default_rng(seed).choice(len(source), min(pairs, len(source)), replace=False)
     tiles = [_tile(source, int(index)) for index in chosen]
-    height = _TILE + _LINE * max(len(lines) for _, lines in tiles) + 4
+    height = _TILE + _LINE * max(4, *(len(lines) for _, lines in tiles)) + 4
     sheet = Image.new("RGB", (_COLUMNS * _TILE, -(-len(tiles) // _COLUMNS) * height), "white")
     drawing = ImageDraw.Draw(sheet)
     for place, (tile, lines) in enumerate(tiles):

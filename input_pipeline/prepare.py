@@ -126,8 +126,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
             _remove(work)
         if isinstance(error, OSError) and (error.errno in _DISK_ERRORS or _is_below(error.filename, output)):
             raise UserError(
-                f"--output: {error.filename or output} cannot be written ({error.strerror}). The {kept:,} shards that are "
-                "done are kept. Make room there, or mend what refuses, and give the same command again to go on."
+                f"--output: {error.filename or output} cannot be written ({error.strerror}). The {kept:,} shards that "
+                "are done are kept. Make room there, or mend what refuses, and give the same command again to go on."
             ) from error
         raise
 

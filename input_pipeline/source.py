@@ -76,7 +76,7 @@ def truth_of(source: Source) -> Truth:
 
 
 def identity_of(source: "Source | Mixture") -> list[dict[str, object]]:
-    """What tells each dataset from others, and from itself once it is changed: numbers and digests, by what they are of.
+    """What tells each dataset from others, and from itself once it is changed: numbers and digests by name.
 
     It is what the dataset's ``identity()`` returns where there is one, and else the number of its records alone.
     """

@@ -13,8 +13,8 @@ from .errors import UserError
 from .files import printable
 
 _MODULES = "tensorflow_datasets.core.features."
-# The class that a feature names, and the one key beside it that may describe it. Audio and video are not among them: what
-# decodes them is another program.
+# The class that a feature names, and the one key beside it that may describe it. Audio and video are not among them:
+# what decodes them is another program.
 _CLASSES = {
     f"{_MODULES}{name}": key
     for name, key in (
@@ -60,7 +60,9 @@ def check(folder: Path) -> None:
         _check_feature(feature, printable(path), 0)
     where = printable(folder / "dataset_info.json")
     for split in _list(info.get("splits", []), where):
-        name, template = (str(split.get(key, "")) if isinstance(split, dict) else "/" for key in ("name", "filepathTemplate"))
+        name, template = (
+            str(split.get(key, "")) if isinstance(split, dict) else "/" for key in ("name", "filepathTemplate")
+        )
         if not set(re.findall(r"\{(.*?)\}", template)) <= _PLACES or re.search(r"[/\\\0]", name + template):
             raise UserError(f"{where}: expected splits in files of this folder; found {printable(split)}.")
     if re.search(r"[/\\\0]", str(info.get("name", ""))):
@@ -69,14 +71,16 @@ def check(folder: Path) -> None:
 
 def _check_feature(feature: Any, where: str, depth: int) -> None:
     if not isinstance(feature, dict) or depth > _DEEPEST:
-        raise UserError(f"{where}: expected features as TensorFlow Datasets writes them; found {printable(feature, 80)}.")
+        raise UserError(
+            f"{where}: expected features as TensorFlow Datasets writes them; found {printable(feature, 80)}."
+        )
     name = feature.get("pythonClassName")
     if not isinstance(name, str) or name not in _CLASSES:
         known = ", ".join(sorted({word.rsplit(".", 1)[1] for word in _CLASSES}))
         raise UserError(
-            f"{where} names the class {printable(name or feature.get('type'), 100)!r} for a feature. Nothing was imported: "
-            f"data may not select code. Of TensorFlow Datasets' own features these can be read: {known}. Prepare the "
-            "dataset again with these alone."
+            f"{where} names the class {printable(name or feature.get('type'), 100)!r} for a feature. Nothing was "
+            f"imported: data may not select code. Of TensorFlow Datasets' own features these can be read: {known}. "
+            "Prepare the dataset again with these alone."
         )
     key = _CLASSES[name]
     if unknown := sorted(feature.keys() - _COMMON - {key}):

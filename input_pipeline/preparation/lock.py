@@ -39,7 +39,8 @@ def locked(output: Path, split: str) -> Iterator[None]:
                 stack.pop_all()
                 file.close()
                 raise UserError(
-                    f"--output: {output} is in use: {_owner(path)}. Wait for it or stop it there, or name another --output."
+                    f"--output: {output} is in use: {_owner(path)}. Wait for it or stop it there, or name "
+                    "another --output."
                 ) from error
             except OSError:  # the file system has no locks
                 pass
@@ -50,7 +51,9 @@ def locked(output: Path, split: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
             started = time.strftime("%Y-%m-%d %H:%M:%S")
             file.truncate(0)
-            file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": started, "split": split}))
+            file.write(
+                json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": started, "split": split})
+            )
             file.flush()
         yield
 

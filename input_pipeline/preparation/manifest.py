@@ -141,8 +141,8 @@ def skipped(summaries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _write_description(folder: Path, content: dict[str, Any]) -> None:
     """Writes dataset_info.json and features.json, each there whole or not at all.
 
-    They describe the manifest's splits and no others: `tfds.folder_dataset.write_metadata` would describe all shards that
-    lie in the folder, also those of a preparation that was killed.
+    They describe the manifest's splits and no others: `tfds.folder_dataset.write_metadata` would describe all shards
+    that lie in the folder, also those of a preparation that was killed.
     """
     import tensorflow_datasets as tfds
 

@@ -111,7 +111,9 @@ def write(job: Job) -> None:
     partial = {split: job.work / f"{job.number:05}.{split}.{os.getpid()}.partial" for split in job.options.splits}
     try:
         with _named_errors(job.work):
-            writers = {split: ArrayRecordWriter(str(path), "group_size:1,uncompressed") for split, path in partial.items()}
+            writers = {
+                split: ArrayRecordWriter(str(path), "group_size:1,uncompressed") for split, path in partial.items()
+            }
         _write(job, partial, writers)
     finally:
         for path in partial.values():  # what a full disk left of it

@@ -65,7 +65,7 @@ def check_unchanged(workdir: Path, source: Source) -> None:
         return
     before = files.read_json(path, list)
     lines = [f"{len(before)} datasets there, {len(now)} now"] if len(before) != len(now) else []
-    notes = []
+    notes: list[str] = []
     for number, (old, new) in enumerate(zip(before, now, strict=False), 1):
         which = f"dataset {number}: " if len(now) > 1 else ""
         for name in new:

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from rankclip_jax import input_pipeline
-from rankclip_jax.input_pipeline import csv_file, prepare
+from rankclip_jax import input_pipeline, recipes
+from rankclip_jax.evaluation import suite
+from rankclip_jax.input_pipeline import csv_file, object_stores, prepare
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.evaluation_sets import image_list
+from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.preparation import urls
+from rankclip_jax.input_pipeline.preparation.pairs import Skip
+from rankclip_jax.input_pipeline.preparation.table import Table
 from rankclip_jax.input_pipeline.source import captions
 from rankclip_jax.recipes import base
 
@@ -104,7 +110,9 @@ def test_surplus_fields_are_refused_with_line_numbers_as_pandas_does(tmp_path):
     lines = list(FORTY)
     lines[3], lines[7] = "3.jpg,a cat, sleeping, on a mat", "7.jpg,a dog,"
     path = write(tmp_path, "\n".join(["filepath,title", *lines]))
-    with pytest.raises(UserError, match=r"line 5: too many columns: found 4, expected 2; also lines 9\. Fix these rows"):
+    with pytest.raises(
+        UserError, match=r"line 5: too many columns: found 4, expected 2; also lines 9\. Fix these rows"
+    ):
         read(path)
     with pytest.raises(pandas.errors.ParserError, match="Expected 2 fields in line 5, saw 4"):
         pandas.read_csv(path)
@@ -113,8 +121,9 @@ def test_surplus_fields_are_refused_with_line_numbers_as_pandas_does(tmp_path):
 def test_a_caption_of_several_lines_with_the_delimiter_is_kept_and_told(tmp_path, caplog):
     path = write(tmp_path, 'filepath,title\na.jpg,"a cat,\na dog, and\na cow"\nb.jpg,"two\nlines"\n')
     assert [values for _, values in shown(path)] == [("a.jpg", "a cat,\na dog, and\na cow"), ("b.jpg", "two\nlines")]
-    assert "1 fields in quotes hold line ends and the delimiter, 3 lines in all; is a quote missing there? (lines 2)" in (
-        caplog.text
+    assert (
+        "1 fields in quotes hold line ends and the delimiter, 3 lines in all; is a quote missing there? (lines 2)"
+        in (caplog.text)
     )
 
 
@@ -204,3 +213,59 @@ def test_several_tables_with_commas_between_and_commas_in_their_names(tmp_path, 
         assert [len(part) for part in getattr(source, "parts", (source,))] == sizes, named
     with pytest.raises(UserError, match="no file at none"):
         input_pipeline.open_source(settings(train="c.csv,none,x.csv"), "train", image_size=8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("1.jpg,a cat, sleeping,test", "line 4: too many columns: found 4, expected 3"),
+        ("1.jpg", "line 4: too few columns: found 1, expected at least 3"),
+    ],
+)
+def test_evaluation_refuses_the_same_rows(line, said, tmp_path):
+    path = write(tmp_path, f"filepath,title,split\na.jpg,x,test\nb.jpg,y,test\n{line}\nc.jpg,z,test\n")
+    with pytest.raises(UserError, match=said):
+        image_list.open_set(path, "test", Wording())
+
+
+def test_evaluation_loses_no_rows_to_stray_quotes(tmp_path, caplog):
+    rows = [f"{number}.jpg,{chr(34) * (number in (5, 9))}a cat {number},test" for number in range(40)]
+    path = write(tmp_path, "\n".join(["filepath,title,split", *rows]))
+    assert len(image_list.open_set(path, "test", Wording())) == 40
+    assert "lines 7, 11" in caplog.text
+
+
+def test_preparation_and_url_lists_lose_no_rows_either(tmp_path):
+    rows = [f"http://a/{number}.jpg,{chr(34) * (number % 3 == 0)}a cat {number}" for number in range(40)]
+    path = write(tmp_path, "\n".join(["url,caption", *rows, "http://a/41.jpg,a,b", "http://a/42.jpg"]))
+    lost = urls.write_list(path, "url", "caption", "", tmp_path)
+    assert lost["skipped"] == {"too many columns": 1, "too few columns": 1}
+    assert len((tmp_path / "urls.csv").read_text().splitlines()) == 41
+    items = [item for job in Table(path, "url", "caption", "", 7).jobs() for item in job]
+    assert len(items) == 42
+    assert [item.name for item in items if isinstance(item, Skip)] == ["train.csv, line 42", "train.csv, line 43"]
+    bare = write(tmp_path, "\n".join(row.replace(",", "\t") for row in rows))  # as CC12M's: no column names
+    urls.write_list(bare, "url", "caption", "", tmp_path)
+    assert len((tmp_path / "urls.csv").read_text().splitlines()) == 41
+
+
+def test_doubtful_rows_of_a_preparation_are_told_once(tmp_path, caplog):
+    path = write(tmp_path, 'filepath,title\na.jpg,"a cat\nb.jpg,a dog\n')
+    table = Table(path, "filepath", "title", "", 7)
+    table.describe()
+    assert [list(table.jobs()) for _ in range(3)] == [[[("a.jpg", '"a cat'), ("b.jpg", "a dog")]]] * 3
+    assert caplog.text.count("(lines 2)") == 1
+
+
+def test_the_home_folder_is_understood_wherever_a_path_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert object_stores.path_of("~/x") == object_stores.disk_path_of("~/x") == tmp_path / "x"
+    assert object_stores.path_of("a/~/x") == Path("a/~/x")
+    assert recipes.find("~/mine.py") == tmp_path / "mine.py"
+    parsed = prepare.parse(["--source", "folder", "--input", "~", "--output", "~/out"])
+    assert (parsed.input, parsed.output) == (tmp_path, tmp_path / "out")
+    (tmp_path / "suite.json").write_text(
+        '{"tasks": [{"name": "a", "task": "zero_shot", "format": "folder", "path": "~/set", "classnames": "~/names"}]}'
+    )
+    (task,) = suite.read(tmp_path / "suite.json")
+    assert (task.path, task.classnames) == (f"{tmp_path}/set", f"{tmp_path}/names")

@@ -447,7 +447,8 @@ def test_another_command_leaves_a_preparation_that_goes_on_alone(tmp_path, capsy
 @pytest.mark.parametrize(
     "content",
     ["[]", "{}", '{"splits": []}', '{"splits": {"train": {}}}', '{"splits": {"train": []}}', "x",
-     "[" * 100_000, '{"splits": {"train": {"pairs": 1, "bytes": 1, "command": "", "captions": {"1": 1}, "shards": [7]}}}'],
+     "[" * 100_000,
+     '{"splits": {"train": {"pairs": 1, "bytes": 1, "command": "", "captions": {"1": 1}, "shards": [7]}}}'],
     ids=range(8),
 )  # fmt: skip
 def test_a_manifest_that_is_none_is_told(content, tmp_path, capsys):

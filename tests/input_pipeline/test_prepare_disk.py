@@ -82,8 +82,7 @@ def cut_off(forty, tmp_path, monkeypatch):
 def test_a_kill_before_the_manifest_is_mended_by_the_same_command_and_stops_no_other(cut_off, forty, tmp_path):
     for split in ("test", "train"):
         for output in (tmp_path / "whole", cut_off):
-            words = ["--source", "csv", "--input", forty, "--output", output, "--workers", "1", *OPTIONS, "--split", split]
-            prepare.main([str(word) for word in words])
+            prepare.main(command(forty, output, "--split", split, workers="1")[3:])
         described = json.loads((cut_off / "dataset_info.json").read_text())["splits"]
         assert {entry["name"] for entry in described} == manifest.read(cut_off)["splits"].keys()
         assert len(records(cut_off, split)) == 40
@@ -122,9 +121,7 @@ def test_a_file_that_cannot_be_written_is_a_paragraph_and_the_same_command_goes_
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
-    done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False, preexec_fn=limit
-    )
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False, preexec_fn=limit)
     check_refusal(done, tmp_path / "x", "File too large")
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "x" / ".prepare-train").glob("[0-9]*.train")}
     assert len(kept) == 3

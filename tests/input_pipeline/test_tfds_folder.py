@@ -17,7 +17,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow Datasets warns o
 _TEXT = "tensorflow_datasets.core.features.text_feature.Text"
 _DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 _SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
-_EVIL = "evil_module_of_a_dataset.Text"
+_MODULE = "evil_module_of_a_dataset"
+_EVIL = f"{_MODULE}.Text"
+_OLD = json.dumps({"x": {"type": _EVIL, "content": {}}})
+_SCALAR = "tensorflow_datasets.core.features.scalar.Scalar"
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +34,12 @@ def prepared(tmp_path_factory):
 def evil(prepared, tmp_path, monkeypatch):
     """A copy of the data with a module beside it that would be imported; whether it was."""
     shutil.copytree(prepared, tmp_path / "data")
-    (tmp_path / f"{_EVIL.split('.')[0]}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('yes')")
+    (tmp_path / f"{_MODULE}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('yes')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     yield tmp_path / "data"
     assert not (tmp_path / "ran").exists()
-    assert _EVIL.split(".")[0] not in sys.modules
+    assert _MODULE not in sys.modules
 
 
 def change(folder, edit, name="features.json"):
@@ -54,12 +57,12 @@ FEATURES = {
     "in a sequence": {"pythonClassName": _SEQUENCE, "sequence": {"feature": {"pythonClassName": _EVIL, "text": {}}}},
     "in a dict": {"pythonClassName": _DICT, "featuresDict": {"features": {"x": {"pythonClassName": _EVIL}}}},
     "the old form": {"type": _EVIL, "content": {}},
-    "the old form in words": {"pythonClassName": _DICT, "jsonFeature": {"json": json.dumps({"x": {"type": _EVIL, "content": {}}})}},
+    "the old form in words": {"pythonClassName": _DICT, "jsonFeature": {"json": _OLD}},
     "the other spelling": {"python_class_name": _EVIL, "text": {}},
     "both spellings": {"pythonClassName": _TEXT, "python_class_name": _EVIL, "text": {}},
     "a look-alike": {"pythonClassName": f"{_TEXT}.{_EVIL}", "text": {}},
     "a program": {"pythonClassName": "tensorflow_datasets.core.features.video_feature.Video", "video": {}},
-    "a type of NumPy's": {"pythonClassName": "tensorflow_datasets.core.features.scalar.Scalar", "tensor": {"dtype": "M8"}},
+    "a type of NumPy's": {"pythonClassName": _SCALAR, "tensor": {"dtype": "M8"}},
     "a list": [],
     "nothing": None,
 }  # fmt: skip
@@ -107,7 +110,7 @@ def test_the_other_description_names_neither_classes_nor_files_elsewhere(edit, s
 
 
 def test_a_module_that_the_description_names_is_not_imported(evil):
-    change(evil, lambda info: info.update(moduleName=_EVIL.split(".")[0]), "dataset_info.json")
+    change(evil, lambda info: info.update(moduleName=_MODULE), "dataset_info.json")
     assert len(array_record.open_split(evil, "train", flag="x")) == 6
 
 

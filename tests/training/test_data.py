@@ -91,9 +91,8 @@ def test_a_shard_that_is_not_what_was_prepared_is_noticed_when_the_data_are_open
     assert len(inspect.find_damaged(prepared, manifest.read(prepared))) == 1
 
 
-@pytest.mark.parametrize("damage", [truncate, copy_over, zeros])
-def test_training_goes_on_without_the_records_of_a_damaged_shard(damage, prepared, tmp_path, mesh_of):
-    damage(prepared)
+def test_training_goes_on_without_the_records_of_a_damaged_shard(prepared, tmp_path, mesh_of):
+    truncate(prepared)
     loop.train(settings(prepared, data__max_unreadable_share=0.5), tmp_path / "run", mesh_of(1))
     assert len([row for row in read_metrics(tmp_path / "run") if "loss" in row]) == 3
 
