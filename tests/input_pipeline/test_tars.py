@@ -159,7 +159,12 @@ def test_headers_that_lie_neither_loop_nor_fill_the_memory(tmp_path):
     huge = tarfile.TarInfo("x")
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 40
     named = tar_of([("0.jpg", b"")], format=tarfile.PAX_FORMAT, pax_headers={"a": "b"})[:1536]
-    for content in (negative * 3, nested.tobuf() * 3000, huge.tobuf(tarfile.GNU_FORMAT), named * 100):
+    for content in (
+        tar_of(SAMPLES)[:2048] + negative * 3,
+        nested.tobuf() * 3000,
+        huge.tobuf(tarfile.GNU_FORMAT),
+        named * 100,
+    ):
         assert read(tmp_path / "x.tar", content)[1]["damaged tar"] == 1
 
 
