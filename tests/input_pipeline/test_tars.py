@@ -151,7 +151,7 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
 
 
 def test_headers_that_lie_neither_loop_nor_fill_the_memory(tmp_path):
-    header = tarfile.TarInfo("0.cls")
+    header = tarfile.TarInfo("._0.jpg")
     header.size = -512  # so that the next header is this one
     negative = header.tobuf(tarfile.GNU_FORMAT)
     nested = tarfile.TarInfo("x")
