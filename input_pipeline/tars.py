@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from .file_names import is_hidden
 from .files import open_regular
-from .image_files import is_hidden
 from .preparation.pairs import Skip
 
 HIDDEN, NO_SUFFIX, EMPTY = "hidden file", "name without a suffix", "empty tar"

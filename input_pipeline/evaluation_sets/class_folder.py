@@ -16,8 +16,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..file_names import IMAGE_SUFFIXES, count_suffixes, is_hidden, names_below
 from ..files import printable
-from ..image_files import IMAGE_SUFFIXES, count_suffixes, is_hidden, names_below
 from ..source import Truth
 
 _LOGGER = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ import numpy as np
 from .. import tars
 from ..errors import UnreadableError, UserError
 from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..file_names import IMAGE_SUFFIXES
 from ..files import open_regular, printable
-from ..image_files import IMAGE_SUFFIXES
 from ..preparation.pairs import Skip
 from ..source import Truth
 from ..tars import Member

@@ -12,8 +12,8 @@ from typing import Any
 
 from .. import images
 from ..errors import UnreadableError, UserError
+from ..file_names import IMAGE_SUFFIXES, count_suffixes, is_hidden, names_below, unread_format
 from ..files import open_regular
-from ..image_files import IMAGE_SUFFIXES, count_suffixes, is_hidden, names_below, unread_format
 from ..preparation.pairs import Pair, Skip, clean_captions
 
 LARGEST_TEXT = 1 << 22  # bytes of a sample's captions

@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import tars
 from ..errors import UserError
-from ..image_files import IMAGE_SUFFIXES, is_hidden, unread_format
+from ..file_names import IMAGE_SUFFIXES, is_hidden, unread_format
 from ..preparation.pairs import Pair, Skip, clean_captions
 from ..tars import Member
 

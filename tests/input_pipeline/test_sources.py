@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rankclip_jax.evaluation import suite
-from rankclip_jax.input_pipeline import image_files, prepare
+from rankclip_jax.input_pipeline import file_names, prepare
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
@@ -185,7 +185,7 @@ def test_hidden_folders_are_no_classes_and_other_files_are_counted(tmp_path, cap
         (tmp_path / "test" / name).write_bytes(b"x")
     (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c}")
     found = open_set("folder", tmp_path, "test", Wording())
-    with_avif = ".avif" in image_files.IMAGE_SUFFIXES
+    with_avif = ".avif" in file_names.IMAGE_SUFFIXES
     names = (["0.avif"] if with_avif else []) + ["1.jfif", "0.TIF"]
     assert found.truth.classes.names == ("a", "b")
     assert [path.name for path in found.paths] == names

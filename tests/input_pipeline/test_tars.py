@@ -100,10 +100,11 @@ def test_what_macos_puts_beside_files_is_no_sample(tmp_path):
     own = [(f"{folder}._{name}", b"\0\5\x16\7") for name, _ in SAMPLES for folder in ("", "__MACOSX/")]
     members = [
         (".DS_Store", b"x"),
+        ("__MACOSX/2.jpg", b"x"),
         *(member for pair in zip(own[::2], SAMPLES, strict=True) for member in pair),
         *own[1::2],
     ]
-    assert read(tmp_path / "x.tar", tar_of(members)) == (PAIRS, {"hidden file": 9})
+    assert read(tmp_path / "x.tar", tar_of(members)) == (PAIRS, {"hidden file": 10})
     (tmp_path / "._y.tar").write_bytes(b"\0\5\x16\7")
     assert list(WebDataset(tmp_path).jobs()) == [tmp_path / "x.tar"]
 
@@ -150,15 +151,20 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
 
 
 def test_headers_that_lie_neither_loop_nor_fill_the_memory(tmp_path):
-    header = tarfile.TarInfo("0.jpg")
-    header.size = -1024
+    header = tarfile.TarInfo("._0.jpg")
+    header.size = -512  # so that the next header is this one
     negative = header.tobuf(tarfile.GNU_FORMAT)
     nested = tarfile.TarInfo("x")
     nested.type = tarfile.GNUTYPE_LONGNAME
     huge = tarfile.TarInfo("x")
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 40
     named = tar_of([("0.jpg", b"")], format=tarfile.PAX_FORMAT, pax_headers={"a": "b"})[:1536]
-    for content in (negative * 3, nested.tobuf() * 3000, huge.tobuf(tarfile.GNU_FORMAT), named * 100):
+    for content in (
+        tar_of(SAMPLES)[:2048] + negative * 3,
+        nested.tobuf() * 3000,
+        huge.tobuf(tarfile.GNU_FORMAT),
+        named * 100,
+    ):
         assert read(tmp_path / "x.tar", content)[1]["damaged tar"] == 1
 
 
