@@ -14,11 +14,11 @@ def open_data(config: ConfigDict) -> tuple[Source, Source | None]:
     """The training data and, where there are some, the validation data, a few of each looked at."""
     image_size = settings.image_size(config)
     source = input_pipeline.open_source(config.data, "train", image_size=image_size, seed=config.seed)
-    check_readable(source, "config.data.train")
+    check_readable(source, "config.data.train", config.data.max_pixels)
     if not input_pipeline.has_validation(config.data):
         return source, None
     validation = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
-    check_readable(validation, "config.data.validation")
+    check_readable(validation, "config.data.validation", config.data.max_pixels)
     return source, validation
 
 
