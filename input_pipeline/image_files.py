@@ -28,10 +28,9 @@ _JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # but for restarts, and FF 00 within a scan
 _SOS, _EOI = 0xDA, 0xD9
 # TIFF's tags that say how pixels are stored; Pillow and libtiff need no others.
-_TIFF_STRUCTURE = frozenset(
-    [*range(256, 260), 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, *range(322, 326), 332, 338, 339, 347]
-    + [*range(512, 516), *range(517, 522), 529, 530, 532]
-)
+_TIFF_SHAPE = {*range(256, 260), 262, 266, 273, 277, 278, 279, 284, 320, *range(322, 326), 332, 338, 339}
+_TIFF_CODECS = {292, 293, 317, 347, *range(512, 516), *range(517, 522), 529, 530, 532}
+_TIFF_STRUCTURE = _TIFF_SHAPE | _TIFF_CODECS
 _INTEGER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # TIFF's types of whole numbers
 
 
@@ -216,11 +215,12 @@ def tiff_directory(content: bytes) -> TiffDirectory | None:
         return None
     start = offset + struct.calcsize(order + counter)
     count = min(count, (len(content) - start) // entry_size, 0xFFFF)
-    head = order + ("HHQ" if is_big else "HHI")
-    places = [content[start + number * entry_size : start + (number + 1) * entry_size] for number in range(count)]
-    return TiffDirectory(
-        tuple(TiffEntry(*struct.unpack_from(head, entry), entry, order) for entry in places), start, order, is_big
-    )
+    entries = []
+    for number in range(count):
+        entry = content[start + number * entry_size : start + (number + 1) * entry_size]
+        tag, kind, values = struct.unpack_from(order + ("HHQ" if is_big else "HHI"), entry)
+        entries.append(TiffEntry(tag, kind, values, entry, order))
+    return TiffDirectory(tuple(entries), start, order, is_big)
 
 
 def _bare_jpeg(content: bytes) -> bytes:
@@ -286,7 +286,8 @@ def _check_tiff(directory: TiffDirectory, kept: dict[int, TiffEntry]) -> None:
 
 def _bare_avif(content: bytes) -> bytes:
     """Items of metadata under names that decoders pass over; how the picture is turned is no metadata in AVIF."""
-    position, parts = 0, []
+    parts: list[bytes] = []
+    position = 0
     while position + 8 <= len(content) and len(parts) < _MOST_PARTS:
         size, kind = int.from_bytes(content[position : position + 4], "big"), content[position + 4 : position + 8]
         if size == 1:

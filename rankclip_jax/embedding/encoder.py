@@ -82,10 +82,9 @@ def _pixels(image: ImageLike, image_size: int) -> np.ndarray:
         return decoding.evaluation_view(Image.fromarray(image), image_size)
     if not isinstance(image, str | Path | Image.Image):
         raise TypeError(f"expected an array, a PIL image or a path; found {type(image).__name__}")
-    is_opened = isinstance(image, Image.Image)
     try:
-        opened = decoding.as_opened(image) if is_opened else decoding.open_image(Path(image))
+        opened = decoding.as_opened(image) if isinstance(image, Image.Image) else decoding.open_image(Path(image))
     except UnreadableError as error:
-        name = printable(getattr(image, "filename", "") or "an image in memory") if is_opened else printable(image)
-        raise UserError(f"{name}: cannot be read: {error}. Fix the file or leave it out.") from error
+        name = getattr(image, "filename", "an opened image") if isinstance(image, Image.Image) else image
+        raise UserError(f"{printable(name)}: cannot be read: {error}. Fix the file or leave it out.") from error
     return decoding.evaluation_view(opened, image_size)
