@@ -17,7 +17,7 @@ _FORMATS = re.compile(
     re.DOTALL,
 )
 FORMATS = tuple(_FORMATS.groupindex)  # the only ones that are opened, by Pillow's names
-_MOST_PARTS = 1 << 20  # segments, chunks or blocks that are walked over
+_MOST_PARTS = 1 << 18  # segments, chunks or blocks that are walked over: more than any program writes
 _MOST_TIFF_VALUES = 1 << 20  # offsets of strips and the like
 _MOST_OVERLAP = 16  # times that the strips of a TIFF may cover it
 
@@ -74,7 +74,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end (the marker's two bytes included) of each segment up to the first scan's header.
 
     Raises:
-      UnreadableError: there are more than any camera or program writes.
+      UnreadableError: there are far too many.
     """
     position = 2
     for _ in range(_MOST_PARTS):
@@ -124,7 +124,7 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of each chunk, its length and checksum included, up to the last.
 
     Raises:
-      UnreadableError: there are more than any program writes.
+      UnreadableError: there are far too many.
     """
     position = 8
     for _ in range(_MOST_PARTS):
@@ -143,7 +143,7 @@ def riff_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the data of each chunk of a WebP file.
 
     Raises:
-      UnreadableError: there are more than any program writes.
+      UnreadableError: there are far too many.
     """
     position = 12
     for _ in range(_MOST_PARTS):
