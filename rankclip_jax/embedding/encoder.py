@@ -78,7 +78,8 @@ class Encoder:
 def _pixels(image: ImageLike, image_size: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-            raise TypeError(f"expected an image as uint8 [H, W, 3], not empty; found {image.dtype} {list(image.shape)}")
+            empty = "" if image.size else ", without pixels"
+            raise TypeError(f"expected an image as uint8 [H, W, 3]; found {image.dtype} {list(image.shape)}{empty}")
         return decoding.evaluation_view(Image.fromarray(image), image_size)
     if not isinstance(image, str | Path | Image.Image):
         raise TypeError(f"expected an array, a PIL image or a path; found {type(image).__name__}")

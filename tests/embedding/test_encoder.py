@@ -64,7 +64,7 @@ def test_a_single_image_instead_of_a_list_is_refused(encoder, tmp_path):
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (0, 0, 3)])
 def test_an_image_without_pixels_is_refused(encoder, shape):
-    with pytest.raises(TypeError, match=r"uint8 \[H, W, 3\], not empty; found uint8 \["):
+    with pytest.raises(TypeError, match=r"uint8 \[H, W, 3\]; found uint8 \[.*\], without pixels"):
         encoder.encode_image([np.zeros(shape, np.uint8)])
     with pytest.raises(UserError, match="an image without pixels"):
         encoder.encode_image([Image.new("RGB", shape[1::-1])])
