@@ -375,50 +375,12 @@ def _run_length_bmp(width: int, height: int, runs: bytes) -> bytes:
 
 
 def bombs() -> Iterator[Drawn]:
-    """Small files that ask for much: of pixels, scans, unpacked text, directories, and of Pillow's other formats."""
-
-    def png(width: int, height: int, depth: int, colours: int, body: bytes, extra: bytes = b"") -> bytes:
-        def chunk(kind: bytes, body: bytes) -> bytes:
-            return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
-        palette = chunk(b"PLTE", bytes(768)) if colours == 3 else b""
-        return b"\x89PNG\r\n\x1a\n" + header + palette + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-    def zeros(count: int) -> bytes:
-        packer, parts = zlib.compressobj(1), []
-        while count > 0:
-            parts.append(packer.compress(bytes(min(count, 1 << 24))))
-            count -= 1 << 24
-        return b"".join([*parts, packer.flush()])
-
-    for name, depth, colours, size in (
-        ("16-bit grey", 16, 0, 2),
-        ("palette", 8, 3, 1),
-        ("RGBA", 8, 6, 4),
-        ("bits", 1, 0, 1 / 8),
-    ):
-        for side in (8192, 13_000):
-            content = png(
-                side, side, depth, colours, zeros(int(side * (side * size + 1))) if side == 8192 else zeros(1000)
-            )
-            yield Drawn(f"bomb: {name} PNG of {side} x {side}", content)
-    yield Drawn("bomb: PNG of a pixel's width", png(1, 1 << 26, 8, 0, zeros(1 << 20)))
-    yield Drawn("bomb: PNG of a pixel's height", png(1 << 26, 1, 8, 0, zeros(1 << 26)))
-    packed = zlib.compress(bytes(1 << 26), 9)
-    text = struct.pack(">I", len(packed) + 3) + b"zTXtk\0\0" + packed
-    text += struct.pack(">I", zlib.crc32(text[4:]))
-    plain, empty = encoded("PNG"), b"\0\0\0\0abcd" + struct.pack(">I", zlib.crc32(b"abcd"))
-    yield Drawn("bomb: PNG with texts that unpack to 6 GB", plain[:33] + text * 100 + plain[33:], plain)
-    yield Drawn(
-        "bomb: PNG of a million empty chunks",
-        plain[:33] + empty * 1_000_000 + plain[33:],
-        plain,
-    )
-    jpeg = encoded("JPEG", image=Image.new("L", (4096, 4096)), progressive=True)
-    scan = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(64)
-    for scans in (31, 20_000):
-        yield Drawn(f"bomb: JPEG of {scans} more scans", jpeg[:-2] + scan * scans + b"\xff\xd9")
+    """Files that ask for much: of pixels, scans, unpacked text and directories. Making some takes seconds."""
+    yield from oversized()
+    for name, (depth, colours, size) in _PNG_KINDS.items():
+        yield Drawn(
+            f"bomb: the largest {name} PNG", _png(8192, 8192, depth, colours, _zeros(8192 * int(8192 * size + 1)))
+        )
     for mode in ("RGB", "CMYK"):
         largest = Image.new(mode, (8192, 8192), (9, 99, 200, 0)[: len(mode)])
         yield Drawn(f"bomb: the largest {mode} JPEG", encoded("JPEG", image=largest, progressive=True, subsampling=0))
@@ -428,28 +390,60 @@ def bombs() -> Iterator[Drawn]:
         if features.check("avif"):
             options = {"speed": 10, "subsampling": "4:4:4"}
             yield Drawn(f"bomb: the largest {mode} AVIF", encoded("AVIF", image=largest, **options))
+    yield Drawn("bomb: the largest run-length BMP", _run_length_bmp(4000, 4000, b"\0\0" * 4000 + b"\0\1"))
+    jpeg = encoded("JPEG", image=Image.new("L", (4096, 4096)), progressive=True)
+    for scans in (31, 20_000):
+        yield Drawn(f"bomb: JPEG of {scans} more scans", jpeg[:-2] + _SCAN * scans + b"\xff\xd9")
+    jpeg, plain, gif = encoded("JPEG"), encoded("PNG"), encoded("GIF", "P")
     yield Drawn("bomb: JPEG of a million segments", jpeg[:2] + b"\xff\xe1\0\2" * 1_000_000 + jpeg[2:])
-    gif = encoded("GIF", "P")
+    yield Drawn("bomb: PNG of a million chunks", plain[:33] + _chunk(b"abcd", b"") * 1_000_000 + plain[33:])
+    text = _chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 26), 9))
+    yield Drawn("bomb: PNG with texts that unpack to 6 GB", plain[:33] + text * 100 + plain[33:], plain)
     colours = 13 + (3 << ((gif[10] & 7) + 1))
     comment = b"!\xfe" + (b"\xff" + b"x" * 255) * 60_000 + b"\0"
     yield Drawn("bomb: GIF with a comment of 15 MB", gif[:colours] + comment + gif[colours:], gif)
+    yield Drawn("bomb: TIFF whose entries all hold the file", _tiff_bomb(encoded("TIFF", "L")))
+    yield Drawn("bomb: TIFF of strips that lie over each other", _tiff_strips())
+
+
+def oversized() -> Iterator[Drawn]:
+    """Of a few bytes each: sizes that no decoder should take at their word, and Pillow's other formats."""
+    for name, (depth, colours, _) in _PNG_KINDS.items():
+        yield Drawn(f"bomb: {name} PNG of 13000 x 13000", _png(13_000, 13_000, depth, colours, _zeros(1000)))
+    yield Drawn("bomb: PNG of a pixel's width", _png(1, 1 << 26, 8, 0, _zeros(1 << 20)))
+    yield Drawn("bomb: PNG of a pixel's height", _png(1 << 26, 1, 8, 0, _zeros(1 << 20)))
+    gif, jpeg = encoded("GIF", "P"), encoded("JPEG", progressive=True)
     yield Drawn("bomb: GIF of a screen of 65535 x 65535", gif[:6] + b"\xff" * 4 + gif[10:])
     yield Drawn("bomb: run-length BMP", _run_length_bmp(8000, 8000, b"\0\0" * 8000 + b"\0\1"))
-    yield Drawn("bomb: run-length BMP of the largest size", _run_length_bmp(4000, 4000, b"\0\0" * 4000 + b"\0\1"))
-    tiff = encoded("TIFF", "L")
-    yield Drawn("bomb: TIFF whose entries all hold the file", _tiff_bomb(tiff))
-    yield Drawn("bomb: TIFF of strips that lie over each other", _tiff_strips())
     vp8x = b"VP8X\x0a\0\0\0\0\0\0\0" + b"\xfe\x3f\0" * 2
     yield Drawn("bomb: WebP of 16383 x 16383", b"RIFF" + struct.pack("<I", 100) + b"WEBP" + vp8x + encoded("WEBP")[12:])
+    start = jpeg.index(b"\xff\xc2")
+    yield Drawn("bomb: JPEG of 65500 x 65500", jpeg[: start + 5] + b"\xff\xdc" * 2 + jpeg[start + 9 :])
     for form in ("EPS", "PCX", "PPM", "TGA", "IM", "ICO", "SGI", "PDF", "JPEG2000", "DDS", "SPIDER", "MSP"):
-        if form not in Image.SAVE:
-            continue
-        mode = {"SPIDER": "F", "MSP": "1"}.get(form, "RGB")
-        yield Drawn(f"other format: {form}", encoded(form, mode))
-    yield Drawn(
-        "other format: EPS", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp) run\n%%EOF\n"
-    )
-    yield Drawn("other format: PSD", b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\4\0\0\0\4\0\x08\0\3" + bytes(60))
+        if form in Image.SAVE:
+            yield Drawn(f"other format: {form}", encoded(form, {"SPIDER": "F", "MSP": "1"}.get(form, "RGB")))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp) run\n%%EOF\n"
+    yield Drawn("other format: a program in PostScript", script)
+
+
+_PNG_KINDS = {"16-bit grey": (16, 0, 2), "palette": (8, 3, 1), "RGBA": (8, 6, 4), "1-bit": (1, 0, 1 / 8)}
+_SCAN = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(64)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _png(width: int, height: int, depth: int, colours: int, packed: bytes) -> bytes:
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
+    palette = _chunk(b"PLTE", bytes(768)) if colours == 3 else b""
+    return b"\x89PNG\r\n\x1a\n" + header + palette + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+
+
+def _zeros(count: int) -> bytes:
+    packer = zlib.compressobj(1)
+    parts = [packer.compress(bytes(min(count - start, 1 << 24))) for start in range(0, count, 1 << 24)]
+    return b"".join([*parts, packer.flush()])
 
 
 def _tiff_bomb(tiff: bytes) -> bytes:

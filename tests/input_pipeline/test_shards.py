@@ -10,7 +10,7 @@ from PIL import Image
 from rankclip_jax.input_pipeline import images
 from rankclip_jax.input_pipeline.preparation import shards
 from rankclip_jax.input_pipeline.preparation.pairs import Pair, Skip
-from tests.fuzz.images import bombs
+from tests.fuzz.images import oversized
 from tests.input_pipeline.test_orientation import ODD, RIGHT, encoded, exif
 from tests.input_pipeline.test_prepare import captions, run, skipped
 
@@ -31,7 +31,7 @@ def test_images_that_are_odd_are_written_or_counted(tmp_path):
         "odd.jpg": turned,
         "small.png": png(Image.new("I;16", (9, 9))),
     }
-    screen = next(bomb.content for bomb in bombs() if "13000 x 13000" in bomb.name)
+    screen = next(oversized()).content
     bad = {
         "postscript.jpg": encoded("EPS"),
         "bomb.png": screen,
