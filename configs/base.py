@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.data.auto_augment = ""  # or "rand_augment" or "auto_augment"
     config.data.threads = 4  # decoding threads of each worker (or of the main process)
     config.data.workers = -1  # decoding processes; 0: threads of the main process only; -1: all cores but two
+    config.data.max_pixels = 2**26  # an image of more is unreadable, before it is decoded; WebP and AVIF count twice
     config.data.max_unreadable_share = 0.01  # stop when more than this share of the records cannot be read
 
     config.model = ConfigDict()

@@ -15,16 +15,17 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from . import augmentation, images, tokenizer
 from .augmentation import Augmentation
 from .errors import UnreadableError, UserError
+from .files import printable
 from .source import Mixture, Source, captions
 
 _LOGGER = logging.getLogger(__name__)
 _ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
 _PROBES = 16  # records looked at before anything else
+_LONGEST_NAME = 4096  # characters of a record's name, a path's most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Preparation(grain.transforms.RandomMap):
     augmentation: Augmentation
     second_view: bool
     first_sample: int = 0
+    max_pixels: int = images.MAX_PIXELS
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
         """One row: pixels, token ids, augmented views where asked for, ``sample`` and the ``unreadable`` records."""
@@ -57,11 +59,12 @@ class Preparation(grain.transforms.RandomMap):
         record = self.source[index]
         image, texts = record["image"], captions(record)
         try:
-            picture = images.in_memory(image) if isinstance(image, np.ndarray) else images.open_picture(image)
+            in_memory = isinstance(image, np.ndarray)
+            picture = images.in_memory(image) if in_memory else images.open_picture(image, self.max_pixels)
             text = texts[rng.integers(len(texts))] if len(texts) > 1 else texts[0]
             return self._views(picture, text, rng)
         except UnreadableError as error:
-            raise UnreadableError(f"{_describe(image, index)}: {error}") from error
+            raise UnreadableError(f"{_describe(record, index)}: {error}") from error
 
     def _views(self, picture: images.Picture, text: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The first view, and where asked for the second."""
@@ -87,6 +90,7 @@ def training_batches(
     threads: int,
     workers: int,
     second_view: bool = False,
+    max_pixels: int = images.MAX_PIXELS,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict]:
@@ -105,6 +109,7 @@ def training_batches(
       threads: that decode in each worker.
       workers: processes that decode; 0: threads of this process only; -1: as many as its cores allow.
       second_view: make an augmented view of each image and text too.
+      max_pixels: larger images are unreadable.
       process_index: which of the processes this is.
       process_count: how many processes share the rows.
 
@@ -121,7 +126,7 @@ def training_batches(
         .seed(seed + number)
         .shuffle()
         .repeat()
-        .random_map(Preparation(part, image_size, context_length, augmentation, second_view, first))
+        .random_map(Preparation(part, image_size, context_length, augmentation, second_view, first, max_pixels))
         for number, (part, first) in enumerate(zip(parts, starts, strict=True))
     ]
     mixed = grain.MapDataset.mix(shuffled, source.weights) if isinstance(source, Mixture) else shuffled[0]
@@ -157,17 +162,20 @@ class EvaluationRow(grain.transforms.Map):
     source: Source
     image_size: int
     size: int
+    max_pixels: int = images.MAX_PIXELS
 
     def map(self, index: int) -> dict:
         """``{"image": uint8 [H, W, 3], "captions": list of str, "index": int32, "unreadable": str or None}``."""
         unreadable = None
         if index < self.size:
+            name = f"record {index}"
             try:
                 record = self.source[index]
-                pixels = evaluation_pixels(record["image"], self.image_size)
+                name = _describe(record, index)
+                pixels = evaluation_pixels(record["image"], self.image_size, self.max_pixels)
                 return {"image": pixels, "captions": captions(record), "index": np.int32(index), "unreadable": None}
             except UnreadableError as error:
-                unreadable = f"record {index}: {error}"
+                unreadable = f"{name}: {error}"
         pixels = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         return {"image": pixels, "captions": [], "index": np.int32(-1), "unreadable": unreadable}
 
@@ -180,6 +188,7 @@ def evaluation_batches(
     size: int,
     threads: int = 4,
     workers: int = 0,
+    max_pixels: int = images.MAX_PIXELS,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
@@ -192,6 +201,7 @@ def evaluation_batches(
       size: how many records.
       threads: that decode in each worker.
       workers: processes that decode; 0: threads of this process only; -1: as many as its cores allow.
+      max_pixels: larger images are unreadable.
       process_index: which of the processes this is.
       process_count: how many processes share the rows.
 
@@ -201,7 +211,7 @@ def evaluation_batches(
     """
     rows = batch_size // process_count
     padded = -(-size // batch_size) * batch_size
-    dataset = grain.MapDataset.range(padded).map(EvaluationRow(source, image_size, size))
+    dataset = grain.MapDataset.range(padded).map(EvaluationRow(source, image_size, size, max_pixels))
     batches = _in_parallel(dataset.batch(rows, batch_fn=_stack)[process_index::process_count], threads, workers)
     try:
         for batch in batches:
@@ -212,18 +222,25 @@ def evaluation_batches(
         batches.close()
 
 
-def evaluation_pixels(image: Path | bytes | np.ndarray, image_size: int) -> np.ndarray:
-    """The evaluation view of an image in any form: uint8 ``[image_size, image_size, 3]``."""
+def evaluation_pixels(
+    image: Path | bytes | np.ndarray, image_size: int, max_pixels: int = images.MAX_PIXELS
+) -> np.ndarray:
+    """The evaluation view of an image in any form: uint8 ``[image_size, image_size, 3]``.
+
+    Raises:
+      UnreadableError: it cannot be decoded, is larger than ``max_pixels``, or has no pixels.
+    """
     if isinstance(image, np.ndarray):
         if image.shape == (image_size, image_size, 3):
             return image
-        return images.evaluation_view(Image.fromarray(image), image_size)
-    return images.evaluation_view(images.open_image(image), image_size)
+        return images.evaluation_view(images.of_pixels(image), image_size)
+    return images.evaluation_view(images.open_image(image, max_pixels), image_size)
 
 
-def _describe(image: Path | bytes | np.ndarray, index: int) -> str:
-    """How a log names an image."""
-    return str(image) if isinstance(image, Path) else f"record {index}"
+def _describe(record: dict, index: int) -> str:
+    """How a log names a record: by its key, its image's path, or its number."""
+    image = record["image"]
+    return printable(record.get("key") or (image if isinstance(image, Path) else f"record {index}"), _LONGEST_NAME)
 
 
 def name_of_record(source: Source | Mixture, number: int) -> str:
@@ -231,10 +248,9 @@ def name_of_record(source: Source | Mixture, number: int) -> str:
     for part in source.parts if isinstance(source, Mixture) else (source,):
         if number < len(part):
             try:
-                record = part[number]
+                return _describe(part[number], number)
             except UnreadableError:
                 return f"record {number}"
-            return str(record.get("key") or _describe(record["image"], number))
         number -= len(part)
     raise IndexError(number)
 
@@ -254,7 +270,7 @@ def _stack(rows: list[dict]) -> dict:
     return stacked | {"unreadable": lines}
 
 
-def check_readable(source: Source, flag: str) -> None:
+def check_readable(source: Source, flag: str, max_pixels: int = images.MAX_PIXELS) -> None:
     """Reads a few records, spread over the dataset, before anything is made of it.
 
     Raises:
@@ -265,7 +281,7 @@ def check_readable(source: Source, flag: str) -> None:
         try:
             image = source[int(index)]["image"]
             if not isinstance(image, np.ndarray):
-                images.decode(image)
+                images.decode(image, max_pixels)
             return
         except UnreadableError as error:
             image = getattr(source, "paths", {index: f"record {index}"})[index]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import csv_file
+from . import csv_file, images
 from .errors import UserError
 from .explained import Explained, Parser
 from .files import check_writable, printable, write_atomically
@@ -68,6 +68,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--quality", type=int, default=options["quality"].default, help="of resized JPEGs (default %(default)s)")
     add("--drop_duplicates", action="store_true", help="keep the first of images whose bytes are equal")
+    add(
+        "--max_pixels",
+        type=int,
+        default=options["max_pixels"].default,
+        help="skip images of more pixels, before they are decoded; WebP and AVIF count twice (default %(default)s)",
+    )
     add("--min_side", type=int, default=0, help="skip images with a shorter side, in pixels")
     add("--max_aspect", type=float, default=0.0, help="skip images longer than so many short sides; 0: none")
     add("--min_caption", type=int, default=1, help="skip captions with fewer characters")
@@ -295,6 +301,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, low, high in (
         ("shrink", 0, 16_384), ("quality", 1, 95), ("shard_size", 1, 10_000_000), ("workers", 1, 4096),
         ("validation_share", 0, 0.999), ("min_caption", 1, 1_000_000), ("max_aspect", 0, 1e9), ("min_side", 0, 1e9),
+        ("max_pixels", 1, images.MOST_PIXELS),
         ("max_caption", 0, 1e9), ("download_threads", 1, 4096),
     ):  # fmt: skip
         value = getattr(arguments, name)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from .. import memory
 from ..errors import UserError
 from ..preparation.shards import Job
 
@@ -85,7 +86,8 @@ def _signals_left_to_the_parent() -> Iterator[None]:
 
 
 def _start_worker(parent: int) -> None:
-    """Ends when the parent does, however that was."""
+    """Ends when the parent does, however that was, and keeps no memory of large images."""
+    memory.give_large_back()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -35,6 +35,7 @@ class Options:
       shrink: short side, in pixels, that larger images are resized to; 0: keep the bytes.
       quality: of the JPEGs that shrinking writes, in [1, 95].
       min_side: images with a smaller short side are skipped; in pixels.
+      max_pixels: images of more are not decoded, and skipped; see `images.open_image`.
       max_aspect: images whose long side is more than so many short ones are skipped; 0: any.
       min_caption, max_caption: bounds of a caption's length in characters; 0 as the upper one: any.
       drop_duplicates: keep the first of images whose bytes are equal.
@@ -44,6 +45,7 @@ class Options:
     validation_share: float = 0.0
     shrink: int = 256
     quality: int = 92
+    max_pixels: int = images.MAX_PIXELS
     min_side: int = 0
     max_aspect: float = 0.0
     min_caption: int = 1
@@ -238,12 +240,14 @@ def _filtered(pair: Pair, options: Options) -> Pair | Skip:
     if not captions:
         return Skip("caption too short or too long", pair.key)
     try:
-        width, height = images.check(pair.image)
+        width, height = images.check(pair.image, options.max_pixels)
         if min(width, height) < options.min_side:
             return Skip("image too small", pair.key)
         if options.max_aspect and max(width, height) > options.max_aspect * min(width, height):
             return Skip("image too long", pair.key)
-        image = images.shrink(pair.image, options.shrink, options.quality) if options.shrink else pair.image
+        image = pair.image
+        if options.shrink:
+            image = images.shrink(image, options.shrink, options.quality, options.max_pixels)
     except UnreadableError as error:
         return Skip("unreadable image", f"{pair.key}: {error}")
     return Pair(pair.key, image, captions)

@@ -21,6 +21,7 @@ from rankclip_jax.benchmarks.timing import Spread, Timed, Timings, columns, form
 from rankclip_jax.input_pipeline import images, tokenizer
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
+from rankclip_jax.input_pipeline.image_files import FORMATS
 from rankclip_jax.input_pipeline.loader import check_readable, training_batches
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
@@ -187,6 +188,7 @@ def _our_batches(config: ConfigDict, preset: Preset, augmentation: Augmentation,
         threads=1,
         workers=0,
         second_view=config.objective.second_view,
+        max_pixels=config.data.max_pixels,
     )
     try:
         for batch in batches:
@@ -219,7 +221,8 @@ def _torch_batches(config: ConfigDict, preset: Preset, source: Source) -> Iterat
 
         def __getitem__(self, index: int) -> object:
             image = _in_memory(source[index])["image"]
-            opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
+            in_memory = isinstance(image, np.ndarray)
+            opened = Image.fromarray(image) if in_memory else Image.open(io.BytesIO(image), formats=FORMATS)
             return transform(opened)
 
     while True:

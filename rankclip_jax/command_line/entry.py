@@ -16,6 +16,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rankclip_jax import recipes
+from rankclip_jax.input_pipeline import memory
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.explained import Explained
 from rankclip_jax.input_pipeline.files import check_writable
@@ -97,17 +98,23 @@ def check_can_be_written(flag: str, path: Path) -> None:
         raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}). Name another path.") from error
 
 
-def run(main: Callable[..., None], subjects: tuple[str, ...] = (), takes_words: bool = False) -> None:
+def run(
+    main: Callable[..., None], subjects: tuple[str, ...] = (), takes_words: bool = False, serves: bool = False
+) -> None:
     """Parses the flags and calls ``main``; what a person can mend becomes one paragraph and exit status 2.
 
     Args:
       main: called without arguments, or with the words beside the flags.
       subjects: words of which the command line must name one.
       takes_words: any words may stand beside the flags.
+      serves: it runs for long and decodes what anybody sends, so that memory goes back to the system when freed.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     platform.set_variables()
-    platform.keep_freed_memory()
+    if serves:
+        memory.give_large_back()
+    else:
+        platform.keep_freed_memory()
 
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise

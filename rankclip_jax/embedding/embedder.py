@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.images import MAX_PIXELS
 from rankclip_jax.input_pipeline.loader import evaluation_batches
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.tokenizer import tokenize
@@ -85,6 +86,7 @@ class Embedder:
         batch_size: int,
         threads: int = 4,
         workers: int = 0,
+        max_pixels: int = MAX_PIXELS,
         go_on: Callable[[], None] = lambda: None,
     ) -> Embedded:
         """The first ``size`` records of a dataset with all their captions, without those whose image cannot be read.
@@ -96,6 +98,7 @@ class Embedder:
           batch_size: rows encoded at once over all devices; rounded up to a multiple of their number.
           threads: that decode in each worker.
           workers: processes that decode; 0: threads of this one only; -1: as many as its cores allow.
+          max_pixels: larger images cannot be read.
           go_on: called before each batch is encoded, by all processes alike; may raise to break off.
 
         Raises:
@@ -111,6 +114,7 @@ class Embedder:
             size=size,
             threads=threads,
             workers=workers,
+            max_pixels=max_pixels,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ):

@@ -13,6 +13,7 @@ from PIL import Image
 from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.input_pipeline import images as decoding
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh
@@ -46,12 +47,15 @@ class Encoder:
         """Unit embeddings of images: float32 ``[n, D]``.
 
         Args:
-          images: n arrays (uint8 ``[H, W, 3]``), PIL images, or paths of image files, of any sizes.
+          images: n arrays (uint8 ``[H, W, 3]``), PIL images, or paths of image files, of any sizes. An image as
+            `PIL.Image.open` returns it is turned upright and made 8-bit as its file would be.
 
         Raises:
           UserError: a file that cannot be read; it is named.
-          TypeError: something that is no image.
+          TypeError: something that is no image, or a single one instead of a list of them.
         """
+        if isinstance(images, str | bytes | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            raise TypeError(f"expected a list of images, such as [image]; found a single {type(images).__name__}")
         size = self.model.preset.vision.image_size
         with self._matmul_precision():
             return self._embedder.images(
@@ -72,15 +76,16 @@ class Encoder:
 
 
 def _pixels(image: ImageLike, image_size: int) -> np.ndarray:
-    if isinstance(image, str | Path):
-        try:
-            return decoding.evaluation_view(decoding.open_image(Path(image)), image_size)
-        except UnreadableError as error:
-            raise UserError(f"{image}: cannot be read: {error}. Mend the file or leave it out.") from error
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise TypeError(f"expected an image as uint8 [H, W, 3]; found {image.dtype} {list(image.shape)}")
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+            empty = "" if image.size else ", without pixels"
+            raise TypeError(f"expected an image as uint8 [H, W, 3]; found {image.dtype} {list(image.shape)}{empty}")
+        return decoding.evaluation_view(Image.fromarray(image), image_size)
+    if not isinstance(image, str | Path | Image.Image):
         raise TypeError(f"expected an array, a PIL image or a path; found {type(image).__name__}")
-    return decoding.evaluation_view(image, image_size)
+    try:
+        opened = decoding.as_opened(image) if isinstance(image, Image.Image) else decoding.open_image(Path(image))
+    except UnreadableError as error:
+        name = getattr(image, "filename", "an opened image") if isinstance(image, Image.Image) else image
+        raise UserError(f"{printable(name)}: cannot be read: {error}. Fix the file or leave it out.") from error
+    return decoding.evaluation_view(opened, image_size)

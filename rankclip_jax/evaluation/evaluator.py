@@ -80,6 +80,7 @@ class Evaluator:
             batch_size=min(config.train.global_batch_size, _BATCH_SIZE),
             threads=config.data.threads,
             workers=config.data.workers,
+            max_pixels=config.data.max_pixels,
             go_on=go_on,
         )
         metrics = [metric for measure in self._tasks.values() for metric in measure(embedded, variables)]

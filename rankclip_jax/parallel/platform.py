@@ -3,15 +3,15 @@
 Variables are set before JAX is imported, and only where the user has not set them; options go with the training step.
 """
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import logging
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import Any
+
+from rankclip_jax.input_pipeline import memory
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,9 +31,6 @@ COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {},
 }
 
-# Options of the GNU C library's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-
 
 def set_variables() -> None:
     """Tells JAX where to keep compiled programs and how much of a GPU's memory to take; JAX is not imported yet."""
@@ -49,23 +46,14 @@ def keep_freed_memory() -> None:
     next, a tenth to a fifth of its time (docs/benchmarks.md). What is kept can lie in pieces that no longer fit, and so
     grow to twice or thrice a step's need. Whoever has set that library's variables is left alone.
     """
-    theirs = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
-    if not sys.platform.startswith("linux") or theirs or _may_find_accelerators():
+    if memory.is_set_by_user() or _may_find_accelerators():
         return
-    _tell_malloc((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
+    memory.tell_malloc((memory.M_ARENA_MAX, 1), (memory.M_MMAP_MAX, 0), (memory.M_TRIM_THRESHOLD, -1))
 
 
 def give_freed_memory_back() -> None:
     """Where memory is short: what is large goes back to the system when it is freed, that library's default."""
-    if sys.platform.startswith("linux"):
-        _tell_malloc((_M_MMAP_MAX, 65_536))
-
-
-def _tell_malloc(*options: tuple[int, int]) -> None:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt:
-        for option, value in options:
-            mallopt(option, value)
+    memory.tell_malloc((memory.M_MMAP_MAX, 65_536))
 
 
 def _may_find_accelerators() -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from rankclip_jax.embedding.embedder import Embedded
 from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation.zero_shot import confidences, in_bins
+from rankclip_jax.input_pipeline.images import MOST_PIXELS
 from rankclip_jax.input_pipeline.loader import evaluation_pixels
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.report import charts, heat_maps, page
@@ -70,7 +71,9 @@ def _mark(right: bool) -> str:
 
 
 def _pixels(source: Source, embedded: Embedded, row: int) -> np.ndarray:
-    return evaluation_pixels(source[int(embedded.index[row])]["image"], getattr(source, "image_size", _PIXELS))
+    """Of an image that was embedded, so that it is none too large."""
+    image = source[int(embedded.index[row])]["image"]
+    return evaluation_pixels(image, getattr(source, "image_size", _PIXELS), MOST_PIXELS)
 
 
 def _matrix(similarity: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation import results
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.images import MAX_PIXELS
 from rankclip_jax.input_pipeline.object_stores import resolve
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
@@ -162,5 +163,7 @@ def _findings(folder: Path, stored: dict) -> str:
     weights = loading.read(folder, weights=config.evaluation.weights)
     embedder = Embedder(weights.model, Layout(make_local_mesh()))
     size = min(findings.PAIRS, len(source))
-    embedded = embedder.dataset(weights.variables, source, size, batch_size=size)
+    embedded = embedder.dataset(
+        weights.variables, source, size, batch_size=size, max_pixels=config.data.get("max_pixels", MAX_PIXELS)
+    )
     return findings.describe(source, embedded, Encoder(weights.model, weights.variables))

@@ -9,6 +9,7 @@ import numpy as np
 
 from rankclip_jax.embedding.embedder import Embedded
 from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.images import MOST_PIXELS
 from rankclip_jax.input_pipeline.loader import evaluation_pixels
 from rankclip_jax.input_pipeline.source import Source, truth_of
 from rankclip_jax.input_pipeline.source import captions as captions_of
@@ -83,7 +84,7 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, title: str) -> None:
 def _draw_example(axes: Axes, source: Source, embedded: Embedded, row: int) -> None:
     """An image above the captions of the validation set that the model finds most like it; its own is marked."""
     record = source[int(embedded.index[row])]
-    axes.imshow(evaluation_pixels(record["image"], getattr(source, "image_size", _EXAMPLE_PIXELS)))
+    axes.imshow(evaluation_pixels(record["image"], getattr(source, "image_size", _EXAMPLE_PIXELS), MOST_PIXELS))
     own = captions_of(record)[0]
     captions: list[str] = []
     for column in np.argsort(-(embedded.first_text @ embedded.image[row])):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.images import MOST_PIXELS
 
 LARGEST_BATCH = 2**20
 _MANY = 10**9  # more steps, records or files than anybody has
@@ -46,6 +47,7 @@ RANGES: dict[str, Range | tuple[Range, ...]] = {
     "data.color_jitter": (_SHARE, _SHARE, _SHARE, Range(0, 0.5)),
     "data.threads": Range(1, 256),
     "data.workers": Range(-1, 256),
+    "data.max_pixels": Range(1, MOST_PIXELS),
     "data.max_unreadable_share": _SHARE,
     "model.image_size": Range(0, 2048),
     "model.pixel_mean": (_SHARE,) * 3,

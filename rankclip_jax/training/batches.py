@@ -62,6 +62,7 @@ def _batches(assembly: Assembly, source: Source, start_step: int, threads: int, 
         threads=threads,
         workers=workers,
         second_view=config.objective.second_view,
+        max_pixels=config.data.max_pixels,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

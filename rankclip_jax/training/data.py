@@ -38,7 +38,7 @@ def _open(config: ConfigDict, split: str) -> Source:
             f"config.data.{split}: {damaged:,} of {len(source):,} records are in damaged shards: "
             f"{'; '.join(reasons[:3])}{more}. Or train without them: --config.data.max_unreadable_share=SHARE"
         )
-    check_readable(source, f"config.data.{split}")
+    check_readable(source, f"config.data.{split}", config.data.max_pixels)
     return source
 
 

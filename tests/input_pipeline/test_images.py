@@ -1,13 +1,19 @@
 """The evaluation view is open_clip's, pixel for pixel, and files of any kind become upright 8-bit RGB."""
 
 import io
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
-from PIL import Image
+from PIL import Image, features
 
-from rankclip_jax.input_pipeline import images
+from rankclip_jax.input_pipeline import csv_file, image_files, images, loader
+from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.errors import UnreadableError
 from rankclip_jax.interop.files import import_torch
 
@@ -149,3 +155,203 @@ def test_a_damaged_jpeg_is_unreadable_however_much_of_it_is_there():
     for part in (0.1, 0.5, 0.95):
         with pytest.raises(UnreadableError):
             images.open_picture(content[: int(part * len(content))]).view((0, 0, 300, 200), (32, 32))
+
+
+KINDS = [("RGB", "JPEG", {}), ("L", "JPEG", {}), ("CMYK", "JPEG", {}), ("RGB", "JPEG", {"progressive": True}),
+         ("RGB", "PNG", {}), ("RGBA", "PNG", {}), ("P", "PNG", {}), ("LA", "PNG", {}), ("1", "PNG", {}),
+         ("P", "GIF", {"transparency": 0}), ("RGB", "WEBP", {}), ("RGB", "BMP", {}),
+         ("RGBA", "TIFF", {"compression": "tiff_lzw"})]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(500, 375), (90, 300), (33, 32), (20, 9)], ids=str)
+@pytest.mark.parametrize(("mode", "form", "options"), KINDS, ids=str)
+def test_the_centre_view_of_training_has_the_pixels_of_the_evaluation_view(size, mode, form, options):
+    """As the release, one of whose transforms does both; the order in which views are cut does not matter."""
+    content = encoded(picture(*size, mode), form, **options)
+    expected = loader.evaluation_pixels(content, 32)
+    augmentation = Augmentation(crop="center")
+    np.testing.assert_array_equal(augmentation(images.open_picture(content), 32, RNG), expected)
+    opened = images.open_picture(content)
+    images.random_view(opened, 32, (0.5, 1.0), np.random.default_rng(0))
+    np.testing.assert_array_equal(augmentation(opened, 32, RNG), expected)
+
+
+def other_formats():
+    """Files of every other format that Pillow writes, and PostScript, which it reads through another program."""
+    yield "EPS", encoded(picture(20, 20), "EPS")
+    yield "PSD", b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\4\0\0\0\4\0\x08\0\3" + bytes(60)
+    for form in sorted(set(Image.SAVE) - set(image_files.FORMATS) - {"EPS", "MPO", "DIB"}):
+        for mode in ("RGB", "L", "1", "F"):
+            try:
+                yield form, encoded(picture(16, 16, mode), form)
+            except Exception:  # not in this mode, or not without a codec or a program
+                continue
+            break
+
+
+def test_no_other_formats_are_opened_and_no_program_is_started(monkeypatch):
+    Image.init()
+    others = dict(other_formats())
+    assert {"EPS", "PPM", "TGA", "SPIDER", "PDF", "ICO"} <= set(others)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    for content in others.values():
+        for view in (images.open_image, images.decode, images.open_picture, images.check,
+                     lambda content: images.shrink(content, 8, 90)):  # fmt: skip
+            with pytest.raises(UnreadableError, match="not an image: none of JPEG, PNG, "):
+                view(content)
+
+
+def test_every_place_that_opens_images_names_the_formats():
+    root = Path(images.__file__).resolve().parent.parent
+    calls = [
+        (path, call)
+        for folder in ("rankclip_jax", "input_pipeline")
+        for path in (root / folder).rglob("*.py")
+        for call in re.findall(r"Image\.open\(.*|cv2\.im(?:read|decode).*|imageio.*", path.read_text(encoding="utf8"))
+        if "`" not in call
+    ]
+    assert calls
+    assert not [call for call in calls if "formats=" not in call[1]]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow decodes no AVIF")
+def test_avif_is_decoded():
+    decoded = np.asarray(images.decode(encoded(picture(64, 48), "AVIF", quality=100, subsampling="4:4:4"))).astype(int)
+    assert decoded.shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_picture_is_taken(form):
+    first, second = (Image.new("RGB", (20, 10), colour) for colour in ("red", "blue"))
+    content = encoded(first, form, save_all=True, append_images=[second] * 50, duration=10)
+    assert np.abs(np.asarray(images.decode(content)).astype(int) - [255, 0, 0]).max() <= 2
+    picture_ = images.open_picture(content)
+    assert np.abs(images.centre_view(picture_, 8).astype(int) - [255, 0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(300, 80_000), (80_000, 300), (400, 300), (70_000, 260)], ids=str)
+def test_shrinking_writes_what_a_jpeg_cannot_hold_as_png(size):
+    shrunk = images.shrink(encoded(Image.new("1", size), "PNG"), 256, 92)
+    with Image.open(io.BytesIO(shrunk)) as opened:
+        assert min(opened.size) == 256
+        assert opened.format == ("PNG" if max(opened.size) > 65_500 else "JPEG")
+
+
+def test_what_cannot_be_written_is_unreadable(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("broken data stream when writing image file")
+
+    content = encoded(picture(40, 30), "PNG")
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(UnreadableError, match="cannot be written with 11 x 8 pixels: broken data stream"):
+        images.shrink(content, 8, 92)
+
+
+EVERY_VIEW = {
+    "open_picture": images.open_picture,
+    "open_image": images.open_image,
+    "decode": images.decode,
+    "check": images.check,
+    "shrink": lambda content, most: images.shrink(content, 8, 90, most),
+    "evaluation": lambda content, most: loader.evaluation_pixels(content, 8, most),
+}
+
+
+@pytest.mark.parametrize("view", EVERY_VIEW)
+@pytest.mark.parametrize(("mode", "form", "options"), KINDS, ids=str)
+def test_an_image_of_more_pixels_than_allowed_is_not_decoded(view, mode, form, options, monkeypatch):
+    content = encoded(picture(40, 30, mode), form, **options)
+    EVERY_VIEW[view](content, 2 * 40 * 30)
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(images.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(UnreadableError, match=r"40 x 30 pixels.*expected at most 1,199"):
+        EVERY_VIEW[view](content, 1199)
+
+
+def test_formats_that_take_twice_the_memory_count_twice():
+    content = encoded(picture(40, 30), "WEBP")
+    images.open_image(content, 2400)
+    with pytest.raises(UnreadableError, match="40 x 30 pixels, which count 2 times in WEBP"):
+        images.open_image(content, 2399)
+
+
+def test_a_progressive_jpeg_of_too_many_scans_is_not_decoded():
+    """Ten are usual; a small image may have more, since they take no time."""
+    usual = encoded(Image.new("L", (4096, 4096), 77), "JPEG", progressive=True)
+    scan = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(4)
+    images.check(usual)
+    with pytest.raises(UnreadableError, match="a JPEG of 4096 x 4096 pixels in more than 128 scans"):
+        images.open_picture(usual[:-2] + 200 * scan + usual[-2:])
+    thumbnail = b"\xff\xe1\xff\xff" + (b"\xff\xda" * 40_000)[: 0xFFFF - 2]  # bytes that only look like scans
+    np.testing.assert_array_equal(
+        images.open_picture(usual[:2] + thumbnail + usual[2:]).view((0, 0, 4096, 4096), (8, 8)), 77
+    )
+    small = encoded(picture(40, 30), "JPEG", progressive=True)
+    assert image_files.jpeg_scan_count(small, 100) == 10
+    assert image_files.jpeg_scan_count(encoded(picture(40, 30), "JPEG"), 100) == 1
+
+
+@pytest.fixture
+def special(tmp_path):
+    """Paths that are no files: reading some of them would wait, or never end."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket.jpg"))
+        yield [*sorted(tmp_path.iterdir()), tmp_path / "gone.jpg", tmp_path / "a\0b.jpg", tmp_path / ("x" * 300)]
+
+
+def test_what_is_no_regular_file_is_unreadable_at_once(special):
+    for path in special:
+        for view in (images.read, images.open_image, images.open_picture, images.decode,
+                     lambda path: loader.evaluation_pixels(path, 8)):  # fmt: skip
+            with pytest.raises(UnreadableError):
+                view(path)
+
+
+def test_a_file_without_end_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_LARGEST_FILE", 1 << 20)
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UnreadableError, match="more than 1,048,576 bytes"):
+        images.read(tmp_path / "sparse.jpg")
+
+
+def test_special_files_are_replaced_in_training_and_named_in_evaluation(special, caplog):
+    good = special[0].parent / "good.png"
+    picture(40, 30).save(good)
+    paths = (*special[:4], good)
+    source = csv_file.CsvFile(paths, tuple(path.name for path in paths))
+    stream = loader.training_batches(
+        source, image_size=8, context_length=8, augmentation=Augmentation(), global_batch_size=20, seed=0,
+        start_step=0, threads=1, workers=0,
+    )  # fmt: skip
+    batch = next(stream)
+    stream.close()
+    assert set(batch["sample"]) == {4}
+    assert {line.split(": ")[0] for line in batch["unreadable"]} == {str(path) for path in special[:4]}
+    (batch,) = loader.evaluation_batches(source, image_size=8, batch_size=5, size=5)
+    assert batch["index"].tolist() == [-1, -1, -1, -1, 4]
+    for path in special[:4]:
+        assert f"left out: {path}: " in caplog.text
+
+
+def test_pixels_of_no_size_are_unreadable():
+    for shape in ((0, 4, 3), (4, 0, 3), (0, 0, 3)):
+        for view in (images.in_memory, lambda pixels: loader.evaluation_pixels(pixels, 8)):
+            with pytest.raises(UnreadableError, match="an image without pixels"):
+                view(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("values", [[0.0, 255.0, np.nan, -3.0], [0.0, 65535.0, np.inf, 300.0]], ids=str)
+def test_grey_values_that_are_no_numbers_are_black(values):
+    content = encoded(Image.fromarray(np.asarray([values], np.float32)), "TIFF")
+    decoded = np.asarray(images.decode(content))[0, :, 0]
+    assert decoded[:2].tolist() == [0, 255]
+
+
+def test_colours_of_which_no_rgb_can_be_made_are_unreadable():
+    with pytest.raises(UnreadableError, match="colours in LAB"):
+        images.decode(encoded(Image.new("LAB", (9, 9)), "TIFF"))
