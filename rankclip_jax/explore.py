@@ -10,6 +10,7 @@ from absl import flags
 from rankclip_jax.command_line import entry
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.object_stores import resolve
+from rankclip_jax.parallel import platform
 
 _MODEL = flags.DEFINE_string("model", None, "a run, an export, or anything else that rankclip_jax.load reads")
 _DATA = flags.DEFINE_string("data", None, "a dataset that input_pipeline.prepare has written")
@@ -25,6 +26,7 @@ def main() -> None:
     data = entry.place_of(_DATA, "Name a prepared dataset, such as --data data/mine.")
     usual = f"indexes/{model.stem}-{resolve(data).name}-{_SPLIT.value}"
     folder = Path(usual) if _INDEX.value is None else entry.folder_of(_INDEX, f"Leave it out for {usual}.")
+    platform.return_freed_memory()
     from rankclip_jax.search import command  # after the flags, since importing JAX takes long
     from rankclip_jax.search import server as servers
 

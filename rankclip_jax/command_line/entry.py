@@ -97,17 +97,24 @@ def check_can_be_written(flag: str, path: Path) -> None:
         raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}). Name another path.") from error
 
 
-def run(main: Callable[..., None], subjects: tuple[str, ...] = (), takes_words: bool = False) -> None:
+def run(
+    main: Callable[..., None],
+    subjects: tuple[str, ...] = (),
+    takes_words: bool = False,
+    keeps_freed_memory: bool = False,
+) -> None:
     """Parses the flags and calls ``main``; what a person can mend becomes one paragraph and exit status 2.
 
     Args:
       main: called without arguments, or with the words beside the flags.
       subjects: words of which the command line must name one.
       takes_words: any words may stand beside the flags.
+      keeps_freed_memory: the command computes the same step again and again (`platform.keep_freed_memory`).
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     platform.set_variables()
-    platform.keep_freed_memory()
+    if keeps_freed_memory:
+        platform.keep_freed_memory()
 
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise

@@ -32,7 +32,8 @@ COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 # Options of the GNU C library's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+_LARGE = 1 << 20  # bytes
 
 
 def set_variables() -> None:
@@ -59,6 +60,15 @@ def give_freed_memory_back() -> None:
     """Where memory is short: what is large goes back to the system when it is freed, that library's default."""
     if sys.platform.startswith("linux"):
         _tell_malloc((_M_MMAP_MAX, 65_536))
+
+
+def return_freed_memory() -> None:
+    """For commands that serve: whatever is large goes back to the system when it is freed, whatever was freed before.
+
+    The GNU C library otherwise learns from one large image to keep the room of the next.
+    """
+    if sys.platform.startswith("linux"):
+        _tell_malloc((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE))
 
 
 def _tell_malloc(*options: tuple[int, int]) -> None:
