@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from . import array_record, images
 from .errors import UnreadableError, UserError
-from .explained import Explained, Parser
+from .explained import Explained, Parser, log_to_stderr
+from .files import printable
 from .object_stores import disk_path_of
 from .preparation import manifest
 from .preparation.shards import checksum
@@ -27,10 +28,11 @@ _TILE, _TEXT_HEIGHT, _COLUMNS, _LETTERS = 200, 64, 5, 32
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    log_to_stderr()
     with Explained("input_pipeline.inspect", "Nothing was changed."):
         damaged = _inspect(_parse(argv))
     for line in damaged:
-        print(f"damaged: {line}")
+        print(f"damaged: {printable(line)}")
     if damaged:
         print(
             f"{len(damaged)} damaged shards. Prepare the split again into another folder, or restore them from a copy."
@@ -70,7 +72,7 @@ def _inspect(arguments: argparse.Namespace) -> list[str]:
     if arguments.pairs:
         split = arguments.split or next(iter(content["splits"]))
         draw_contact_sheet(arguments.folder, split, arguments.pairs, arguments.seed).save(picture)
-        print(f"{arguments.pairs} random pairs of {split!r}: {picture}")
+        print(f"{arguments.pairs} random pairs of {split!r}: {printable(picture)}")
     return damaged
 
 
@@ -121,13 +123,13 @@ def _print_counts(folder: Path, content: dict[str, Any]) -> None:
     for split, entry in content["splits"].items():
         mean = entry["bytes"] / max(entry["pairs"], 1) / 1e3
         print(
-            f"{folder}, {split}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
+            f"{printable(folder)}, {printable(split)}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
             f"({mean:.1f} kB a pair), {len(entry['shards'])} shards"
         )
-        print(f"  made by: {entry['command']}")
+        print(f"  made by: {printable(entry['command'], 1000)}")
         for reason, value in entry.get("skipped", {}).items():
-            named = f", such as {', '.join(value['first'][:3])}" if value["first"] else ""
-            print(f"  skipped {value['count']:,}: {reason}{named}")
+            named = f", such as {', '.join(map(printable, value['first'][:3]))}" if value["first"] else ""
+            print(f"  skipped {value['count']:,}: {printable(reason)}{named}")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .explained import Explained, Parser
-from .files import check_writable, write_atomically
+from .explained import Explained, Parser, log_to_stderr
+from .files import check_writable, printable, write_atomically
 from .object_stores import disk_path_of
 from .preparation import manifest, runners, shards, urls
 from .preparation.folder import Folder
@@ -35,6 +35,7 @@ _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    log_to_stderr()
     with Explained("input_pipeline.prepare", "What is done is kept: give the same command again to go on."):
         prepare(parse(argv))
 
@@ -92,7 +93,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     done = present["splits"].get(options.split)
     if done and done["command"] == command:
         shutil.rmtree(work, ignore_errors=True)
-        print(f"{output}: the split {options.split!r} is prepared already: {done['pairs']:,} pairs.")
+        print(f"{printable(output)}: the split {options.split!r} is prepared already: {done['pairs']:,} pairs.")
         return
     if taken := [split for split in options.splits if split in present["splits"]]:
         raise UserError(
@@ -212,10 +213,11 @@ def _report(output: Path, content: dict[str, Any], options: Options) -> None:
     for split in options.splits:
         if entry := content["splits"].get(split):
             size = entry["bytes"] / 1e6
-            print(f"{output}: {entry['pairs']:,} pairs of {split!r} in {len(entry['shards'])} shards, {size:,.1f} MB.")
+            pairs, files = entry["pairs"], len(entry["shards"])
+            print(f"{printable(output)}: {pairs:,} pairs of {split!r} in {files} shards, {size:,.1f} MB.")
     for reason, value in content["splits"][options.split]["skipped"].items():
-        named = f", such as {', '.join(value['first'][:3])}" if value["first"] else ""
-        print(f"  skipped {value['count']:,}: {reason}{named}")
+        named = f", such as {', '.join(map(printable, value['first'][:3]))}" if value["first"] else ""
+        print(f"  skipped {value['count']:,}: {printable(reason)}{named}")
 
 
 def _open_source(arguments: argparse.Namespace) -> PairSource:

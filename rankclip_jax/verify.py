@@ -7,6 +7,7 @@ from absl import flags
 
 from rankclip_jax.command_line import entry
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _STEP = flags.DEFINE_integer("step", None, "look at this checkpoint alone", lower_bound=0)
@@ -31,9 +32,9 @@ def main() -> None:
     for step in steps if _STEP.value is None else [_STEP.value]:
         faults = faults_of(workdir, step)
         broken += bool(faults)
-        print(f"step {step}: {'NOT WHOLE' if faults else describe_proof(workdir, step)}")
+        print(printable(f"step {step}: {'NOT WHOLE' if faults else describe_proof(workdir, step)}"))
         for fault in faults:
-            print(f"  {fault}")
+            print(f"  {printable(fault)}")
     if broken:
         print("The next start of the training sets such a checkpoint aside and goes on from the one before it.")
         raise SystemExit(1)

@@ -1,7 +1,6 @@
 """The frame of every command: its flags, its recipe, and one paragraph instead of a traceback."""
 
 import difflib
-import logging
 import re
 import runpy
 import sys
@@ -17,8 +16,8 @@ from ml_collections import config_flags
 
 from rankclip_jax import recipes
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.explained import Explained
-from rankclip_jax.input_pipeline.files import check_writable
+from rankclip_jax.input_pipeline.explained import Explained, PrintableFormatter, log_to_stderr
+from rankclip_jax.input_pipeline.files import check_writable, printable
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of
 from rankclip_jax.parallel import platform
 
@@ -56,7 +55,9 @@ def join_processes(config: Any) -> None:
 
     hosts = start_up.start(config.processes)
     if hosts and not jax.process_index():  # JAX's own messages call processes tasks, by number
-        print("processes: " + ", ".join(f"{number} on {host}" for number, host in enumerate(hosts)), flush=True)
+        print(
+            "processes: " + ", ".join(f"{number} on {printable(host)}" for number, host in enumerate(hosts)), flush=True
+        )
     EXPLAINED.program = start_up.named("rankclip_jax")
 
 
@@ -111,14 +112,14 @@ def run(
       takes_words: any words may stand beside the flags.
       keeps_freed_memory: the command computes the same step again and again (`platform.keep_freed_memory`).
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     platform.set_variables()
     if keeps_freed_memory:
         platform.keep_freed_memory()
 
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise
-        absl.logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+        absl.logging.get_absl_handler().setFormatter(PrintableFormatter("%(message)s"))
         # A save that fails is said in one line by us, and by Orbax and TensorStore in a hundred.
         absl.logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
         sys.unraisablehook = _of_the_main_thread

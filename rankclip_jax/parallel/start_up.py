@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import __version__
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.explained import PrintableFormatter
 from rankclip_jax.parallel import rendezvous
 
 _PORT = 8476  # of the first process, where the launcher names none
@@ -108,7 +109,7 @@ def start(config: ConfigDict) -> list[str]:
             "started. Start the command once for each of them."
         )
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(logging.Formatter(named("%(message)s")))
+        handler.setFormatter(PrintableFormatter(named("%(message)s")))
     return check_same_on_all({"JAX": jax.__version__, "rankclip_jax": __version__, "devices": _devices_here()})
 
 
