@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from rankclip_jax.parallel import platform
 
 # Page faults of a step whose temporaries are far larger than what malloc keeps by itself.
 _FAULTS = """
@@ -41,3 +44,44 @@ def test_what_a_step_frees_the_next_one_finds_where_cpus_compute():
     assert _least_faults(given_back=True, JAX_PLATFORMS="cpu") > temporaries
     assert _least_faults(JAX_PLATFORMS="cpu", MALLOC_TRIM_THRESHOLD_="131072") > temporaries, "the user's own word"
     assert _least_faults(JAX_PLATFORMS="cuda,cpu") > temporaries, "hosts of GPUs decode in many threads"
+
+
+# What a process holds after images that are large when decoded, one after the other in threads, as the server does it.
+_BOMBS = """
+import concurrent.futures, io
+from PIL import Image
+from rankclip_jax.input_pipeline import images
+from rankclip_jax.parallel import platform
+if {given_back}:
+    platform.return_freed_memory()
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+
+bombs = []
+for side in (500, 1500, 2500, 3500, 4500, 5500):
+    file = io.BytesIO()
+    Image.new("P", (side, side)).save(file, "PNG")
+    bombs.append(file.getvalue())
+images.decode(bombs[0])
+before = held()
+for _ in range(4):
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        for bomb in bombs:
+            threads.submit(lambda: len(images.decode(bomb).tobytes())).result()
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have other allocators")
+def test_what_a_large_image_took_goes_back_where_images_are_served():
+    program = _BOMBS.replace("{given_back}", "True")
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert int(run.stdout) < 60, "of 90 MiB that the largest takes, several times over"
+
+
+def test_only_commands_that_compute_steps_keep_what_they_free():
+    commands = Path(platform.__file__).parent.parent.glob("*.py")
+    keep = {path.stem for path in commands if "keeps_freed_memory=True" in path.read_text()}
+    assert keep == {"train", "evaluate", "benchmark"}
