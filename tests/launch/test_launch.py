@@ -160,13 +160,15 @@ def test_a_local_process_that_fails_ends_the_others():
     assert time.monotonic() - start < 100
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", random_signals.SIGNALS)
 def test_a_signal_reaches_each_local_process_once_and_none_is_left(number, tmp_path):
+    """USR1 and USR2 as they are, the others as TERM, at which training saves."""
+    passed_on = number if number in (signal.SIGUSR1, signal.SIGUSR2) else signal.SIGTERM
     child = (
         "import os, pathlib, signal, sys, time\n"
         "place = pathlib.Path(sys.argv[1], os.environ['JAX_PROCESS_ID'])\n"
         "heard = []\n"
-        "signal.signal(signal.SIGTERM, lambda *_: heard.append(1))\n"
+        f"signal.signal({int(passed_on)}, lambda *_: heard.append(1))\n"
         "place.write_text(str(os.getpid()))\n"
         "while not heard: time.sleep(0.05)\n"
         "time.sleep(1)\n"
@@ -279,9 +281,9 @@ def test_numbers_of_the_launchers_are_numbers(name, value, tmp_path):
     assert f"found '{value}'" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", random_signals.SIGNALS)
 def test_a_signal_goes_to_what_is_supervised_and_ends_it(number, tmp_path):
-    script = 'trap "exit 9" INT TERM; touch "$1/there"; while :; do sleep 0.1; done'
+    script = 'trap "exit 9" INT TERM USR1 USR2; touch "$1/there"; while :; do sleep 0.1; done'
     words = ["bash", "-c", script, "--workdir", tmp_path]  # $0 and $1 of the script
     watching = subprocess.Popen([*HEARING, ROOT / "launch" / "supervise.sh", *words])
     end = time.monotonic() + 30
