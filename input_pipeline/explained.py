@@ -1,7 +1,9 @@
 """How commands end when something is wrong: with one paragraph and an exit status, never with a traceback."""
 
 import argparse
+import copy
 import io
+import logging
 import os
 import signal
 import sys
@@ -9,6 +11,9 @@ from types import TracebackType
 from typing import NoReturn
 
 from .errors import UserError
+from .files import printable
+
+_LONGEST = 10_000  # characters of a paragraph or of a line of the log
 
 
 class Explained:
@@ -65,8 +70,28 @@ class Explained:
 
     def exit(self, message: str) -> NoReturn:
         """Ends the process with a paragraph."""
-        print(f"{self.program}: {' '.join(message.split())}", file=sys.stderr)
+        print(printable(f"{self.program}: {' '.join(message.split())}", _LONGEST), file=sys.stderr)
         sys.exit(2)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log messages whose inserted words, such as a file's name, stay on their line, without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message; its own line ends, and those of a traceback, stay."""
+        record = copy.copy(record)
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg if isinstance(arg, int | float) else printable(arg, _LONGEST) for arg in record.args
+            )
+        return "\n".join(printable(line, _LONGEST) for line in super().format(record).split("\n"))
+
+
+def log_to_stderr() -> None:
+    """Prints warnings, one paragraph each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from . import array_record, images
 from .errors import UnreadableError, UserError
-from .explained import Explained, Parser
+from .explained import Explained, Parser, log_to_stderr
 from .files import printable
 from .object_stores import disk_path_of
 from .preparation import manifest
@@ -30,10 +30,11 @@ _CAPTIONS = 5  # that are shown of an image
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    log_to_stderr()
     with Explained("input_pipeline.inspect", "Nothing was changed."):
         damaged = _inspect(_parse(argv))
     for line in damaged:
-        print(f"damaged: {line}")
+        print(f"damaged: {printable(line)}")
     if damaged:
         print(
             f"{len(damaged)} damaged shards. Prepare the split again into another folder, or restore them from a copy."
@@ -73,7 +74,7 @@ def _inspect(arguments: argparse.Namespace) -> list[str]:
     if arguments.pairs:
         split = arguments.split or next(iter(content["splits"]))
         draw_contact_sheet(arguments.folder, split, arguments.pairs, arguments.seed).save(picture)
-        print(f"{arguments.pairs} random pairs of {split!r}: {picture}")
+        print(f"{arguments.pairs} random pairs of {split!r}: {printable(picture)}")
     return damaged
 
 
@@ -138,7 +139,7 @@ def _print_counts(folder: Path, content: dict[str, Any]) -> None:
     for split, entry in content["splits"].items():
         mean = entry["bytes"] / max(entry["pairs"], 1) / 1e3
         print(
-            f"{folder}, {printable(split)}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
+            f"{printable(folder)}, {printable(split)}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
             f"({mean:.1f} kB a pair), {len(entry['shards'])} shards"
         )
         print(f"  captions of an image: {_describe(entry['captions'])}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import csv_file, images
 from .errors import UserError
-from .explained import Explained, Parser
+from .explained import Explained, Parser, log_to_stderr
 from .files import check_writable, printable, write_atomically
 from .object_stores import disk_path_of
 from .preparation import manifest, runners, shards, urls
@@ -44,6 +44,7 @@ _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    log_to_stderr()
     with Explained("input_pipeline.prepare", "What is done is kept: give the same command again to go on."):
         prepare(parse(argv))
 
@@ -115,7 +116,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     done = present["splits"].get(options.split)
     if done and done["command"] == command:
         shutil.rmtree(work, ignore_errors=True)
-        print(f"{output}: the split {options.split!r} is prepared already: {done['pairs']:,} pairs.")
+        print(f"{printable(output)}: the split {options.split!r} is prepared already: {done['pairs']:,} pairs.")
         return
     if taken := [split for split in options.splits if split in present["splits"]]:
         raise UserError(
@@ -247,7 +248,8 @@ def _report(output: Path, content: dict[str, Any], options: Options) -> None:
     for split in options.splits:
         if entry := content["splits"].get(split):
             size = entry["bytes"] / 1e6
-            print(f"{output}: {entry['pairs']:,} pairs of {split!r} in {len(entry['shards'])} shards, {size:,.1f} MB.")
+            pairs, files = entry["pairs"], len(entry["shards"])
+            print(f"{printable(output)}: {pairs:,} pairs of {split!r} in {files} shards, {size:,.1f} MB.")
     for line in manifest.describe_skipped(content["splits"][options.split]):
         print(line)
 

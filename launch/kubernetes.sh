@@ -21,14 +21,13 @@ image=${IMAGE:-}
 [ -n "$image" ] || explain "IMAGE: not set. Name an image with rankclip_jax installed, such as IMAGE=registry/rankclip"
 [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || explain "NAME: expected small letters, digits and dashes; found '$name'"
 
-whole() { [[ $2 =~ ^[1-9][0-9]*$ ]] || explain "$1: expected a number from 1; found '$2'"; }
 if [ "$kind" = gpu ]; then
-  whole HOSTS "$hosts"
-  whole GPUS "$devices"
+  check_number HOSTS "$hosts"
+  check_number GPUS "$devices"
   replicas=1 pods=$hosts limits="nvidia.com/gpu: $devices" selector=
 else
-  whole SLICES "$slices"
-  [[ $topology =~ ^[0-9]+(x[0-9]+){1,2}$ ]] || explain "topology: expected sides such as 16x16; found '$topology'"
+  check_number SLICES "$slices"
+  [[ $topology =~ ^[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}$ ]] || explain "topology: expected sides such as 16x16; found '$topology'"
   chips=$((${topology//x/*}))
   devices=$((chips < 4 ? chips : 4)) # chips of one host
   replicas=$slices pods=$((chips / devices)) limits="google.com/tpu: $devices"
@@ -44,7 +43,10 @@ if [ "$kind" = gpu ]; then
   variables="
               env:
               - {name: JAX_COORDINATOR_ADDRESS, value: \"$name-workers-0-0.$name:8476\"}
-              - {name: JAX_NUM_PROCESSES, value: \"$hosts\"}"
+              - {name: JAX_NUM_PROCESSES, value: \"$hosts\"}
+              - name: RANKCLIP_JAX_TOKEN # what the pods of this job alone know
+                valueFrom:
+                  fieldRef: {fieldPath: \"metadata.labels['batch.kubernetes.io/controller-uid']\"}"
 fi
 arguments=
 for word in "$@"; do

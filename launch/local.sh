@@ -5,22 +5,24 @@
 set -u
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
+listen
 
 count=${1:-}
-case $count in
-'' | *[!0-9]* | 0*) explain "expected a number of processes first, such as: launch/local.sh 2 COMMAND; found '$count'" ;;
-esac
+[[ $count =~ ^[1-9][0-9]{0,4}$ ]] ||
+  explain "expected a number of processes first, such as: launch/local.sh 2 COMMAND; found '$count'"
 shift
 [ $# -gt 0 ] || explain "no command. Say: launch/local.sh $count python -m rankclip_jax.train --config configs/demo.py"
 
 port=${PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+check_number PORT "$port"
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 share=$((gpus / count))
 if [ "$gpus" -gt 0 ] && [ "$share" = 0 ]; then
   explain "$count processes cannot share $gpus GPU(s). Say: launch/local.sh $gpus COMMAND, or hide the GPUs: JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES="
 fi
 
-pids=()
+RANKCLIP_JAX_TOKEN=$(new_token)
+export RANKCLIP_JAX_TOKEN
 for ((number = 0; number < count; number++)); do
   own=(JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$count" JAX_PROCESS_ID="$number")
   if [ "$share" -gt 0 ]; then
@@ -30,10 +32,7 @@ for ((number = 0; number < count; number++)); do
     printf '%q ' env "${own[@]}" "$@"
     echo
   else
-    # A session of its own: a terminal's Ctrl-C reaches this script alone, which passes it on once.
-    setsid env "${own[@]}" "$@" &
-    pids+=($!)
+    start env "${own[@]}" "$@"
   fi
 done
-is_dry && exit
-wait_for_all "${pids[@]}"
+is_dry || wait_for_all

@@ -6,6 +6,7 @@
 set -u
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
+listen
 
 list=${1:-}
 [ -r "$list" ] || explain "no file of hosts at '$list'. Write one name a line, and say: launch/ssh.sh hosts.txt COMMAND"
@@ -14,22 +15,22 @@ shift
 mapfile -t hosts < <(grep -v -E '^[[:space:]]*(#|$)' "$list")
 [ "${#hosts[@]}" -gt 0 ] || explain "$list names no host. Write one name a line."
 
-folder=${REMOTE_FOLDER:-$PWD}
-coordinator=${COORDINATOR:-${hosts[0]#*@}}:${PORT:-8476}
+folder=${REMOTE_FOLDER:-$PWD} port=${PORT:-8476}
+check_number PORT "$port"
+coordinator=${COORDINATOR:-${hosts[0]#*@}}:$port
 read -ra options <<<"${SSH_OPTIONS:-}"
 
-pids=()
+token=$(new_token)
+is_dry && token=SECRET
 for number in "${!hosts[@]}"; do
-  command=$(printf '%q ' env JAX_COORDINATOR_ADDRESS="$coordinator" JAX_NUM_PROCESSES="${#hosts[@]}" JAX_PROCESS_ID="$number" "$@")
-  # When the connection ends the shell there hears of it, and lets the process save.
-  there="cd $(printf %q "$folder") && { $command & child=\$!; trap 'kill -TERM \$child' HUP INT TERM; wait \$child; wait \$child; }"
+  there=$(remote "$(printf %q "$folder")" env RANKCLIP_JAX_TOKEN="$token" JAX_COORDINATOR_ADDRESS="$coordinator" \
+    JAX_NUM_PROCESSES="${#hosts[@]}" JAX_PROCESS_ID="$number" "$@")
+  call=(ssh -tt -o BatchMode=yes "${options[@]}" "${hosts[number]}" "$there")
   if is_dry; then
-    printf '%q ' ssh -tt -o BatchMode=yes "${options[@]}" "${hosts[number]}" "$there"
+    printf '%q ' "${call[@]}"
     echo
   else
-    setsid ssh -tt -o BatchMode=yes "${options[@]}" "${hosts[number]}" "$there" </dev/null &
-    pids+=($!)
+    start "${call[@]}" </dev/null
   fi
 done
-is_dry && exit
-wait_for_all "${pids[@]}"
+is_dry || wait_for_all

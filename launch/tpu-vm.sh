@@ -5,6 +5,7 @@
 set -u
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
+listen
 
 name=${1:-}
 [ -n "$name" ] || explain "no TPU. Say: ZONE=us-central1-a launch/tpu-vm.sh NAME COMMAND"
@@ -12,11 +13,12 @@ shift
 [ $# -gt 0 ] || explain "no command. Say: launch/tpu-vm.sh $name python -m rankclip_jax.train --config configs/cc3m.py"
 [ -n "${ZONE:-}" ] || explain "ZONE: not set. Say: ZONE=us-central1-a launch/tpu-vm.sh $name ..."
 
-there="cd ${REMOTE_FOLDER:-rankclip_jax} && exec $(printf '%q ' "$@")"
-call=(gcloud compute tpus tpu-vm ssh "$name" --zone="$ZONE" --worker=all --command="$there")
+there=$(remote "${REMOTE_FOLDER:-rankclip_jax}" "$@")
+call=(gcloud compute tpus tpu-vm ssh "$name" --zone="$ZONE" --worker=all --command="$there" -- -tt)
 if is_dry; then
   printf '%q ' "${call[@]}"
   echo
   exit
 fi
-exec "${call[@]}"
+start "${call[@]}" </dev/null
+wait_for_all

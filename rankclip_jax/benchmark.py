@@ -159,4 +159,4 @@ _SUBJECTS = {
 }
 
 if __name__ == "__main__":
-    entry.run(main, subjects=tuple(_SUBJECTS))
+    entry.run(main, subjects=tuple(_SUBJECTS), keeps_freed_memory=True)

@@ -61,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    entry.run(main, keeps_freed_memory=True)

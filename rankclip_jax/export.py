@@ -11,6 +11,7 @@ from absl import flags
 
 from rankclip_jax.command_line import entry
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest unless given")
@@ -47,7 +48,7 @@ def main() -> None:
                 "or name another path."
             ) from error
         raise
-    print(f"Wrote {output}. {said}")
+    print(f"Wrote {printable(output)}. {said}")
     print("\n".join(lines))
 
 

@@ -6,6 +6,7 @@ python -m rankclip_jax.status --workdir DIR [--against DIR]
 from absl import flags
 
 from rankclip_jax.command_line import entry
+from rankclip_jax.input_pipeline.files import printable
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _AGAINST = flags.DEFINE_string("against", None, "folder of another run: tells the settings that differ as well")
@@ -17,11 +18,11 @@ def main() -> None:
     from rankclip_jax.report import status  # after the flags, since importing JAX takes long
 
     for line in status.describe(workdir):
-        print(line)
+        print(printable(line, 10_000))
     if _AGAINST.value is not None:
         other = entry.place_of(_AGAINST, "Name another run, such as --against runs/demo.")
         for line in status.describe_differences(workdir, other):
-            print(line)
+            print(printable(line, 10_000))
 
 
 if __name__ == "__main__":

@@ -54,4 +54,4 @@ def _last_word(config: ConfigDict, overrides: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    entry.run(main, keeps_freed_memory=True)

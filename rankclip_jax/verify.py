@@ -33,14 +33,14 @@ def main() -> None:
     for step in steps if _STEP.value is None else [_STEP.value]:
         faults = faults_of(workdir, step)
         broken += bool(faults)
-        print(f"step {step}: {'CORRUPT' if faults else describe_proof(workdir, step)}")
+        print(printable(f"step {step}: {'CORRUPT' if faults else describe_proof(workdir, step)}"))
         for fault in faults:
-            print(f"  {fault}")
+            print(f"  {printable(fault)}")
     for name in others if _STEP.value is None else []:
         broken += 1
         print(f"{printable(name)}: not a checkpoint")
         for fault in faults_of_name(workdir, name):
-            print(f"  {fault}")
+            print(f"  {printable(fault)}")
     if broken:
         print("The next start of the training sets such a checkpoint aside and resumes from the one before it.")
         raise SystemExit(1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rankclip_jax.benchmarks.timing import columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.embedding.embedder import Embedded
-from rankclip_jax.search.index import Index, build
+from rankclip_jax.search.index import build
 
 _WIDTH = 512
 _QUERIES = 30
@@ -27,9 +27,8 @@ def run(pairs: int, folder: Path) -> list[dict]:
     """
     with tempfile.TemporaryDirectory(dir=folder) as place:
         own = np.arange(pairs)
-        build(Path(place), {}, Embedded(_spread(0, pairs), _spread(1, pairs), own, own, own))
-        index = Index(Path(place))
-        every = {kind: np.load(Path(place) / f"{kind}.npy") for kind in ("image", "text")}
+        every = {"image": _spread(0, pairs), "text": _spread(1, pairs)}
+        index = build(Path(place), {}, Embedded(every["image"], every["text"], own, own, own))
         queries, slowest = _spread(2, _QUERIES), 0.0
 
         def search() -> list[list[int]]:

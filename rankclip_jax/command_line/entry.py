@@ -1,7 +1,6 @@
 """The frame of every command: its flags, its recipe, and one paragraph instead of a traceback."""
 
 import difflib
-import logging
 import re
 import runpy
 import sys
@@ -18,8 +17,8 @@ from ml_collections import config_flags
 from rankclip_jax import recipes
 from rankclip_jax.input_pipeline import memory
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.explained import Explained
-from rankclip_jax.input_pipeline.files import check_writable
+from rankclip_jax.input_pipeline.explained import Explained, PrintableFormatter, log_to_stderr
+from rankclip_jax.input_pipeline.files import check_writable, printable
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of
 from rankclip_jax.parallel import platform
 
@@ -57,7 +56,9 @@ def join_processes(config: Any) -> None:
 
     hosts = start_up.start(config.processes)
     if hosts and not jax.process_index():  # JAX's own messages call processes tasks, by number
-        print("processes: " + ", ".join(f"{number} on {host}" for number, host in enumerate(hosts)), flush=True)
+        print(
+            "processes: " + ", ".join(f"{number} on {printable(host)}" for number, host in enumerate(hosts)), flush=True
+        )
     EXPLAINED.program = start_up.named("rankclip_jax")
 
 
@@ -99,7 +100,10 @@ def check_can_be_written(flag: str, path: Path) -> None:
 
 
 def run(
-    main: Callable[..., None], subjects: tuple[str, ...] = (), takes_words: bool = False, serves: bool = False
+    main: Callable[..., None],
+    subjects: tuple[str, ...] = (),
+    takes_words: bool = False,
+    keeps_freed_memory: bool = False,
 ) -> None:
     """Parses the flags and calls ``main``; what a person can mend becomes one paragraph and exit status 2.
 
@@ -107,18 +111,19 @@ def run(
       main: called without arguments, or with the words beside the flags.
       subjects: words of which the command line must name one.
       takes_words: any words may stand beside the flags.
-      serves: it runs for long and decodes what anybody sends, so that memory goes back to the system when freed.
+      keeps_freed_memory: the command computes the same step again and again (`platform.keep_freed_memory`). Others
+        give it back: what they decode may be large.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     platform.set_variables()
-    if serves:
-        memory.give_large_back()
-    else:
+    if keeps_freed_memory:
         platform.keep_freed_memory()
+    else:
+        memory.give_large_back()
 
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise
-        absl.logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+        absl.logging.get_absl_handler().setFormatter(PrintableFormatter("%(message)s"))
         # A save that fails is said in one line by us, and by Orbax and TensorStore in a hundred.
         absl.logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
         sys.unraisablehook = _of_the_main_thread

@@ -9,6 +9,7 @@ from rankclip_jax import input_pipeline
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first
@@ -42,4 +43,6 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
     if is_first():
         path = results.write(folder, step, evaluated.metrics)
         table = results.format_table(evaluated.metrics)
-        print(f"{folder}, step {step}, {len(evaluated.embedded.index):,} pairs ({path}):\n{table}")
+        print(
+            f"{printable(folder)}, step {step}, {len(evaluated.embedded.index):,} pairs ({printable(path)}):\n{table}"
+        )

@@ -15,6 +15,7 @@ from rankclip_jax.evaluation.tasks import TASKS, Data, Measured, check
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.source import Source, truth_of
 from rankclip_jax.parallel.processes import is_first, largest_of_all
 from rankclip_jax.telemetry.clock import format_duration
@@ -62,7 +63,7 @@ def run(
             opened.pop(task.name, None)
             faults[task.name] = str(error)
             if is_first():
-                say(f"left out: {task.name}: {error}")
+                say(printable(f"left out: {task.name}: {error}", 1000))
     results: dict[str, dict[str, Any]] = {}
     for number, task in enumerate(tasks, 1):
         if task.name not in opened:
@@ -80,7 +81,7 @@ def run(
             except UserError as error:
                 faults[task.name] = str(error)
                 if is_first():
-                    say(f"failed: {task.name}: {error}")
+                    say(printable(f"failed: {task.name}: {error}", 1000))
                 continue
             before = public_results.result(
                 dataset=task.name,
@@ -104,16 +105,17 @@ def run(
 
 def format_table(tasks: list[Task], results: dict[str, dict[str, Any]], faults: dict[str, str]) -> str:
     """A line for each task: its main metric, and up to four of the others."""
-    width = max(len(task.name) for task in tasks)
+    names = [printable(task.name) for task in tasks]
+    width = max(map(len, names))
     lines = []
-    for task in tasks:
+    for shown, task in zip(names, tasks, strict=True):
         if task.name in results:
             metrics = results[task.name]["metrics"]
             main = public_results.main_metric(results[task.name], task.main_metric)
-            others = "  ".join(f"{name} {_number(value)}" for name, value in list(metrics.items())[:4])
-            lines.append(f"  {task.name:<{width}}  {_number(main):>7}  {others}")
+            others = "  ".join(f"{printable(name)} {_number(value)}" for name, value in list(metrics.items())[:4])
+            lines.append(f"  {shown:<{width}}  {_number(main):>7}  {others}")
         elif task.name in faults:
-            lines.append(f"  {task.name:<{width}}  {'-':>7}  left out, as said above")
+            lines.append(f"  {shown:<{width}}  {'-':>7}  left out, as said above")
     return "\n".join(lines)
 
 

@@ -9,6 +9,8 @@ Cloud TPU, GKE); the rest is read here:
 | JobSet | the first two of these, and Kubernetes' own `JOB_COMPLETION_INDEX` |
 | SkyPilot | `SKYPILOT_NODE_IPS`, `SKYPILOT_NODE_RANK`, `SKYPILOT_NUM_NODES` |
 | SLURM | `SLURM_STEP_NUM_TASKS`, `SLURM_PROCID` and others: a process for each GPU, or one for each node |
+
+`RANKCLIP_JAX_TOKEN`, where it is set for all, keeps strangers out of the meeting of processes (`rendezvous`).
 """
 
 import dataclasses
@@ -27,6 +29,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import __version__
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.explained import PrintableFormatter
 from rankclip_jax.parallel import rendezvous
 
 _PORT = 8476  # of the first process, where the launcher names none
@@ -70,12 +73,17 @@ def start(config: ConfigDict) -> list[str]:
     explicit, count = place.coordinator is not None, place.count or "unknown number of"
     if place.coordinator and place.count and place.number is not None:
         try:
-            rendezvous.meet(place.coordinator, place.count, place.number, config.start_seconds)
+            token = os.environ.get(rendezvous.TOKEN, "")
+            rendezvous.meet(place.coordinator, place.count, place.number, config.start_seconds, token)
         except OSError as error:
             raise UserError(
-                f"{socket.gethostname()}: cannot listen at {place.coordinator} for the other processes ({error}). Name "
-                "another port with JAX_COORDINATOR_ADDRESS."
+                f"{socket.gethostname()}: cannot listen at {place.coordinator} for the other processes ({error}). "
+                "Expected an address of this host and a free port; set another with JAX_COORDINATOR_ADDRESS."
             ) from error
+    bind_address = None
+    if place.coordinator and place.number == 0:
+        host = rendezvous.listening_host(place.coordinator)
+        bind_address = f"{f'[{host}]' if ':' in host else host}:{place.coordinator.rpartition(':')[2]}"
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -86,21 +94,22 @@ def start(config: ConfigDict) -> list[str]:
             initialization_timeout=config.start_seconds,
             heartbeat_timeout_seconds=config.heartbeat_seconds,
             shutdown_timeout_seconds=config.heartbeat_seconds,
+            coordinator_bind_address=bind_address,
         )
     except (RuntimeError, ValueError, TypeError) as error:
         words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{socket.gethostname()}: the {count} processes of which {place.launcher} speaks did not all start within "
+            f"{socket.gethostname()}: {place.launcher} reports {count} processes, but not all of them started within "
             f"{config.start_seconds} seconds, or could not reach {place.coordinator or 'the first'} ({words}). See "
             "that the command was started on every host, or give them longer: --config.processes.start_seconds=900"
         ) from error
     if place.count and jax.process_count() != place.count:
         raise UserError(
-            f"{socket.gethostname()}: {place.launcher} speaks of {place.count} processes, but {jax.process_count()} "
-            "came together. Start the command once for each of them."
+            f"{socket.gethostname()}: {place.launcher} reports {place.count} processes, but {jax.process_count()} "
+            "started. Start the command once for each of them."
         )
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(logging.Formatter(named("%(message)s")))
+        handler.setFormatter(PrintableFormatter(named("%(message)s")))
     return check_same_on_all({"JAX": jax.__version__, "rankclip_jax": __version__, "devices": _devices_here()})
 
 

@@ -7,6 +7,7 @@ from absl import flags
 
 from rankclip_jax.command_line import entry
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.object_stores import path_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; those of more runs may follow")
@@ -24,7 +25,7 @@ def main(*more: str) -> None:
     from rankclip_jax.report import html_report  # after the flags, since importing JAX takes long
 
     html_report.write(workdirs, output)
-    print(f"Report: {output}")
+    print(f"Report: {printable(output)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rankclip_jax.embedding.embedder import Embedder
 from rankclip_jax.embedding.encoder import Encoder
 from rankclip_jax.evaluation import results
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.files import printable, write_atomically
 from rankclip_jax.input_pipeline.images import MAX_PIXELS
 from rankclip_jax.input_pipeline.object_stores import resolve
 from rankclip_jax.interop import loading
@@ -158,7 +158,7 @@ def _findings(folder: Path, stored: dict) -> str:
             config.data, "validation", image_size=settings.image_size(config), seed=config.seed
         )
     except UserError as error:
-        say(f"note: no pictures of {folder}, whose validation data are not here: {error}")
+        say(printable(f"note: no pictures of {folder}, whose validation data are not here: {error}", 1000))
         return ""
     weights = loading.read(folder, weights=config.evaluation.weights)
     embedder = Embedder(weights.model, Layout(make_local_mesh()))

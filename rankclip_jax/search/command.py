@@ -1,5 +1,7 @@
 """From a model and a dataset on the command line to what searches."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import jax
@@ -10,7 +12,8 @@ from rankclip_jax.evaluation.tasks import Measured
 from rankclip_jax.input_pipeline import array_record
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import check_writable
-from rankclip_jax.input_pipeline.object_stores import resolve
+from rankclip_jax.input_pipeline.object_stores import sizes_below
+from rankclip_jax.input_pipeline.preparation import manifest
 from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh
@@ -34,17 +37,24 @@ def prepare(model: Path, data: Path, split: str, folder: Path) -> Search:
     source = array_record.open_split(data, split, flag="data")
     step, digest = loading.identify(model)
     weights = loading.read(model, step=step)
-    about = {"weights": digest, "data": str(resolve(data)), "split": split, "records": len(source)}
+    about = {"weights": digest, "data": identify_data(data, split), "split": split, "records": len(source)}
 
     def embed() -> Embedded:
+        check_writable(folder)
         say(f"embedding {len(source):,} records once, into {folder}")
         layout = Layout(make_local_mesh())
         variables = jax.device_put(weights.variables, layout.replicated)
         return Measured(Embedder(weights.model, layout), variables).embed(source)
 
     try:
-        check_writable(folder)
         index = open_index(folder, about, embed)
     except OSError as error:
         raise UserError(f"--index: {folder} cannot be written ({error}). Name another folder.") from error
     return Search(Encoder(weights.model, weights.variables), source, index)
+
+
+def identify_data(data: Path, split: str) -> str:
+    """A digest that tells a prepared split from others: of what its manifest says, and of its files' sizes."""
+    sizes = {name: size for name, size in sizes_below(data).items() if f"-{split}." in name}
+    entry = manifest.read(data)["splits"].get(split)
+    return hashlib.sha256(json.dumps([sizes, entry], sort_keys=True).encode()).hexdigest()

@@ -1,28 +1,74 @@
-"""A page on this machine on which a person searches: type a sentence or drop an image, see what is nearest."""
+"""A page on this machine on which a person searches: type a sentence or drop an image, see what is nearest.
 
+Uvicorn and Starlette serve it. What they leave open is closed here: connections that wait or drip are cut, bodies are
+bounded in bytes and seconds, images are decoded one at a time, and every reply has the headers that keep other sites
+out.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
 import io
 import json
+import re
+import socket
+import tempfile
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, cast
 
+import h11
 import numpy as np
+import uvicorn
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rankclip_jax.embedding.encoder import Encoder
-from rankclip_jax.input_pipeline.errors import UnreadableError
+from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.images import decode
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.search.index import Index
+from rankclip_jax.telemetry.console import say
 
-_PAGE = Path(__file__).parent / "page.html"
-_LARGEST = 32 << 20  # bytes of a query
+_PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf8")
+_LARGEST_IMAGE = 32 << 20  # bytes of a query
+_LARGEST_TEXT = 1 << 16
+_LETTERS = 4000  # of a query: many times what a model reads
+_IN_MEMORY = 1 << 20  # bytes of a query; larger ones wait on the disk for their turn
+_HEAD_SECONDS = 10.0  # for the head of a request, or between two
+_BODY_SECONDS = 30.0  # for its body
 _SHOWN = 24
-_OURS = ("localhost", "127.0.0.1", "::1")
+_OURS = ("localhost", "127.0.0.1", "[::1]")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
 _SIDE = 256  # of what is shown, in pixels
+
+
+def _source_of(tag: str) -> str:
+    """What a policy calls the one script, or style, that the page has."""
+    found = re.findall(f"<{tag}>(.*?)</{tag}>", _PAGE, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
+
+
+_HEADERS = {
+    "content-security-policy": f"default-src 'none'; script-src {_source_of('script')}; "
+    f"style-src {_source_of('style')}; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 
 
 class Search:
@@ -42,7 +88,10 @@ class Search:
         return len(self._index)
 
     def by_text(self, text: str) -> dict[str, Any]:
-        """The nearest images and captions: lists of ``record``, ``score`` and ``caption``, and ``seconds``."""
+        """The nearest images and captions: lists of ``record``, ``score`` and ``caption``, and ``seconds``.
+
+        A caption that several records have comes once, and ``count`` says how many.
+        """
         return self._found(lambda: self._encoder.encode_text([text])[0])
 
     def by_image(self, content: bytes) -> dict[str, Any]:
@@ -79,7 +128,12 @@ class Search:
                 {"record": record, "score": score, "caption": self._caption(record)} for _, record, score in images
             ],
             "texts": [
-                {"record": record, "score": score, "caption": self._caption(record, number)}
+                {
+                    "record": record,
+                    "score": score,
+                    "caption": self._caption(record, number),
+                    "count": self._index.count_of_text(number),
+                }
                 for number, record, score in texts
             ],
             "seconds": seconds,
@@ -94,79 +148,235 @@ class Search:
         return told[0] if number is None else told[self._index.place_of_text(number)]
 
 
-def serve(search: Search, host: str, port: int) -> ThreadingHTTPServer:
+class Server:
+    """A server that is bound and not yet started.
+
+    Args:
+      app: what it serves.
+      listening: its socket.
+    """
+
+    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+        self.server_address: tuple[str, int] = listening.getsockname()[:2]
+        self._socket = listening
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http=_Connection,
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="critical",  # what strangers send is no news
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=3,
+                headers=list(_HEADERS.items()),
+            )
+        )
+
+    def serve_forever(self) -> None:
+        """Serves until a signal, or `shutdown` by another thread; Ctrl-C is raised when all is closed."""
+        self._server.run(sockets=[self._socket])
+
+    def shutdown(self) -> None:
+        """Asks the server to end."""
+        self._server.should_exit = True
+
+
+def serve(search: Search, host: str, port: int) -> Server:
     """A server, bound and not yet started; port 0 is any that is free.
 
     Raises:
       OSError: the address cannot be used.
     """
-    is_here_alone = host in _OURS
-
-    class Handler(BaseHTTPRequestHandler):
-        """Answers one request."""
-
-        def do_GET(self) -> None:
-            """The page, or an image."""
-            path = urlsplit(self.path).path
-            if not self._is_for_us():
-                self._answer(403, "text/plain", b"asked under another name")
-            elif path == "/":
-                content = _PAGE.read_text(encoding="utf8").replace("{count}", f"{len(search):,}")
-                self._answer(200, "text/html; charset=utf-8", content.encode())
-            elif path.startswith("/image/") and path[7:].isdecimal():
-                self._try(lambda: ("image/jpeg", search.picture(int(path[7:]))))
-            else:
-                self._answer(404, "text/plain", b"nothing here")
-
-        def do_POST(self) -> None:
-            """A query: words as JSON at /text, an image file at /image."""
-            told = self.headers.get("Content-Length", "")
-            size = int(told) if told.isdecimal() else 0
-            if not self._is_for_us():
-                self._answer(403, "text/plain", b"asked under another name")
-                return
-            if not 0 < size <= _LARGEST:
-                self._answer(413, "text/plain", b"expected up to 32 MiB")
-                return
-            content = self.rfile.read(size)
-            if self.path == "/text":
-                self._try(lambda: _json(search.by_text(_text_of(content))))
-            elif self.path == "/image":
-                self._try(lambda: _json(search.by_image(content)))
-            else:
-                self._answer(404, "text/plain", b"nothing here")
-
-        def _is_for_us(self) -> bool:
-            """Another site, whose name was made to lead here, does not see what is here."""
-            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-            return not is_here_alone or name in _OURS
-
-        def _try(self, make: Callable[[], tuple[str, bytes]]) -> None:
-            try:
-                self._answer(200, *make())
-            except (UnreadableError, ValueError) as error:
-                self._answer(400, "text/plain; charset=utf-8", str(error).encode())
-
-        def _answer(self, status: int, kind: str, content: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *words: Any) -> None:
-            """Requests are not logged."""
-
-    return ThreadingHTTPServer((host, port), Handler)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=2048)
+    is_here_alone = host in ("localhost", "127.0.0.1", "::1")
+    return Server(_guarded(_application(search), is_here_alone), listening)
 
 
-def _json(content: dict[str, Any]) -> tuple[str, bytes]:
-    return "application/json", json.dumps(content).encode()
+def _application(search: Search) -> Starlette:
+    one_image = asyncio.Semaphore(1)  # whatever is asked at once, what anybody may have made is decoded in turn
+    one_text = asyncio.Semaphore(1)
+
+    async def page(_: Request) -> Response:
+        return HTMLResponse(_PAGE.replace("{count}", f"{len(search):,}"))
+
+    async def picture(request: Request) -> Response:
+        record = request.path_params["record"]
+        if not (record.isascii() and record.isdecimal() and len(record) < 19):
+            raise HTTPException(404, "nothing here")
+        content = await _in_thread(lambda: search.picture(int(record)), one_image)
+        return Response(content, media_type="image/jpeg")
+
+    async def by_text(request: Request) -> Response:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as body:
+            await _receive(request, body, _LARGEST_TEXT)
+            text = _text_of(body.read())
+        return _json(await _in_thread(lambda: search.by_text(text), one_text))
+
+    async def by_image(request: Request) -> Response:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as body:
+            await _receive(request, body, _LARGEST_IMAGE)
+            return _json(await _in_thread(lambda: search.by_image(body.read()), one_image))
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/image/{record}", picture),
+            Route("/text", by_text, methods=["POST"]),
+            Route("/image", by_image, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _refuse, Exception: _fail},
+    )
+    app.router.redirect_slashes = False  # which would read the Host header
+    return app
+
+
+async def _in_thread(work: Callable[[], Any], turn: asyncio.Semaphore) -> Any:
+    try:
+        async with turn:
+            return await asyncio.to_thread(work)
+    except (UnreadableError, UserError, ValueError) as error:
+        raise HTTPException(400, printable(error)) from error
+    except MemoryError as error:
+        raise HTTPException(503, "out of memory") from error
+
+
+async def _receive(request: Request, body: Any, limit: int) -> None:
+    """Writes a request's body into a file, and rewinds that.
+
+    Raises:
+      HTTPException: it is empty, too large, or too slow.
+    """
+    told = request.headers.get("content-length", "0")
+    size = 0
+    if len(told) > 18 or int(told) > limit:
+        raise _ending(413, f"expected up to {limit:,} bytes")
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise _ending(413, f"expected up to {limit:,} bytes")
+                body.write(chunk)
+    except TimeoutError as error:
+        raise _ending(408, f"expected the whole request within {_BODY_SECONDS:g} seconds") from error
+    if not size:
+        raise HTTPException(413, f"expected 1 to {limit:,} bytes")
+    body.seek(0)
+
+
+def _ending(status: int, words: str) -> HTTPException:
+    """A refusal after which the rest of the request is not wanted."""
+    return HTTPException(status, words, headers={"connection": "close"})
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    refused = cast(HTTPException, error)
+    return PlainTextResponse(refused.detail, refused.status_code, headers=dict(refused.headers or {}))
+
+
+async def _fail(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse("the query failed", 500)
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content), media_type="application/json")
 
 
 def _text_of(content: bytes) -> str:
-    found = json.loads(content)
-    if not isinstance(found, dict) or not isinstance(found.get("text"), str) or not found["text"].strip():
-        raise ValueError('expected {"text": "some words"}')
-    return found["text"]
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"expected JSON; {printable(error)}") from error
+    text = found.get("text") if isinstance(found, dict) else None
+    if not isinstance(text, str) or not text.strip() or len(text) > _LETTERS:
+        raise HTTPException(400, f'expected {{"text": "some words"}}, of up to {_LETTERS:,} letters')
+    return text.encode("utf8", "replace").decode("utf8")
+
+
+def _guarded(app: ASGIApp, is_here_alone: bool) -> ASGIApp:
+    """The application for those who may ask; whatever fails in it is a reply and a line, never a traceback.
+
+    A page of another site, whose name was made to lead here, does not see what is here, and one that sends a form here
+    makes nobody work.
+    """
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        host = _HOST.fullmatch(headers.get(b"host", b"").decode("latin1").lower())
+        origin = headers.get(b"origin", b"").decode("latin1").lower().partition("://")[2]
+        if host is None:
+            await PlainTextResponse("malformed Host header", 400)(scope, receive, send)
+        elif is_here_alone and host[1] not in _OURS:
+            await PlainTextResponse("Host header not allowed", 403)(scope, receive, send)
+        elif scope["method"] == "POST" and b"origin" in headers and origin != host[0]:
+            await PlainTextResponse("Origin header not allowed", 403)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    async def caught(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await guard(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        except Exception as error:  # which Starlette has answered
+            say(f"a query failed: {type(error).__name__}: {printable(error)}")
+
+    return caught
+
+
+class _Connection(H11Protocol):
+    """Uvicorn's, with a time-out for those who do not ask, and our headers where it answers what is no HTTP."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Waits for a request from here on."""
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits for nothing."""
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def handle_events(self) -> None:
+        """As Uvicorn does; what its parser cannot bear is no HTTP."""
+        try:
+            super().handle_events()
+        except Exception:
+            self.send_400_response("Invalid HTTP request received.")
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Waits for the next request."""
+        super().on_response_complete()
+        self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no HTTP, unless another is under way."""
+        named = [
+            *_HEADERS.items(),
+            ("content-type", "text/plain; charset=utf-8"),
+            ("content-length", str(len(msg))),
+            ("connection", "close"),
+        ]
+        with contextlib.suppress(h11.LocalProtocolError):
+            reply = h11.Response(status_code=400, headers=named, reason=b"Bad Request")
+            for event in (reply, h11.Data(data=msg.encode()), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _watch(self) -> None:
+        """The time-out runs while no request is being answered."""
+        is_asked = self.cycle is not None and not self.cycle.response_complete
+        if is_asked and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif not is_asked and self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(_HEAD_SECONDS, self.transport.abort)

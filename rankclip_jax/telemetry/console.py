@@ -2,14 +2,20 @@
 
 import sys
 
+from rankclip_jax.input_pipeline.files import printable
 
-def say(line: str) -> None:
-    """A line of its own, below one that renews itself."""
-    print(f"\r\x1b[K{line}" if sys.stdout.isatty() else line, flush=True)
+_LONGEST = 10_000  # characters of a line
+
+
+def say(text: str) -> None:
+    """Lines of their own, below one that renews itself; without control characters, whatever they quote."""
+    text = "\n".join(printable(line, _LONGEST) for line in text.split("\n"))
+    print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
 def renew(line: str) -> None:
     """One line that renews itself in a terminal; a new line each time elsewhere."""
+    line = printable(line, _LONGEST)
     if sys.stdout.isatty():
         print(f"\r\x1b[K{line}", end="", flush=True)
     else:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.parallel.processes import is_first
 from rankclip_jax.telemetry import lines
 from rankclip_jax.telemetry.appended import Appended
@@ -44,7 +45,7 @@ class Events:
     def say(self, line: str) -> None:
         """A line on the console, of one process."""
         if is_first():
-            say(line)
+            say(printable(line, 10_000))
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:

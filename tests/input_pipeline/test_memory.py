@@ -38,7 +38,7 @@ if start == "prepare":
     runners._start_worker(os.getppid())
     main()
 else:
-    entry.run(main, serves=start == "explore")
+    entry.run(main, keeps_freed_memory=start == "train")
 """
 
 

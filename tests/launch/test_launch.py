@@ -1,5 +1,6 @@
 """The launchers: what they start and with which variables, how they end, and that others can read what they write."""
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.launch import random_signals
 from tests.training.conftest import SMALL_FLAGS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,6 +76,7 @@ def test_the_dry_form_of_ssh_names_each_host_and_its_number(tmp_path):
     assert [("user@one" in line, "two" in line) for line in lines] == [(True, False), (False, True)]
     for number, line in enumerate(lines):
         plain = line.replace("\\", "")
+        assert "RANKCLIP_JAX_TOKEN=SECRET" in plain
         assert f"JAX_COORDINATOR_ADDRESS=one:8476 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID={number} python -m" in plain
 
 
@@ -83,6 +86,7 @@ def test_the_dry_form_of_ssh_names_each_host_and_its_number(tmp_path):
         ("local.sh", [], "found ''"),
         ("local.sh", ["two", "true"], "found 'two'"),
         ("local.sh", ["2"], "no command"),
+        ("local.sh", ["9" * 20, "true"], "found '99999"),
         ("ssh.sh", ["nowhere.txt", "true"], "no file of hosts at 'nowhere.txt'"),
         ("ssh.sh", ["/dev/null", "true"], "names no host"),
         ("supervise.sh", [], "no command"),
@@ -113,7 +117,7 @@ def test_the_manifest_is_a_jobset(words):
     container = job["template"]["spec"]["containers"][0]
     assert container["args"] == ["--config", "it's", "--workdir", "a b"]
     if words[0] == "gpu":
-        variables = {one["name"]: one["value"] for one in container["env"]}
+        variables = {one["name"]: one.get("value") for one in container["env"]}
         assert variables["JAX_COORDINATOR_ADDRESS"] == "rankclip-workers-0-0.rankclip:8476"
         assert int(variables["JAX_NUM_PROCESSES"]) == job["completions"] == job["parallelism"] == 4
     else:
@@ -139,11 +143,14 @@ def test_skypilots_task_has_the_keys_that_it_knows():
     assert "rankclip_jax.train ${FLAGS}" in task["run"]
 
 
-def test_each_local_process_gets_its_number_and_the_same_address():
-    printed = launch("local.sh", "3", "sh", "-c", "echo $JAX_PROCESS_ID $JAX_NUM_PROCESSES $JAX_COORDINATOR_ADDRESS")
+def test_each_local_process_gets_its_number_and_the_same_address_and_token():
+    variables = "$JAX_PROCESS_ID $JAX_NUM_PROCESSES $JAX_COORDINATOR_ADDRESS $RANKCLIP_JAX_TOKEN"
+    printed = launch("local.sh", "3", "sh", "-c", f"echo {variables}")
     rows = sorted(line.split() for line in printed.stdout.splitlines())
     assert [row[:2] for row in rows] == [["0", "3"], ["1", "3"], ["2", "3"]]
     assert len({row[2] for row in rows}) == 1
+    assert {len(row[3]) for row in rows} == {32}
+    assert len({row[3] for row in rows}) == 1
 
 
 def test_a_local_process_that_fails_ends_the_others():
@@ -153,13 +160,15 @@ def test_a_local_process_that_fails_ends_the_others():
     assert time.monotonic() - start < 100
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", random_signals.SIGNALS)
 def test_a_signal_reaches_each_local_process_once_and_none_is_left(number, tmp_path):
+    """USR1 and USR2 as they are, the others as TERM, at which training saves."""
+    passed_on = number if number in (signal.SIGUSR1, signal.SIGUSR2) else signal.SIGTERM
     child = (
         "import os, pathlib, signal, sys, time\n"
         "place = pathlib.Path(sys.argv[1], os.environ['JAX_PROCESS_ID'])\n"
         "heard = []\n"
-        "signal.signal(signal.SIGTERM, lambda *_: heard.append(1))\n"
+        f"signal.signal({int(passed_on)}, lambda *_: heard.append(1))\n"
         "place.write_text(str(os.getpid()))\n"
         "while not heard: time.sleep(0.05)\n"
         "time.sleep(1)\n"
@@ -176,6 +185,29 @@ def test_a_signal_reaches_each_local_process_once_and_none_is_left(number, tmp_p
             os.kill(int((tmp_path / name).read_text()), 0)
 
 
+@pytest.mark.parametrize("launcher", random_signals.LAUNCHERS)
+def test_signals_at_random_moments_leave_no_process(launcher):
+    """Two trials of each launcher; more by hand: python -m tests.launch.random_signals 500."""
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(random_signals.trial, (7, 8), (launcher, launcher))) == [None, None]
+
+
+def test_what_a_killed_launcher_has_started_is_asked_to_save(tmp_path):
+    if subprocess.run(["setpriv", "--pdeathsig", "TERM", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system's setpriv (util-linux) cannot")
+    saves = f"trap 'touch {tmp_path}/saved$JAX_PROCESS_ID; exit' TERM"
+    child = f"{saves}; touch {tmp_path}/$JAX_PROCESS_ID; while :; do sleep 0.05; done"
+    script = subprocess.Popen([ROOT / "launch" / "local.sh", "2", "bash", "-c", child])
+    end = time.monotonic() + 30
+    while not all((tmp_path / name).exists() for name in "01") and time.monotonic() < end:
+        time.sleep(0.05)
+    script.kill()
+    script.wait(30)
+    while not all((tmp_path / f"saved{name}").exists() for name in "01"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_processes_that_were_given_other_settings_stop_and_name_the_host(tmp_path):
     words = [sys.executable, "-m", "rankclip_jax.train", *SMALL_FLAGS, "--workdir", str(tmp_path / "run")]
     command = 'exec "$@" --config.seed=$JAX_PROCESS_ID'
@@ -189,7 +221,8 @@ def test_processes_that_were_given_other_settings_stop_and_name_the_host(tmp_pat
 def supervise(tmp_path, script):
     """What became of a command that is not a training: its exit status, what was said, and the events."""
     (tmp_path / "checkpoints").mkdir()
-    script = f"cd {tmp_path}; echo >> attempts; n=$(wc -l < attempts); {script}"
+    save = "save() { mkdir -p checkpoints/$1; echo 1 > checkpoints/$1/SHA256SUMS; }"
+    script = f"{save}; cd {tmp_path}; echo >> attempts; n=$(wc -l < attempts); {script}"
     words = ["bash", "-c", script, "x", "--workdir", tmp_path]
     done = launch("supervise.sh", *map(str, words), check=False, PAUSE="0", FAILURES="2")
     lines = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
@@ -197,16 +230,35 @@ def supervise(tmp_path, script):
 
 
 def test_what_fails_is_started_again_while_it_gets_on(tmp_path):
-    done, events = supervise(tmp_path, "mkdir checkpoints/$((n * 5)) checkpoints/99.tmp$n; [ $n = 4 ] || exit 7")
+    done, events = supervise(tmp_path, "save $((n * 5)); save 99.tmp$n; [ $n = 4 ] || exit 7")
     assert done.returncode == 0
     assert events == [("started_again", 7, 5), ("started_again", 7, 10), ("started_again", 7, 15)]
 
 
 def test_what_fails_without_a_new_checkpoint_is_given_up(tmp_path):
-    done, events = supervise(tmp_path, "mkdir -p checkpoints/10; kill -KILL $$")
+    done, events = supervise(tmp_path, "save 10; kill -KILL $$")
     assert done.returncode == 137
     assert events == [("started_again", 137, 10), ("given_up", 137, 10)]
     assert "given up at step 10, with status 137" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "mkdir checkpoints/$n",
+        "touch checkpoints/$n",
+        "save 0$n",
+        f"save $n{'0' * 19}",
+        f"save {'9' * 40}",
+        "save ../$n",
+    ],
+    ids=["an empty folder", "a file", "a leading zero", "20 digits", "40 digits", "elsewhere"],
+)
+def test_what_is_no_checkpoint_is_no_progress(made, tmp_path):
+    done, events = supervise(tmp_path, f"save 7; {made}; exit 5")
+    assert (done.returncode, events) == (5, [("started_again", 5, 7), ("given_up", 5, 7)])
+    assert "common.sh" not in done.stderr
+    assert "supervise.sh" not in done.stderr  # as the shell begins its complaints
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 2", 2), ("exec no-such-command", 127)])
@@ -215,17 +267,23 @@ def test_what_a_person_must_mend_is_given_up_at_once(script, status, tmp_path):
     assert (done.returncode, events) == (status, [("given_up", status, 0)])
 
 
-@pytest.mark.parametrize("name", ["FAILURES", "PAUSE"])
-def test_numbers_of_the_supervisor_are_numbers(name, tmp_path):
-    done = launch("supervise.sh", "true", f"--workdir={tmp_path}", check=False, **{name: "few"})
+@pytest.mark.parametrize("value", ["few", "9" * 20, "-1", "1.5", "010"])
+@pytest.mark.parametrize("name", ["FAILURES", "PAUSE", "PATIENCE", "PORT"])
+def test_numbers_of_the_launchers_are_numbers(name, value, tmp_path):
+    words = (
+        ["supervise.sh", "true", f"--workdir={tmp_path}"]
+        if name in ("FAILURES", "PAUSE")
+        else ["local.sh", "2", "true"]
+    )
+    done = launch(*words, check=False, **{name: value})
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"{name}: expected a number" in done.stderr
-    assert "found 'few'" in done.stderr
+    assert f"found '{value}'" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", random_signals.SIGNALS)
 def test_a_signal_goes_to_what_is_supervised_and_ends_it(number, tmp_path):
-    script = 'trap "exit 9" INT TERM; touch "$1/there"; while :; do sleep 0.1; done'
+    script = 'trap "exit 9" INT TERM USR1 USR2; touch "$1/there"; while :; do sleep 0.1; done'
     words = ["bash", "-c", script, "--workdir", tmp_path]  # $0 and $1 of the script
     watching = subprocess.Popen([*HEARING, ROOT / "launch" / "supervise.sh", *words])
     end = time.monotonic() + 30

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from rankclip_jax.parallel import platform
 
 # Page faults of a step whose temporaries are far larger than what malloc keeps by itself.
 _FAULTS = """
@@ -41,3 +44,9 @@ def test_what_a_step_frees_the_next_one_finds_where_cpus_compute():
     assert _least_faults(given_back=True, JAX_PLATFORMS="cpu") > temporaries
     assert _least_faults(JAX_PLATFORMS="cpu", MALLOC_TRIM_THRESHOLD_="131072") > temporaries, "the user's own word"
     assert _least_faults(JAX_PLATFORMS="cuda,cpu") > temporaries, "hosts of GPUs decode in many threads"
+
+
+def test_only_commands_that_compute_steps_keep_what_they_free():
+    commands = Path(platform.__file__).parent.parent.glob("*.py")
+    keep = {path.stem for path in commands if "keeps_freed_memory=True" in path.read_text()}
+    assert keep == {"train", "evaluate", "benchmark"}
