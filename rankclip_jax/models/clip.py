@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
+from rankclip_jax.models.presets import Preset, ResNetPreset, preset_of
 from rankclip_jax.models.resnet import ResNet
 from rankclip_jax.models.text_transformer import TextTransformer
 from rankclip_jax.models.transformer import Execution
@@ -133,9 +133,9 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
       platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed; None: the one that is here.
 
     Raises:
-      KeyError: no preset of that name.
+      UserError: no preset of that name.
     """
-    preset = PRESETS[config.name]
+    preset = preset_of(config)
     on_cpus = (platform or jax.default_backend()) == "cpu"
     scan_layers = not on_cpus if config.scan_layers is None else config.scan_layers
     execution = Execution(

@@ -72,8 +72,8 @@ def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:
         rows.append([html.escape(cell) for cell in (name, *told)])
     content = page.table(["run", "model", "objective", "pairs a step", "newest checkpoint"], rows)
     values = {name: dict(flatten(config)) for name, config in configs.items()}
-    first = next(iter(values.values()))
-    different = [key for key in first if any(other.get(key) != first[key] for other in values.values())]
+    keys = dict.fromkeys(key for each in values.values() for key in each)
+    different = [key for key in keys if len({repr(each.get(key)) for each in values.values()}) > 1]
     if different:
         content += "<h3>Settings that differ</h3>" + page.table(
             ["setting", *map(html.escape, configs)],

@@ -40,10 +40,10 @@ def describe_differences(workdir: Path, other: Path) -> Iterator[str]:
       UserError: one of them is no run.
     """
     here, there = (dict(flatten(read_config(folder))) for folder in (workdir, other))
-    names = [name for name in here if here[name] != there[name]]
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
     yield f"settings: {len(names) or 'none'} differ from {other}"
     for name in names:
-        yield f"  config.{name}: {here[name]!r} in {workdir}, {there[name]!r} in {other}"
+        yield f"  config.{name}: {here.get(name)!r} in {workdir}, {there.get(name)!r} in {other}"
 
 
 def _sign_of_life(workdir: Path) -> str:

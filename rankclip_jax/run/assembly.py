@@ -55,13 +55,20 @@ class Assembly:
         """The file of the objective."""
         return OBJECTIVES[self.config.objective.name]
 
+    @property
+    def knows_method(self) -> bool:
+        """Whether there is such a file here; a run whose recipe added it is read without."""
+        return self.config.objective.name in OBJECTIVES
+
     @functools.cached_property
     def _options(self) -> Options:
         return options_of(self.method, self.config.objective)
 
     @functools.cached_property
     def own_parameters(self) -> dict[str, np.ndarray]:
-        """What the method learns beside the model, as it starts."""
+        """What the method learns beside the model, as it starts; nothing where the method is not here."""
+        if not self.knows_method:
+            return {}
         return {name: np.asarray(value, np.float32) for name, value in parameters_of(self.method).items()}
 
     @property

@@ -12,6 +12,8 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.parallel.processes import is_first, wait_for_all
 from rankclip_jax.run import settings
 
+RECIPE = "recipe.py"  # in a workdir: a copy of what the run was started with
+
 
 def check_writable(workdir: Path) -> None:
     """Raises UserError where the folder, or the one that it would be made in, cannot be written; writes nothing."""
@@ -60,12 +62,21 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Creates the folder if need be and writes ``config.json``, by one process; the others wait."""
+def write_config(workdir: Path, config: ConfigDict, recipe: Path | None = None) -> None:
+    """Creates the folder if need be and writes ``config.json``, by one process; the others wait.
+
+    Args:
+      workdir: the run's folder.
+      config: its settings.
+      recipe: the file that they are from, copied for whoever needs the code that it adds; nothing runs the copy
+        unless somebody names it on a command line.
+    """
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         content = json.dumps(settings.to_dict(config), indent=2)
         files.write_atomically(workdir / "config.json", f"{content}\n")
+        if recipe is not None:
+            files.write_atomically(workdir / RECIPE, recipe.read_bytes())
     wait_for_all("config.json")
 
 
@@ -94,12 +105,13 @@ def _read(workdir: Path) -> tuple[dict, set[str]]:
         raise UserError(f"--workdir: {path} does not hold a run's settings as JSON: {error}. {advice}") from error
     complete = recipes.base()
     known = {name for name, _ in settings.flatten(complete.to_dict())}
-    if not found or not found.keys() <= known:
-        names = ", ".join(sorted(found.keys() - known)[:5]) or "nothing"
+    unknown = settings.unknown_names(found)
+    if not found or unknown:
+        names = ", ".join(unknown[:5]) or "nothing"
         raise UserError(f"--workdir: {path}: expected the settings of configs/base.py; found {names}. {advice}")
     try:
-        complete.update_from_flattened_dict(found)
-        settings.check_parts(complete)
+        complete.update(content)
+        settings.check_form(complete)
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"--workdir: {path}: {error}") from error
     return settings.to_dict(complete), known - found.keys()
