@@ -11,6 +11,13 @@ from rankclip_jax import recipes
 
 _WIDTH = 100
 _SHARED = "rankclip_jax.command_line.entry"  # which defines flags for several commands
+_TAKES = {
+    "bool": "",
+    "int": "=NUMBER",
+    "float": "=NUMBER",
+    "comma separated list of strings": "=A,B",
+    "config object": "=RECIPE",
+}
 _SETTING = re.compile(r"    (config\.[\w.]+ = (?!ConfigDict\(\)).*)")
 
 
@@ -32,16 +39,8 @@ def own_flags() -> list[flags.Flag]:
 
 
 def _describe(flag: flags.Flag) -> Iterator[str]:
-    kind = flag.flag_type()
-    takes = {
-        "bool": "",
-        "config object": "=RECIPE",
-        "int": "=NUMBER",
-        "float": "=NUMBER",
-        "comma separated list of strings": "=A,B",
-    }
     values = flag.parser.enum_values if isinstance(flag, flags.EnumFlag) else []
-    choices = f"={'|'.join(values)}" if values else takes.get(kind, "=VALUE")
+    choices = f"={'|'.join(values)}" if values else _TAKES.get(flag.flag_type(), "=VALUE")
     shown = flag.default in (None, False) or _is_recipe(flag)
     meaning = re.sub(r"^<.*?>: ", "", flag.help) + ("" if shown else f" (default: {flag.default_as_str})")
     yield f"  --{flag.name}{choices}"
@@ -55,8 +54,8 @@ def _is_recipe(flag: flags.Flag) -> bool:
 
 def _settings() -> Iterator[str]:
     """Every line of the base that is a setting, as it stands there."""
-    yield "Settings, changed by --config.NAME=VALUE, such as --config.train.steps=500. Below are those of configs/base.py"
-    yield "with their defaults; a recipe gives some of them other values."
+    yield "Settings of the recipe, each changed by --config.NAME=VALUE, such as --config.train.steps=500; here are all,"
+    yield "with the defaults of configs/base.py; a recipe gives some of them other values."
     for line in (recipes.FOLDER / "base.py").read_text(encoding="utf8").splitlines():
         if match := _SETTING.fullmatch(line):
             yield f"  {match[1]}"

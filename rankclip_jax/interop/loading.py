@@ -150,8 +150,8 @@ def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     assembly = assemble(config, make_local_mesh())
     if not assembly.knows_method:
         _LOGGER.warning(
-            "note: %s was trained with the objective %r, which is not here. If it learned parameters beside the "
-            "model's, they are left out; name its recipe with --config RECIPE, or import its module first, to have them.",
+            "note: %s was trained with the objective %r, which is not here. Parameters that it learned beside the "
+            "model's, if any, are left out; to have them name its recipe, --config RECIPE, or import its module first.",
             path,
             config.objective.name,
         )

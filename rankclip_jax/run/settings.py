@@ -12,7 +12,7 @@ from rankclip_jax.input_pipeline import SOURCES
 from rankclip_jax.input_pipeline.augmentation import CROPS, POLICIES
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models import rematerialisation
-from rankclip_jax.models.presets import PRESETS, ResNetPreset, from_sizes, preset_of, to_sizes
+from rankclip_jax.models.presets import PRESETS, ResNetPreset, preset_of, to_sizes
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
@@ -139,6 +139,11 @@ def check_form(config: ConfigDict) -> None:
     for name, value in values.items():
         if isinstance(known[name], int) and not isinstance(value, int):
             raise UserError(f"config.{name}: expected a whole number; found {value!r}.")
+    _check_together(config)
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Raises UserError for numbers and patterns that are each in range and not what they can be."""
     if config.model.sizes:
         preset_of(config.model)
     low, high = config.data.crop_scale
@@ -154,6 +159,7 @@ def check_form(config: ConfigDict) -> None:
         )
     if config.data.source == "csv" and len(config.data.delimiter.replace("\\t", "\t")) != 1:
         raise UserError(f"config.data.delimiter: expected one character; found {config.data.delimiter!r}.")
+    values = dict(flatten(config.to_dict()))
     for name in ranges.PAIRS:
         for pattern, _ in values[name]:  # type: ignore[attr-defined]
             try:
