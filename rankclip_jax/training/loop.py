@@ -181,7 +181,7 @@ def _take_steps(run: _Run, start: Start, state: TrainState, left_out: Set[int]) 
         _settle(run, start)
         if is_first():
             run.ledger.begin(start.step)
-            stack.enter_context(Heartbeat(workdir, activity, run.ledger))
+            stack.enter_context(Heartbeat(workdir, activity, run.ledger, total_steps=total_steps))
         logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count, activity))
         try:
             with contextlib.ExitStack() as inner:
