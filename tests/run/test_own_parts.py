@@ -1,6 +1,7 @@
 """A recipe may add a preset and an objective: every command opens the run, and none runs code that only data name."""
 
 import json
+import shutil
 import types
 
 import jax
@@ -52,32 +53,42 @@ def get_config():
 """
 
 
-@pytest.mark.slow
-def test_every_command_opens_a_run_of_a_recipe_that_adds_its_preset_and_objective(tmp_path):
-    (tmp_path / "mine.py").write_text(RECIPE)
-    folder = tmp_path / "run"
-    run("train", "--config", tmp_path / "mine.py", "--workdir", folder)
-    assert (folder / "recipe.py").read_text() == RECIPE
-    trained = read_results(folder, 2)
-    (folder / "evaluation" / "2.json").unlink()
+@pytest.fixture(scope="module")
+def by_recipe(tmp_path_factory):
+    """A run that the command made from a recipe with parts of its own, and its results."""
+    folder = tmp_path_factory.mktemp("by_recipe")
+    (folder / "mine.py").write_text(RECIPE)
+    run("train", "--config", folder / "mine.py", "--workdir", folder / "run")
+    assert (folder / "run" / "recipe.py").read_text() == RECIPE
+    results = read_results(folder / "run", 2)
+    (folder / "run" / "evaluation" / "2.json").unlink()
+    yield folder / "run", results
+    assert not (folder / "run" / "ran").exists()  # nobody named the run's copy, so nothing ran it
 
+
+@pytest.mark.slow
+def test_evaluation_does_without_the_recipe_but_for_the_validation_loss(by_recipe, tmp_path):
+    folder, trained = by_recipe
     said = run("evaluate", "--workdir", folder).stdout
     assert "no validation loss: the objective 'mine'" in said
-    assert read_results(folder, 2) == pytest.approx(
-        {name: value for name, value in trained.items() if not name.startswith("validation/")}, rel=1e-4, abs=1e-4
-    )
+    others = {name: value for name, value in trained.items() if not name.startswith("validation/")}
+    assert read_results(folder, 2) == pytest.approx(others, rel=1e-4, abs=1e-4)
     refused = run("evaluate", "--workdir", folder, "--tasks=validation", status=2).stderr
     assert "Name the recipe that adds it: --config RECIPE" in refused
-    assert "ViT-Ti-mine, mine" in run("status", "--workdir", folder).stdout
+    shutil.copy(folder / "recipe.py", tmp_path / "copy.py")
+    run("evaluate", "--workdir", folder, "--tasks=validation", "--config", tmp_path / "copy.py")
+    assert read_results(folder, 2)["validation/loss"] == pytest.approx(trained["validation/loss"], rel=1e-4)
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_the_other_commands_open_the_run_of_a_recipe_with_parts_of_its_own(by_recipe, tmp_path):
+    folder = by_recipe[0]
+    assert "ViT-Ti-mine, mine; finished, 2 steps" in run("status", "--workdir", folder).stdout
     assert "step 2: whole" in run("verify", "--workdir", folder).stdout
     run("export", "--workdir", folder, "--format=open_clip", "--output", tmp_path / "mine.safetensors")
     run("report", "--workdir", folder, "--output", tmp_path / "report.html")
     assert "Images, and the captions nearest" in (tmp_path / "report.html").read_text()
-    assert not (folder / "ran").exists()  # nobody had named the run's copy
-
-    run("evaluate", "--workdir", folder, "--tasks=validation", "--config", folder / "recipe.py")
-    assert read_results(folder, 2)["validation/loss"] == pytest.approx(trained["validation/loss"], rel=1e-4)
-    assert (folder / "ran").exists()
 
 
 @pytest.fixture(scope="module")
