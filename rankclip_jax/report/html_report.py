@@ -71,21 +71,23 @@ def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:
         told = (config["model"]["name"], config["objective"]["name"], batch, str(steps[-1]) if steps else "none")
         state = status.state_of(folders[name], config)
         mark = "finished" if state.finished else "unfinished"
-        cells = [html.escape(cell) for cell in (name, *told)]
-        rows.append([*cells, f'<span class="{mark}">{html.escape(state.words)}</span>'])
-    content = page.table(["run", "model", "objective", "pairs a step", "newest checkpoint", "state"], rows)
+        shown = f'<span class="{mark}">{html.escape(state.words)}</span>'
+        rows.append([html.escape(name), shown, *map(html.escape, told)])
+    content = page.table(["run", "state", "model", "objective", "pairs a step", "newest checkpoint"], rows)
     values = {name: dict(flatten(config)) for name, config in configs.items()}
     keys = dict.fromkeys(key for each in values.values() for key in each)
     different = [key for key in keys if len({repr(each.get(key)) for each in values.values()}) > 1]
     if different:
         content += "<h3>Settings that differ</h3>" + page.table(
             ["setting", *map(html.escape, configs)],
-            [
-                [page.name(f"config.{key}"), *(html.escape(repr(each.get(key))) for each in values.values())]
-                for key in different
-            ],
+            [[page.name(f"config.{key}"), *(_value(each.get(key)) for each in values.values())] for key in different],
         )
     return content
+
+
+def _value(value: object) -> str:
+    """A setting's value; of a number, as many digits as tell it from others."""
+    return html.escape(f"{value:.6g}" if isinstance(value, float) else repr(value))
 
 
 def _evaluation(configs: dict[str, dict], folders: dict[str, Path]) -> str:

@@ -32,8 +32,8 @@ def document(title: str, sections: Mapping[str, str]) -> str:
 
 
 def name(text: str) -> str:
-    """A name in a narrow column, escaped: lines may break after its dots, slashes and underscores, and only there."""
-    return re.sub(r"(?<=[a-z0-9])([./_]+)", r"\1<wbr>", html.escape(text))
+    """A name in a narrow column, escaped: lines may break after its dots and slashes, and between its words."""
+    return re.sub(r"(?<=[a-z0-9])([./]|_(?=[a-z]))", r"\1<wbr>", html.escape(text))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -226,6 +226,11 @@ def test_a_browser_shows_it_and_a_phone_reaches_every_column_with_whole_words(wr
     assert re.search(r"<title>(.*?)</title>", done.stdout)[1] == "360 true broken: hidden:"
 
 
+def test_names_break_between_their_words():
+    assert page.name("retrieval/image_to_text/recall_1") == ("retrieval/<wbr>image_<wbr>to_<wbr>text/<wbr>recall_1")
+    assert page.name("config.model.<b>") == "config.<wbr>model.<wbr>&lt;b&gt;"
+
+
 def test_a_section_without_content_is_left_out():
     written = page.document("t", {"One": "<p>1</p>", "None": ""})
     assert "One" in written
