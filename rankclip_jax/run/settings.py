@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -175,7 +176,7 @@ def check_choices(config: ConfigDict, *sections: str) -> None:
       config: the settings.
       sections: of a run that is read, those that are needed of it; none: all, of a run that is trained.
     """
-    values = dict(flatten(config.to_dict()))
+    values: dict[str, Any] = dict(flatten(config.to_dict()))
     for name, choices in _CHOICES.items():
         if (sections and name.partition(".")[0] not in sections) or values[name] in choices:
             continue
