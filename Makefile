@@ -1,49 +1,68 @@
-# make demo | test | test-slow | soak | plan | test-plan | check | install | img2dataset. Variables: PYTHON (3.11 or newer),
-# VENV, WORKDIR (of the demo), MINUTES (of the soak), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu).
+# make demo | test | test-slow | soak | plan | test-plan | check | install | lock | img2dataset. Variables: PYTHON (3.11 or
+# newer), VENV, WORKDIR (of the demo), MINUTES (of the soak), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu), LOCKED (1: the
+# versions in constraints/, else the newest).
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?= auto
 WORKDIR ?= runs/demo
 MINUTES ?= 30
 RUN := $(VENV)/bin/python
+PIP := -m pip install --quiet --disable-pip-version-check
+MINOR = $$($(RUN) -c 'import sys; print(min(sys.version_info.minor, 12))')
+CONSTRAINTS = $(if $(filter-out 0,$(LOCKED)),-c constraints/python3.$(MINOR).txt)
+DONE := $(VENV)/.installed$(if $(filter-out 0,$(LOCKED)),-locked)
 
-.PHONY: install install-test img2dataset plan test-plan demo test test-slow soak check
+.PHONY: install install-test img2dataset plan test-plan demo test test-slow soak check lock
 .DELETE_ON_ERROR:
 
-install: $(VENV)/.installed
+install: $(DONE)
 
-$(VENV)/.installed: requirements.txt pyproject.toml launch/accelerator.sh
+$(DONE): requirements.txt pyproject.toml launch/accelerator.sh $(if $(filter-out 0,$(LOCKED)),$(wildcard constraints/*.txt))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "rankclip_jax needs Python 3.11 or newer; found $$($(PYTHON) --version). Say: make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	  { echo "rankclip_jax needs Python 3.11 or newer; found $$($(PYTHON) --version). Use: make PYTHON=python3.12"; exit 2; }
+	@echo "1 of 2: making the environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
 	@extra=$$(sh launch/accelerator.sh $(ACCELERATOR)) || exit 2; \
-	  echo "installing for $${extra:-cpu}"; \
-	  $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt $${extra:+"jax[$$extra]"}
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	  echo "2 of 2: installing JAX for $${extra:-cpu}, Flax, Optax, Orbax, Grain and what they need, 78 packages; pip is"; \
+	  echo "        silent for about a minute, or for some where the network is slow or CUDA is among them"; \
+	  $(RUN) $(PIP) $(CONSTRAINTS) -r requirements.txt $${extra:+"jax[$$extra]"}
+	@$(RUN) $(PIP) --no-deps -e .
 	@touch $@
 
-install-test: $(VENV)/.installed-test
+install-test: $(DONE)-test
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+$(DONE)-test: $(DONE) requirements-test.txt
+	@echo "installing what the tests compare with, PyTorch among it: some minutes without a word"
+	@$(RUN) $(PIP) $(CONSTRAINTS) -r requirements-test.txt
 	@touch $@
+
+# The newest versions that go together. Once for each Python: make lock PYTHON=python3.11; make lock PYTHON=python3.13
+lock:
+	@echo "asking pip which versions go together: some minutes"
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python $(PIP) --dry-run --ignore-installed --report .venv-lock/report.json \
+	  -r requirements.txt -r requirements-test.txt
+	@.venv-lock/bin/python .ci/lock.py .venv-lock/report.json
+	@rm -r .venv-lock
 
 # img2dataset needs versions of its own, and only downloads use it.
 img2dataset: .venv-img2dataset/.installed
 
 .venv-img2dataset/.installed:
-	$(PYTHON) -m venv .venv-img2dataset
-	.venv-img2dataset/bin/python -m pip install --quiet --disable-pip-version-check img2dataset==1.47.0
+	@echo "installing img2dataset into .venv-img2dataset: about a minute without a word"
+	@$(PYTHON) -m venv .venv-img2dataset
+	@.venv-img2dataset/bin/python $(PIP) img2dataset==1.47.0
 	@touch $@
 
 # The compilers of GPUs and TPUs, gigabytes of them, for machines that have neither: python -m rankclip_jax.plan.
 plan: .venv-plan/.installed
 
 .venv-plan/.installed: requirements.txt requirements-test.txt pyproject.toml
-	$(PYTHON) -m venv .venv-plan
-	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "jax[cuda13]" libtpu
-	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout pytest-xdist
-	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@echo "installing the compilers of GPUs and TPUs into .venv-plan, gigabytes: some minutes without a word"
+	@$(PYTHON) -m venv .venv-plan
+	@.venv-plan/bin/python $(PIP) -r requirements.txt "jax[cuda13]" libtpu
+	@.venv-plan/bin/python $(PIP) pytest pytest-timeout pytest-xdist
+	@.venv-plan/bin/python $(PIP) --no-deps -e .
 	@touch $@
 
 demo: install

@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "ViT-B-32"  # a row of rankclip_jax/models/presets.py
+    config.model.sizes = ConfigDict()  # of another model, as in any run's config.json; empty: the preset's
     config.model.image_size = 0  # side of the images in pixels; 0: the preset's own
     config.model.pixel_mean = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]; CLIP's (SigLIP: 0.5 each)
     config.model.pixel_deviation = (0.26862954, 0.26130258, 0.27577711)  # the same
@@ -87,8 +88,8 @@ def get_config() -> ConfigDict:
     config.train.accumulation = 1  # micro-batches that the towers take a batch in; the loss stays the whole batch's
     config.train.steps = 0  # length of the run: give either steps
     config.train.epochs = 0  # or epochs, and leave the other 0
-    config.train.when_not_finite = "stop"  # a loss or gradient is not; or "skip" the update, or "go_back" to the last
-    config.train.not_finite_limit = 10  # checkpoint and leave that batch out; after so many of them stop
+    config.train.when_not_finite = "stop"  # of a loss or gradient; or "skip" the update, or "go_back" a checkpoint
+    config.train.not_finite_limit = 10  # skip, go_back: stop after so many such steps
 
     config.mesh = ConfigDict()  # devices in a grid: a batch is split over all of it
     config.mesh.replica = 1  # copies of everything, across slow links

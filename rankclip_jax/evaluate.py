@@ -3,6 +3,8 @@
 python -m rankclip_jax.evaluate --workdir DIR [--step N] [--tasks validation,retrieval] [--weights average]
 python -m rankclip_jax.evaluate --model PATH --suite FILE [--data DIR] [--output DIR] [--tasks cifar10,dtd]
 python -m rankclip_jax.evaluate --workdir DIR --suite FILE ...
+
+A run whose recipe adds an objective of its own: [--config DIR/recipe.py], for its validation loss.
 """
 
 import sys
@@ -12,6 +14,7 @@ from absl import flags
 from rankclip_jax.command_line import entry
 from rankclip_jax.input_pipeline.errors import UserError
 
+entry.define_recipe()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _MODEL = flags.DEFINE_string("model", None, "weights to evaluate on a suite: whatever rankclip_jax.load reads")
 _SUITE = flags.DEFINE_string(

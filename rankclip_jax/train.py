@@ -28,7 +28,8 @@ def main() -> None:
     config = entry.config_of(_CONFIG)
     flag = flags.FLAGS["config"]
     _last_word(config, config_flags.get_override_values(flag))
-    default = f"runs/{Path(config_flags.get_config_filename(flag)).stem}"
+    recipe = Path(config_flags.get_config_filename(flag))
+    default = f"runs/{recipe.stem}"
     workdir = Path(default) if _WORKDIR.value is None else entry.place_of(_WORKDIR, f"Leave it out for {default}.")
     # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
     signal.signal(signal.SIGINT, lambda *_: entry.EXPLAINED.stop())
@@ -36,7 +37,7 @@ def main() -> None:
     from rankclip_jax.parallel.processes import is_first
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
-    outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED)
+    outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED, recipe=recipe)
     if outcome.signal_number is not None:
         command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
         stopped = f"Stopped and saved at step {outcome.step}" if outcome.step else "Stopped before anything was saved"

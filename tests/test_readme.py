@@ -3,13 +3,17 @@
 import importlib.util
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
+
+from configs import demo
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -30,6 +34,66 @@ def run(command, folder, **variables):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_no_training_of_the_readme_meets_a_run_that_a_command_before_it_has_finished():
+    """Printed one after the other, each trains: `make demo`, the first, leaves runs/demo."""
+    folders = ["runs/demo"]
+    for command in commands():
+        if "rankclip_jax.train" in command:
+            words = shlex.split(command)
+            recipe = Path(words[words.index("--config") + 1]).stem
+            folder = words[words.index("--workdir") + 1] if "--workdir" in words else f"runs/{recipe}"
+            assert folder not in folders, command
+            folders.append(folder)
+        elif "--workdir" in command:
+            words = shlex.split(command)
+            assert words[words.index("--workdir") + 1] in folders[1:], command  # of this section, without the demo
+    assert len(folders) > 4
+
+
+def test_the_picture_is_of_the_demo_as_it_is():
+    """It is the demo's report.png with fewer colours; who draws it writes the run's steps into it."""
+    with Image.open(ROOT / "docs" / "demo.png") as picture:
+        assert picture.text == {"steps": str(demo.get_config().train.steps)}
+    assert (ROOT / "docs" / "demo.png").stat().st_size < 100_000
+    assert f"After {demo.get_config().train.steps} steps" in README
+
+
+def test_the_versions_that_the_readme_names_are_those_of_the_locked_installation():
+    locked = {path.stem: dict(re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(), re.MULTILINE))
+              for path in (ROOT / "constraints").glob("*.txt")}  # fmt: skip
+    assert set(locked) == {"python3.11", "python3.12"}
+    words = " ".join(README.split())
+    assert f"JAX {locked['python3.11']['jax']} on Python 3.11" in words
+    assert f"JAX {locked['python3.12']['jax']} on Python 3.12 and 3.13" in words
+    for name, versions in locked.items():
+        for line in (ROOT / "requirements.txt").read_text().splitlines():
+            if not line.startswith("#"):
+                wanted = Requirement(line)
+                assert versions[wanted.name.lower().replace("_", "-")] in wanted.specifier, (name, line)
+
+
+@pytest.mark.parametrize("locked", ["", "0", "1"])
+def test_a_locked_installation_takes_the_versions_of_its_python(locked, tmp_path):
+    said = run(f"make -n install LOCKED={locked} VENV={shlex.quote(str(tmp_path / 'venv'))}", ROOT)
+    assert ("-c constraints/python3.$(" in said) == (locked == "1")
+    assert "1 of 2: making the environment" in said
+    assert "2 of 2: installing JAX" in said
+
+
+def test_what_pip_resolved_becomes_constraints_without_accelerators_libraries():
+    script = runpy.run_path(str(ROOT / ".ci" / "lock.py"))
+    found = [
+        ("jax", "1.2"),
+        ("Orbax_Checkpoint", "3"),
+        ("torch", "2.13.0+cpu"),
+        ("nvidia-cublas", "1"),
+        ("triton", "3"),
+    ]
+    report = {"install": [{"metadata": {"name": name, "version": version}} for name, version in found]}
+    assert script["lines"](report) == ["jax==1.2", "orbax-checkpoint==3", "torch==2.13.0"]
+    assert [script["name"](minor) for minor in (11, 12, 14)] == ["python3.11.txt", "python3.12.txt", "python3.12.txt"]
 
 
 @pytest.mark.slow

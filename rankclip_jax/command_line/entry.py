@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rankclip_jax import recipes
+from rankclip_jax.command_line import help as help_page
 from rankclip_jax.input_pipeline import memory
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.explained import Explained, PrintableFormatter, log_to_stderr
@@ -23,6 +24,7 @@ from rankclip_jax.input_pipeline.object_stores import is_remote, path_of
 from rankclip_jax.parallel import platform
 
 STARTED = time.monotonic()  # about when the process began: nothing that takes long was imported before
+_NEAR = 0.75  # of 1, of names that differ by a slip
 EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
 
 
@@ -30,6 +32,13 @@ def define_config() -> flags.FlagHolder:
     """The ``--config RECIPE`` flag, with an override ``--config.a.b=value`` for every setting."""
     return config_flags.DEFINE_config_file(
         "config", None, "recipe: a file, or the name of one that comes with the system, such as demo", lock_config=True
+    )
+
+
+def define_recipe() -> flags.FlagHolder:
+    """The flag ``--config RECIPE`` of commands that read a run, whose settings are in the run."""
+    return flags.DEFINE_string(
+        "config", None, "recipe to run first, for a preset or objective that it adds, such as a run's own recipe.py"
     )
 
 
@@ -142,9 +151,16 @@ def _of_the_main_thread(ignored: Any) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     with EXPLAINED:
+        if {"--help", "-help", "-h", "--helpfull", "--helpshort"}.intersection(argv[1:]):
+            print(help_page.text())
+            sys.exit(0)
         argv = _check_recipe(argv)
         try:
             return flags.FLAGS(argv)
+        except flags.UnrecognizedFlagError as error:
+            near = _nearest(error.flagname, [flag.name for flag in help_page.own_flags()])
+            advice = f"Did you mean --{near}?" if near else "All flags are listed by --help."
+            raise UserError(f"--{error.flagname}: no such flag. {advice}") from error
         except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError, KeyError) as error:
             raise UserError(str(error)) from error
     raise AssertionError("the context above ends the process")
@@ -200,12 +216,24 @@ def _recipe(argv: list[str]) -> tuple[int, str | None]:
 
 
 def _suggest(name: str, names: list[str]) -> str:
-    leaf = name.rsplit(".", 1)[-1]
-    by_leaf = {known.rsplit(".", 1)[-1]: known for known in names}
     inside = [known for known in names if known.startswith(name + ".")]
     if inside:
         return f" It is a section; it has {', '.join('--' + known for known in inside)}."
-    close = difflib.get_close_matches(name, names, 1) or [
-        by_leaf[key] for key in difflib.get_close_matches(leaf, by_leaf, 1)
-    ]
-    return f" Did you mean --{close[0]}?" if close else " The settings are listed in configs/base.py."
+    near = _nearest(name, names)
+    return f" Did you mean --{near}?" if near else " The settings are listed by --help, and in configs/base.py."
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    """The name that somebody may have meant; None: none is near.
+
+    What counts is the part after the last dot: a slip of a few letters, or some of the same words.
+    """
+
+    def nearness(known: str) -> tuple[float, float]:
+        here, there = name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]
+        words, of = set(here.split("_")), set(there.split("_"))
+        alike = difflib.SequenceMatcher(None, here, there).ratio()
+        return max(alike, _NEAR * (words <= of)), difflib.SequenceMatcher(None, name, known).ratio()
+
+    best = max(names, key=nearness, default=None)
+    return best if best is not None and nearness(best)[0] >= _NEAR else None

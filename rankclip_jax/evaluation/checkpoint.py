@@ -31,6 +31,7 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
       UserError: there is no such run, checkpoint, task or average, or the run has no validation data.
     """
     config = ConfigDict(workdir.read_config(folder))
+    settings.check_choices(config, "model")
     start_up.start(config.processes)
     step = choose_step(folder, step)
     if not input_pipeline.has_validation(config.data):

@@ -15,7 +15,9 @@ from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.source import Source, Truth, truth_of
 from rankclip_jax.models.clip import Variables
+from rankclip_jax.parallel.processes import is_first
 from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.telemetry.console import say
 
 RANKING_EXAMPLES = 512  # Kendall's tau is taken over lists of this many
 _BATCH_SIZE = 1024
@@ -49,7 +51,7 @@ class Evaluator:
         self._embedder = Embedder(assembly.model, assembly.layout)
         self._truth: Truth = truth_of(source)
         available: dict[str, Callable[[Embedded, Variables], list[Metric]]] = {
-            "validation": self._validation_loss,
+            **({"validation": self._validation_loss} if assembly.knows_method else {}),
             "retrieval": lambda embedded, _: retrieval(embedded.image, embedded.text, embedded.image_of_text),
             "consistency": lambda embedded, _: agreement(embedded),
             **({"zero_shot": self._zero_shot} if self._truth.classes else {}),
@@ -57,6 +59,15 @@ class Evaluator:
         }
         if tasks is not None and not tasks:
             raise UserError(f"--tasks: empty; there are {', '.join(available)}.")
+        if not assembly.knows_method and (tasks is None or "validation" in tasks):
+            words = (
+                f"the objective {assembly.config.objective.name!r} of the run is not here, which its validation loss "
+                "needs. Name the recipe that adds it: --config RECIPE (a copy is in the run's folder)"
+            )
+            if tasks is not None:
+                raise UserError(f"--tasks: {words}.")
+            if is_first():
+                say(f"note: no validation loss: {words}")
         for task in tasks or []:
             if task not in available:
                 raise UserError(f"--tasks: no task {task!r} for these data; there are {', '.join(available)}.")

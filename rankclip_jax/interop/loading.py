@@ -30,7 +30,7 @@ from rankclip_jax.models.clip import Clip, Variables, describe_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
 from rankclip_jax.parallel.mesh import make_local_mesh
-from rankclip_jax.run import proof, workdir
+from rankclip_jax.run import proof, settings, workdir
 from rankclip_jax.run.assembly import assemble
 from rankclip_jax.run.checkpoints import choose_step, read_variables
 
@@ -154,7 +154,15 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
 
 def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     config = ConfigDict(workdir.read_config(path))
+    settings.check_choices(config, "model")
     assembly = assemble(config, make_local_mesh())
+    if not assembly.knows_method:
+        _LOGGER.warning(
+            "note: %s was trained with the objective %r, which is not here. Parameters that it learned beside the "
+            "model's, if any, are left out; to have them name its recipe, --config RECIPE, or import its module first.",
+            path,
+            config.objective.name,
+        )
     variables = jax.tree.map(np.asarray, read_variables(path, assembly, step, weights))
     return Weights(config.model.name, assembly.model, variables, assembly.model.execution.activation)
 

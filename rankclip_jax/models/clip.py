@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
+from rankclip_jax.models.presets import Preset, ResNetPreset, preset_of
 from rankclip_jax.models.resnet import ResNet
 from rankclip_jax.models.text_transformer import TextTransformer
 from rankclip_jax.models.transformer import Execution
@@ -143,9 +143,9 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
       platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed; None: the one that is here.
 
     Raises:
-      KeyError: no preset of that name.
+      UserError: no preset of that name.
     """
-    preset = PRESETS[config.name]
+    preset = preset_of(config)
     execution = Execution(
         jnp.dtype(config.dtype),
         config.activation,

@@ -10,6 +10,7 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.object_stores import path_of
 
+entry.define_recipe()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; those of more runs may follow")
 _OUTPUT = flags.DEFINE_string("output", None, "the file to write, such as report.html")
 

@@ -14,7 +14,7 @@ from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.report import charts, heat_maps, page
 
 PAIRS = 256  # of the validation set, that are looked at
-_SHOWN, _RANKED, _WARMED = 6, 5, 3
+_SHOWN, _RANKED, _WARMED, _CAPTIONS = 6, 5, 3, 3
 _MATRIX = 64
 _PIXELS = 160
 
@@ -28,14 +28,15 @@ def describe(source: Source, embedded: Embedded, encoder: Encoder) -> str:
       encoder: the model.
     """
     images, texts = embedded.image, embedded.first_text
-    words = [captions(source[int(number)])[0] for number in embedded.index]
+    own = [captions(source[int(number)]) for number in embedded.index]
+    words = [each[0] for each in own]
     similarity = images @ texts.T
     warmed = [(_pixels(source, embedded, row), words[row]) for row in range(min(_WARMED, len(words)))]
     return (
         '<h3>Images, and the captions nearest to them</h3><div class="cards">'
-        + "".join(_image_card(source, embedded, words, similarity, row) for row in range(min(_SHOWN, len(words))))
+        + "".join(_image_card(source, embedded, own, similarity, row) for row in range(min(_SHOWN, len(words))))
         + '</div><h3>Captions, and the images nearest to them</h3><div class="cards">'
-        + "".join(_text_card(source, embedded, words, similarity, row) for row in range(min(_SHOWN, len(words))))
+        + "".join(_text_card(source, embedded, own, similarity, row) for row in range(min(_SHOWN, len(words))))
         + '</div><h3>Where each word is seen</h3><div class="cards">'
         + heat_maps.draw(encoder, warmed)
         + '</div><h3>Similarities</h3><div class="charts">'
@@ -47,23 +48,30 @@ def describe(source: Source, embedded: Embedded, encoder: Encoder) -> str:
     )
 
 
-def _image_card(source: Source, embedded: Embedded, words: list[str], similarity: np.ndarray, row: int) -> str:
-    """Captions that say the same are one place in the order."""
-    ranked = list(dict.fromkeys(words[column] for column in np.argsort(-similarity[row], kind="stable")))[:_RANKED]
-    items = "".join(f'<li class="{_mark(words[row] == text)}">{html.escape(text)}</li>' for text in ranked)
-    shown = page.image(_pixels(source, embedded, row), words[row], width=_PIXELS)
-    return f'<div class="card">{shown}<p>{html.escape(words[row])}</p><ol class="ranked">{items}</ol></div>'
+def _image_card(source: Source, embedded: Embedded, own: list[list[str]], similarity: np.ndarray, row: int) -> str:
+    """An image above its own captions and those nearest to it, of which some that say the same are one."""
+    order = np.argsort(-similarity[row], kind="stable")
+    ranked = list(dict.fromkeys(own[column][0] for column in order))[:_RANKED]
+    items = "".join(f'<li class="{_mark(text in own[row])}">{html.escape(text)}</li>' for text in ranked)
+    shown = page.image(_pixels(source, embedded, row), own[row][0], width=_PIXELS)
+    return f'<div class="card">{shown}{_captions(own[row])}<ol class="ranked">{items}</ol></div>'
 
 
-def _text_card(source: Source, embedded: Embedded, words: list[str], similarity: np.ndarray, column: int) -> str:
-    """An image is right if it has this caption."""
-    ranked = np.argsort(-similarity[:, column], kind="stable")[:_RANKED]
+def _captions(texts: list[str]) -> str:
+    """The first few captions of an image, and how many there are beside them."""
+    more = [f"and {len(texts) - _CAPTIONS} more"] if len(texts) > _CAPTIONS else []
+    return "".join(f"<p>{html.escape(text)}</p>" for text in texts[:_CAPTIONS] + more)
+
+
+def _text_card(source: Source, embedded: Embedded, own: list[list[str]], similarity: np.ndarray, column: int) -> str:
+    """An image is right if it has this caption, be it its first or not."""
+    ranked, text = np.argsort(-similarity[:, column], kind="stable")[:_RANKED], own[column][0]
     items = "".join(
-        f'<li><figure class="{_mark(words[row] == words[column])}">'
-        f"{page.image(_pixels(source, embedded, int(row)), words[row], width=_PIXELS // 2)}</figure></li>"
+        f'<li><figure class="{_mark(text in own[row])}">'
+        f"{page.image(_pixels(source, embedded, int(row)), own[row][0], width=_PIXELS // 2)}</figure></li>"
         for row in ranked
     )
-    return f'<div class="card"><p>{html.escape(words[column])}</p><ol class="ranked images">{items}</ol></div>'
+    return f'<div class="card"><p>{html.escape(text)}</p><ol class="ranked images">{items}</ol></div>'
 
 
 def _mark(right: bool) -> str:

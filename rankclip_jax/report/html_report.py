@@ -19,7 +19,7 @@ from rankclip_jax.interop import loading
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_local_mesh
 from rankclip_jax.recipes import flatten
-from rankclip_jax.report import charts, findings, page
+from rankclip_jax.report import charts, findings, page, status
 from rankclip_jax.run import settings
 from rankclip_jax.run.workdir import read_config, saved_steps
 from rankclip_jax.telemetry import goodput
@@ -45,7 +45,7 @@ def write(workdirs: Sequence[Path], output: Path) -> None:
     folders = dict(zip(configs, workdirs, strict=True))
     sections = {
         "Runs": _runs(configs, folders),
-        "Evaluation": _evaluation(folders),
+        "Evaluation": _evaluation(configs, folders),
         "Curves": _curves(folders),
         "Where the time went": _time(folders),
     }
@@ -70,20 +70,28 @@ def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:
         steps = saved_steps(folders[name])
         batch = f"{config['train']['global_batch_size']:,}"
         told = (config["model"]["name"], config["objective"]["name"], batch, str(steps[-1]) if steps else "none")
-        rows.append([html.escape(cell) for cell in (name, *told)])
-    content = page.table(["run", "model", "objective", "pairs a step", "newest checkpoint"], rows)
+        state = status.state_of(folders[name], config)
+        mark = "finished" if state.finished else "unfinished"
+        shown = f'<span class="{mark}">{html.escape(state.words)}</span>'
+        rows.append([html.escape(name), shown, *map(html.escape, told)])
+    content = page.table(["run", "state", "model", "objective", "pairs a step", "newest checkpoint"], rows)
     values = {name: dict(flatten(config)) for name, config in configs.items()}
-    first = next(iter(values.values()))
-    different = [key for key in first if any(other.get(key) != first[key] for other in values.values())]
+    keys = dict.fromkeys(key for each in values.values() for key in each)
+    different = [key for key in keys if len({repr(each.get(key)) for each in values.values()}) > 1]
     if different:
         content += "<h3>Settings that differ</h3>" + page.table(
             ["setting", *map(html.escape, configs)],
-            [[f"config.{key}", *(html.escape(repr(each.get(key))) for each in values.values())] for key in different],
+            [[page.name(f"config.{key}"), *(_value(each.get(key)) for each in values.values())] for key in different],
         )
     return content
 
 
-def _evaluation(folders: dict[str, Path]) -> str:
+def _value(value: object) -> str:
+    """A setting's value; of a number, as many digits as tell it from others."""
+    return html.escape(f"{value:.6g}" if isinstance(value, float) else repr(value))
+
+
+def _evaluation(configs: dict[str, dict], folders: dict[str, Path]) -> str:
     """The newest results of each run side by side, with what each has more or less than the first."""
     found = {name: _newest_results(folder) for name, folder in folders.items()}
     names = list(dict.fromkeys(metric for _, values in found.values() for metric in values))
@@ -91,7 +99,7 @@ def _evaluation(folders: dict[str, Path]) -> str:
         return ""
     rows = []
     for metric in names:
-        cells = [html.escape(metric)]
+        cells = [page.name(metric)]
         first = next(iter(found.values()))[1].get(metric)
         for number, (_, values) in enumerate(found.values()):
             value = values.get(metric)
@@ -99,7 +107,14 @@ def _evaluation(folders: dict[str, Path]) -> str:
             if number and value is not None and first is not None and value != first:
                 cells[-1] += f' <span class="{_judged(metric, value - first)}">{value - first:+.4f}</span>'
         rows.append(cells)
-    head = ["metric", *(f"{html.escape(name)}, step {step}" for name, (step, _) in found.items())]
+    unfinished = {name for name, config in configs.items() if not status.state_of(folders[name], config).finished}
+    head = [
+        "metric",
+        *(
+            f"{html.escape(name)}, step {step}{' (unfinished)' if name in unfinished else ''}"
+            for name, (step, _) in found.items()
+        ),
+    ]
     return page.table(head, rows)
 
 

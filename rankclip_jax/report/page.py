@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def document(title: str, sections: Mapping[str, str]) -> str:
         f'<a class="skip" href="#main">to the content</a><h1>{html.escape(title)}</h1>'
         f'<nav aria-label="sections"><ul>{links}</ul></nav><main id="main">{parts}</main></body></html>\n'
     )
+
+
+def name(text: str) -> str:
+    """A name in a narrow column, escaped: lines may break after its dots and slashes, and between its words."""
+    return re.sub(r"(?<=[a-z0-9])([./]|_(?=[a-z]))", r"\1<wbr>", html.escape(text))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

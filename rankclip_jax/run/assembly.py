@@ -55,13 +55,20 @@ class Assembly:
         """The file of the objective."""
         return OBJECTIVES[self.config.objective.name]
 
+    @property
+    def knows_method(self) -> bool:
+        """Whether there is such a file here; a run whose recipe added it is read without."""
+        return self.config.objective.name in OBJECTIVES
+
     @functools.cached_property
     def _options(self) -> Options:
         return options_of(self.method, self.config.objective)
 
     @functools.cached_property
     def own_parameters(self) -> dict[str, np.ndarray]:
-        """What the method learns beside the model, as it starts."""
+        """What the method learns beside the model, as it starts; nothing where the method is not here."""
+        if not self.knows_method:
+            return {}
         return {name: np.asarray(value, np.float32) for name, value in parameters_of(self.method).items()}
 
     @property
@@ -115,4 +122,4 @@ def assemble(config: ConfigDict, mesh: Mesh, total_steps: int | None = None, exa
       examples: records of the training data; 0 where nothing is trained.
     """
     layout = Layout(mesh, tuple((pattern, dimension) for pattern, dimension in config.mesh.overrides))
-    return Assembly(settings.resolve(config, mesh.devices.flat[0]), layout, total_steps, examples)
+    return Assembly(settings.resolve_dtype(config, mesh.devices.flat[0]), layout, total_steps, examples)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from rankclip_jax.input_pipeline import SOURCES
 from rankclip_jax.input_pipeline.augmentation import CROPS, POLICIES
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models import attention, rematerialisation
-from rankclip_jax.models.presets import PRESETS, ResNetPreset
+from rankclip_jax.models.presets import PRESETS, ResNetPreset, preset_of, to_sizes
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
 from rankclip_jax.objectives import OBJECTIVES, options_of
@@ -37,6 +38,7 @@ _FREE = (
         "model.attention",
     ),
 )
+_SIZES = "model.sizes."
 LENGTH = ("train.steps", "train.epochs")  # changed on resuming where the learning rate allows it
 WEIGHTS = ("latest", "average")
 
@@ -71,6 +73,7 @@ def check(config: ConfigDict, device_count: int, platform: str | None = None) ->
       platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``; None: the one that is here.
     """
     check_parts(config)
+    _check_sizes(config.model)
     _check_model(config.model, platform or jax.default_backend())
     options_of(OBJECTIVES[config.objective.name], config.objective)
     train = config.train
@@ -107,7 +110,7 @@ def _check_accumulation(config: ConfigDict, device_count: int) -> None:
             f"config.train.accumulation: the {rows} pairs of a device cannot be split evenly into {count} "
             f"micro-batches. Say --config.train.accumulation={fitting}, or take another batch."
         )
-    if count > 1 and isinstance(PRESETS[config.model.name].vision, ResNetPreset) and config.model.frozen != "vision":
+    if count > 1 and isinstance(preset_of(config.model).vision, ResNetPreset) and config.model.frozen != "vision":
         raise UserError(
             f"config.train.accumulation: {config.model.name} normalises by the statistics of the whole batch, which "
             f"{count} micro-batches do not have: they would train another model. Say --config.train.accumulation=1 "
@@ -117,7 +120,13 @@ def _check_accumulation(config: ConfigDict, device_count: int) -> None:
 
 def check_parts(config: ConfigDict) -> None:
     """Raises UserError for settings that are absent, unknown or by themselves not what they can be."""
-    values, known = dict(flatten(config.to_dict())), dict(flatten(recipes.base().to_dict()))
+    check_form(config)
+    check_choices(config)
+
+
+def check_form(config: ConfigDict) -> None:
+    """The same but for words that name code, which a run's recipe may have added and reading a run may do without."""
+    values, known = _without_sizes(flatten(config.to_dict())), dict(flatten(recipes.base().to_dict()))
     if missing := sorted(known.keys() - values.keys()):
         raise UserError(
             f"--config: the recipe lacks config.{missing[0]}. Begin it with the base's settings: config = base()."
@@ -133,7 +142,13 @@ def check_parts(config: ConfigDict) -> None:
     for name, value in values.items():
         if isinstance(known[name], int) and not isinstance(value, int):
             raise UserError(f"config.{name}: expected a whole number; found {value!r}.")
-    _check_choices(values)
+    _check_together(config)
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Raises UserError for numbers and patterns that are each in range and not what they can be."""
+    if config.model.sizes:
+        preset_of(config.model)
     low, high = config.data.crop_scale
     if low > high:
         raise UserError(
@@ -147,6 +162,7 @@ def check_parts(config: ConfigDict) -> None:
         )
     if config.data.source == "csv" and len(config.data.delimiter.replace("\\t", "\t")) > 1:
         raise UserError(f"config.data.delimiter: expected one character, or none; found {config.data.delimiter!r}.")
+    values = dict(flatten(config.to_dict()))
     for name in ranges.PAIRS:
         for pattern, _ in values[name]:  # type: ignore[attr-defined]
             try:
@@ -155,10 +171,51 @@ def check_parts(config: ConfigDict) -> None:
                 raise UserError(f"config.{name}: {pattern!r} is not a regular expression: {error}.") from error
 
 
-def _check_choices(values: dict) -> None:
+def check_choices(config: ConfigDict, *sections: str) -> None:
+    """Raises UserError for a word that is none of its choices.
+
+    Args:
+      config: the settings.
+      sections: of a run that is read, those that are needed of it; none: all, of a run that is trained.
+    """
+    values: dict[str, Any] = dict(flatten(config.to_dict()))
     for name, choices in _CHOICES.items():
-        if values[name] not in choices:
-            raise UserError(f"config.{name}: no {values[name]!r}; there are {', '.join(map(repr, choices))}.")
+        if (sections and name.partition(".")[0] not in sections) or values[name] in choices:
+            continue
+        if name == "model.name" and config.model.sizes:
+            continue
+        advice = (
+            " If a recipe or module of yours adds it, name the recipe with --config RECIPE, or import the module first."
+            if sections
+            else ""
+        )
+        raise UserError(f"config.{name}: no {values[name]!r}; there are {', '.join(map(repr, choices))}.{advice}")
+
+
+def _without_sizes(values: Iterable[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in values if not name.startswith(_SIZES)}
+
+
+def unknown_names(values: Iterable[str]) -> list[str]:
+    """Dotted names that are no settings of ``configs/base.py``."""
+    known = {name for name, _ in flatten(recipes.base().to_dict())}
+    return sorted(name for name in values if name not in known and not name.startswith(_SIZES))
+
+
+def with_sizes(config: ConfigDict) -> ConfigDict:
+    """A copy of the settings that says in ``model.sizes`` what its preset is: reading the run needs no table."""
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        resolved.model.sizes = to_sizes(preset_of(config.model))
+    return resolved
+
+
+def _check_sizes(model: ConfigDict) -> None:
+    if model.sizes and model.name in PRESETS and preset_of(model) != PRESETS[model.name]:
+        raise UserError(
+            f"config.model.sizes: {model.name} is the name of a preset of other sizes, which exports go by. "
+            "Use another name for the model: --config.model.name=NAME"
+        )
 
 
 def _check_model(model: ConfigDict, platform: str) -> None:
@@ -167,7 +224,7 @@ def _check_model(model: ConfigDict, platform: str) -> None:
             f"config.model.attention: cudnn needs an NVIDIA GPU and bfloat16; found {platform} and "
             f"{model.dtype}. Use --config.model.attention=auto, or add --config.model.dtype=bfloat16 on such a GPU."
         )
-    vision = PRESETS[model.name].vision
+    vision = preset_of(model).vision
     if model.image_size % vision.stride:
         size = max(round(model.image_size / vision.stride), 1) * vision.stride
         raise UserError(
@@ -182,7 +239,7 @@ def _check_model(model: ConfigDict, platform: str) -> None:
             )
 
 
-def resolve(config: ConfigDict, device: jax.Device) -> ConfigDict:
+def resolve_dtype(config: ConfigDict, device: jax.Device) -> ConfigDict:
     """The settings with what they leave to the device decided: ``model.dtype`` is a type, where it was ``"auto"``.
 
     Args:
@@ -198,7 +255,7 @@ def resolve(config: ConfigDict, device: jax.Device) -> ConfigDict:
 
 def image_size(config: ConfigDict) -> int:
     """Side of the images in pixels."""
-    return config.model.image_size or PRESETS[config.model.name].vision.image_size
+    return config.model.image_size or preset_of(config.model).vision.image_size
 
 
 def total_steps(config: ConfigDict, examples: int) -> int:

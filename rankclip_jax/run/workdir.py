@@ -17,6 +17,8 @@ from rankclip_jax.run.lock import Lock
 _STEP = re.compile("0|[1-9][0-9]*")  # the name of a checkpoint
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of one that is being written, or that a kill has cut off
 
+RECIPE = "recipe.py"  # in a workdir: a copy of what the run was started with
+
 
 def check_writable(workdir: Path) -> None:
     """Raises UserError where the folder, or the one that it would be made in, cannot be written; writes nothing."""
@@ -85,10 +87,19 @@ def _committed(workdir: Path) -> list[str]:
     return names
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Creates the folder if need be and writes ``config.json``, by one process; the others wait."""
+def write_config(workdir: Path, config: ConfigDict, recipe: Path | None = None) -> None:
+    """Creates the folder if need be and writes ``config.json``, by one process; the others wait.
+
+    Args:
+      workdir: the run's folder.
+      config: its settings.
+      recipe: the file that they are from, copied for whoever needs the code that it adds; nothing runs the copy
+        unless somebody names it on a command line.
+    """
     if is_first():
         _write(workdir, config)
+        if recipe is not None:
+            files.write_atomically(workdir / RECIPE, recipe.read_bytes())
     wait_for_all("config.json")
 
 
@@ -149,17 +160,19 @@ def _read(workdir: Path) -> tuple[dict, set[str]]:
         )
     advice = "Restore it, or use another --workdir."
     try:
-        found = dict(settings.flatten(files.read_json(path)))
+        content = files.read_json(path)
+        found = dict(settings.flatten(content))
     except UserError as error:
         raise UserError(f"--workdir: {error} {advice}") from error
     complete = recipes.base()
     known = {name for name, _ in settings.flatten(complete.to_dict())}
-    if not found or not found.keys() <= known:
-        names = ", ".join(printable(name, 60) for name in sorted(found.keys() - known)[:5]) or "nothing"
+    unknown = settings.unknown_names(found)
+    if not found or unknown:
+        names = ", ".join(printable(name, 60) for name in unknown[:5]) or "nothing"
         raise UserError(f"--workdir: {path}: expected the settings of configs/base.py; found {names}. {advice}")
     try:
-        complete.update_from_flattened_dict(found)
-        settings.check_parts(complete)
+        complete.update(content)
+        settings.check_form(complete)
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"--workdir: {path}: {printable(error, 600)} {advice}") from error
     return settings.to_dict(complete), known - found.keys()

@@ -27,10 +27,14 @@ class Heartbeat(contextlib.ExitStack):
       activity: what the run does.
       ledger: written each time.
       seconds: between two beats.
+      total_steps: of the run.
     """
 
-    def __init__(self, workdir: Path, activity: Activity, ledger: Ledger, seconds: float = 10) -> None:
+    def __init__(
+        self, workdir: Path, activity: Activity, ledger: Ledger, seconds: float = 10, total_steps: int | None = None
+    ) -> None:
         super().__init__()
+        self._total_steps = total_steps
         self._path, self._activity, self._ledger, self._seconds = workdir / NAME, activity, ledger, seconds
         self._over, self._failed = threading.Event(), False
 
@@ -46,15 +50,17 @@ class Heartbeat(contextlib.ExitStack):
         self._beat()
         while not self._over.wait(self._seconds):
             self._beat()
-        self._beat()
+        self._beat(ended=True)
 
-    def _beat(self) -> None:
+    def _beat(self, ended: bool = False) -> None:
         doing = self._activity.doing
         line = {
             "time": time.time(),
             "host": socket.gethostname(),
             "process": os.getpid(),
             "step": self._activity.step,
+            "total_steps": self._total_steps,
+            "ended": ended,
             "doing": doing.words if doing else "",
             "seconds": round(time.monotonic() - doing.since, 1) if doing else 0.0,
         }

@@ -24,9 +24,10 @@ from rankclip_jax.hooks.oddities import Oddities
 from rankclip_jax.hooks.profiling import Profiling
 from rankclip_jax.hooks.saving import Saving
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.object_stores import time_of
+from rankclip_jax.input_pipeline.object_stores import path_of, time_of
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
+from rankclip_jax.models.presets import preset_of
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.parallel import start_up
 from rankclip_jax.parallel.hardware import peak_flops
@@ -50,6 +51,7 @@ from rankclip_jax.telemetry.goodput import Ledger
 from rankclip_jax.telemetry.heartbeat import Heartbeat
 from rankclip_jax.telemetry.watchdog import Watchdog
 from rankclip_jax.telemetry.writers import check_writers, make_writers
+from rankclip_jax.training import input_sizes
 from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
 from rankclip_jax.training.data import check_unchanged, open_data, shared_facts, write_identity
@@ -79,11 +81,12 @@ class Outcome:
 
 def train(
     config: ConfigDict,
-    workdir: Path,
+    workdir: Path | str,
     mesh: Mesh | None = None,
     *,
     dry_run: bool = False,
     started: float | None = None,
+    recipe: Path | None = None,
 ) -> Outcome:
     """Trains the recipe in ``workdir``, or goes on with what is there.
 
@@ -93,13 +96,16 @@ def train(
       mesh: the devices; None: all.
       dry_run: do everything once, keep nothing of it, and stop.
       started: when the process began, by `time.monotonic`, for the ledger of its time; None: now.
+      recipe: the file that the settings are from, of which the workdir gets a copy; None: there is none.
 
     Raises:
       UserError: the settings, the data or the folder are not usable, or memory does not suffice: nothing has been
         written. Or the run has diverged, or too many records cannot be read: what was saved before stays.
     """
     started = time.monotonic() if started is None else started
+    workdir = path_of(str(workdir))
     settings.check(config, mesh.size if mesh else jax.device_count())
+    config = settings.with_sizes(config)
     mesh = mesh or make_mesh(config.mesh)
     check_writers(config)
     workdirs.check_writable(workdir)
@@ -129,7 +135,7 @@ def train(
             rehearse(assembly, source, workdir, step_function, state, _make_tally(config, source))
             return Outcome(start.step, finished=False)
         ledger = Ledger(workdir, activity, started)
-        run = _Run(assembly, workdir, source, evaluator, step_function, lock, Events(workdir), activity, ledger)
+        run = _Run(assembly, workdir, source, evaluator, step_function, lock, Events(workdir), activity, ledger, recipe)
         left_out: set[int] = set()
         while True:
             try:
@@ -156,6 +162,7 @@ class _Run:
     events: Events
     activity: Activity
     ledger: Ledger
+    recipe: Path | None
 
 
 def _take_steps(run: _Run, start: Start, state: TrainState, left_out: Set[int]) -> Outcome:
@@ -176,7 +183,7 @@ def _take_steps(run: _Run, start: Start, state: TrainState, left_out: Set[int]) 
         _settle(run, start)
         if is_first():
             run.ledger.begin(start.step)
-            stack.enter_context(Heartbeat(workdir, activity, run.ledger))
+            stack.enter_context(Heartbeat(workdir, activity, run.ledger, total_steps=total_steps))
         logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count, activity))
         try:
             with contextlib.ExitStack() as inner:
@@ -235,7 +242,7 @@ def _settle(run: _Run, start: Start) -> None:
         if is_first():
             say(f"note: checkpoints that are not used are now in {folder}")
     write_identity(run.workdir, run.source)
-    workdirs.write_config(run.workdir, run.assembly.config)
+    workdirs.write_config(run.workdir, run.assembly.config, run.recipe)
 
 
 def _restore_folder(run: _Run, checkpoints: Checkpoints, step: int) -> None:
@@ -376,6 +383,7 @@ def _print_banner(
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es)",
         "mesh": ", ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         "model": f"{config.model.name}, {count:,} parameters, {config.model.dtype} compute",
+        **input_sizes.describe(assembly.model.preset),
         "objective": config.objective.name,
         "data": f"{len(source):,} training pairs, {len(validation) if validation else 0:,} validation pairs",
         "batch": f"{batch:,} pairs a step, {batch // mesh.size:,} a device",
@@ -385,5 +393,9 @@ def _print_banner(
     if assembly.layout.shards > 1:
         arrays = table({"parameters": state.parameters}, assembly.layout)
         say(f"parameters, split over the axis fsdp:\n{arrays}")
+    for note in input_sizes.notes(
+        config.model.name, assembly.model.preset, preset_of(config.model).vision.image_size, source
+    ):
+        say(note)
     if len(source) < batch:
         say(f"note: {len(source)} pairs are fewer than a batch of {batch}, so pairs repeat within a batch")

@@ -18,7 +18,7 @@ from tests.interop.conftest import make_run
 from tests.telemetry.test_goodput import attempt
 from tests.telemetry.test_goodput import write as write_goodput
 
-VOID = {"meta", "img", "line", "circle", "polyline"}
+VOID = {"meta", "img", "line", "circle", "polyline", "wbr"}
 
 
 class Reader(html.parser.HTMLParser):
@@ -93,6 +93,9 @@ def test_runs_stand_side_by_side_with_their_differences(written):
     assert '<td>1.5000 <span class="better">-0.5000</span></td>' in row["validation/loss"]
     assert 'class="plain"' in row["validation/in_modal"]
     assert "<td>25</td><td>7</td>" in row["config.logging.every_steps"]
+    for name in ("one", "other"):
+        assert '<span class="unfinished">unfinished, step 0 of 240 is saved</span>' in row[name]
+    assert ">other, step 3 (unfinished)</th>" in row["metric"]
     assert "<td>75.0%</td><td>-</td>" in row["goodput"]
     assert "What one has learned" in written
     assert "What other has learned" in written
@@ -144,6 +147,20 @@ def test_what_is_right_is_marked_and_words_of_data_stay_words(monkeypatch):
     assert cards[5].count('class="right"') == 2  # two images have this caption
 
 
+def test_several_captions_are_shown_and_each_counts_as_right():
+    """Each image's second caption is the first of the next."""
+    texts = [["one", "two", "three", "four", "five"], ["two", "three"], ["three", "one"]]
+    source = [{"image": np.full((8, 8, 3), index, np.uint8), "text": text} for index, text in enumerate(texts)]
+    rows = unit(0, 3, 8)
+    told = findings.describe(source, Embedded(rows, rows, np.arange(3), np.arange(3), np.arange(3)), Quadrants())
+    cards = re.findall(r'<div class="card">.*?</ol></div>', told)
+    assert re.findall("<p>(.*?)</p>", cards[0]) == ["one", "two", "three", "and 2 more"]
+    assert re.findall("<p>(.*?)</p>", cards[1]) == ["two", "three"]
+    assert {text: mark for mark, text in re.findall(r'<li class="(\w+)">(.*?)</li>', cards[1])} == {
+        "one": "wrong", "two": "right", "three": "right"}  # fmt: skip
+    assert cards[4].count('<figure class="right">') == 2  # "two" is said of the first two
+
+
 def test_lines_go_through_their_points():
     drawn = charts.lines("t", {"a": [(0, 0), (10, 5)], "<b>": [(5, 10)], "none": []}, "step")
     (points,) = (re.findall(r"[\d.]+,[\d.]+", found) for found in re.findall(r's0" points="(.*?)"', drawn))
@@ -168,18 +185,52 @@ def test_what_is_no_run_is_said(two_runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_browser_shows_it_and_a_phone_needs_no_sideways_scrolling(written, two_runs, tmp_path):
+def test_a_browser_shows_it_and_a_phone_reaches_every_column_with_whole_words(written, tmp_path):
+    """At 360 pixels, as a frame has them: headless windows are wider."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or pytest.skip("no Chromium here")
-    probe = tmp_path / "probe.html"
-    script = "<script>document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`</script>"
+    probe, outer = tmp_path / "probe.html", tmp_path / "outer.html"
+    # Where a line breaks inside a word: the boxes of two letters that follow each other are not side by side.
+    script = """<script>
+      const broken = new Set(), hidden = [], range = document.createRange();
+      const tables = document.querySelectorAll("table, .card");
+      for (const table of tables) {
+        const walk = document.createTreeWalker(table, NodeFilter.SHOW_TEXT);
+        while (walk.nextNode()) {
+          const text = walk.currentNode.data;
+          for (const match of text.matchAll(/[A-Za-z]{2,}/g)) {
+            range.setStart(walk.currentNode, match.index);
+            range.setEnd(walk.currentNode, match.index + match[0].length);
+            if (range.getClientRects().length > 1) broken.add(match[0]);
+          }
+        }
+      }
+      for (const box of document.querySelectorAll(".scroll")) {
+        box.scrollLeft = 1e6;
+        const last = box.querySelector("tr").lastElementChild.getBoundingClientRect();
+        const first = box.querySelector("tr").firstElementChild.getBoundingClientRect();
+        const scrolls = box.scrollWidth <= box.clientWidth || getComputedStyle(box).overflowX == "auto";
+        if (!scrolls || last.right > innerWidth + 1 || last.left < first.right - 1)
+          hidden.push(box.getAttribute("aria-label"));
+      }
+      const fits = document.documentElement.scrollWidth <= innerWidth;
+      parent.postMessage(`${innerWidth} ${fits} broken:${[...broken]} hidden:${hidden}`, "*");
+    </script>"""
     probe.write_text(written.replace("</body>", f"{script}</body>"))
+    outer.write_text(
+        "<script>onmessage = event => { document.title = event.data }</script>"
+        '<iframe src="probe.html" width="360" height="800" style="border: 0"></iframe>'
+    )
     done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom", f"file://{probe}"],
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom",
+         f"file://{outer}"],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    width, inner = map(int, re.search(r"<title>(\d+) of (\d+)", done.stdout).groups())
-    assert width <= inner
-    assert "What one has learned" in done.stdout
+    assert re.search(r"<title>(.*?)</title>", done.stdout)[1] == "360 true broken: hidden:"
+
+
+def test_names_break_between_their_words():
+    assert page.name("retrieval/image_to_text/recall_1") == ("retrieval/<wbr>image_<wbr>to_<wbr>text/<wbr>recall_1")
+    assert page.name("config.model.<b>") == "config.<wbr>model.<wbr>&lt;b&gt;"
 
 
 def test_a_section_without_content_is_left_out():

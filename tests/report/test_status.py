@@ -1,6 +1,8 @@
 """What `rankclip_jax.status` says of a run."""
 
 import json
+import re
+import time
 
 import pytest
 
@@ -41,6 +43,37 @@ def test_a_run_is_described_from_its_files(tmp_path):
 
 def test_a_run_that_has_told_nothing_yet_is_one_too(tmp_path):
     assert "last heard of: never" in list(status.describe(make(tmp_path)))
+
+
+STATES = {
+    "finished": ([10], {"step": 10, "ended": True}, "finished, 10 steps"),
+    "running": ([5], {"step": 7, "ended": False}, "running, at step 7 of 10"),
+    "killed": ([5], {"step": 7, "ended": False, "time": 0.0}, "unfinished: silent for .* at step 7 of 10, killed or"),
+    "stopped": ([7], {"step": 7, "ended": True}, "unfinished: stopped .* ago at step 7 of 10; step 7 is saved"),
+    "never begun": ([], None, "unfinished, step 0 of 10 is saved"),
+    "diverged": ([5], {"step": 8, "ended": True, "bad": 8}, "diverged at step 8 of 10; step 5 is saved"),
+    "recovered": ([5], {"step": 9, "ended": True, "bad": 8}, "unfinished: stopped .* at step 9 of 10"),
+    "epochs": ([5], {"step": 5, "ended": True, "total_steps": 30, "steps": 0}, "stopped .* at step 5 of 30"),
+    "epochs, all of them": ([30], {"step": 30, "ended": True, "total_steps": 30, "steps": 0}, "finished, 30 steps"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_run_that_is_not_finished_says_how_it_stands(name, tmp_path):
+    saved, beat, words = STATES[name]
+    make(tmp_path)
+    for step in saved:
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    config = workdir.read_config(tmp_path)
+    if beat:
+        config["train"]["steps"] = beat.get("steps", 10)
+        if "bad" in beat:
+            Events(tmp_path).write("not_finite", step=beat["bad"])
+        always = {"time": time.time(), "host": "node7", "process": 12, "doing": "", "seconds": 0.0}
+        (tmp_path / "heartbeat.json").write_text(json.dumps(always | beat))
+    state = status.state_of(tmp_path, config)
+    assert re.search(words, state.words)
+    assert state.finished == name.startswith(("finished", "epochs, all"))
 
 
 def test_settings_that_differ_are_told(tmp_path):

@@ -320,9 +320,9 @@ DEVICES = [
 def test_auto_computes_in_bfloat16_where_the_device_is_fast_in_it(device, dtype):
     platform, capability = device
     device = types.SimpleNamespace(platform=platform, **({"compute_capability": capability} if capability else {}))
-    assert settings.resolve(small(model__dtype="auto"), device).model.dtype == dtype
+    assert settings.resolve_dtype(small(model__dtype="auto"), device).model.dtype == dtype
     for given in ("float32", "bfloat16"):
-        assert settings.resolve(small(model__dtype=given), device).model.dtype == given
+        assert settings.resolve_dtype(small(model__dtype=given), device).model.dtype == given
 
 
 @pytest.mark.parametrize(("fast", "begun_with"), [(False, "float32"), (True, "bfloat16")])

@@ -84,12 +84,14 @@ def test_the_heart_beats_at_the_beginning_and_the_end_and_says_what_goes_on(tmp_
     activity.step = 7
     ledger = Ledger(tmp_path, activity, started=0.0)
     with activity.during("evaluation", "the evaluation after step 7"):
-        with Heartbeat(tmp_path, activity, ledger, seconds=100):
+        with Heartbeat(tmp_path, activity, ledger, seconds=100, total_steps=9):
             while not heartbeat.last(tmp_path):
                 pass
             assert heartbeat.last(tmp_path)["doing"] == "the evaluation after step 7"
+            assert not heartbeat.last(tmp_path)["ended"]
             activity.step = 8
         assert heartbeat.last(tmp_path)["step"] == 8
+        assert (heartbeat.last(tmp_path)["ended"], heartbeat.last(tmp_path)["total_steps"]) == (True, 9)
 
 
 def test_a_heart_that_cannot_write_stops_nothing(tmp_path, caplog):
