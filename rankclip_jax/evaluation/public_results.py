@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.evaluation.metric import Metric
-from rankclip_jax.input_pipeline.files import write_atomically
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import read_json, write_atomically
 
 LINES = "eval_results.jsonl"
 _TASKS = {
@@ -70,6 +71,28 @@ def result(
     }
 
 
+def failed(
+    before: dict[str, Any] | None, error: str, *, dataset: str, model: str, pretrained: str, task: str, weights: str
+) -> dict[str, Any]:
+    """What stands in the place of a result that could not be measured, in the same form.
+
+    An earlier result of the same weights stays, and says that it could not be measured anew.
+
+    Args:
+      before: what the file held.
+      error: why it failed.
+      dataset: as for `result`.
+      model: the same.
+      pretrained: the same.
+      task: the same.
+      weights: the digest of the weights that were to be measured.
+    """
+    if before is not None and before.get("provenance", {}).get("weights") == weights:
+        return before | {"error": error}
+    nothing = result(dataset=dataset, model=model, pretrained=pretrained, task="", metrics=[], provenance={})
+    return nothing | {"task": _TASKS.get(task, task), "error": error}
+
+
 def write(path: Path, content: dict[str, Any]) -> None:
     """Writes a result; numbers that are not defined are null."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,10 +102,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any] | None:
     """A result that was written; None: there is none, or it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf8"))
-        return found if isinstance(found, dict) and isinstance(found.get("metrics"), dict) else None
-    except (OSError, ValueError):
+        found = read_json(path)
+    except (OSError, UserError):
         return None
+    return found if isinstance(found.get("metrics"), dict) and isinstance(found.get("provenance"), dict) else None
 
 
 def main_metric(content: dict[str, Any], name: str) -> float | None:
