@@ -118,9 +118,7 @@ def run(
         assert before is not None
         results[task.name] = before
         if is_first():
-            if before.pop("error", None):
-                public_results.write(path, before)
-            _say_unreadable(before, path, known)
+            _confirm(before, path, known)
     if results and is_first():
         lines = {
             task.name: (task.title, results[task.name], task.main_metric) for task in tasks if task.name in results
@@ -138,8 +136,10 @@ def _path(output: Path, task: Task) -> Path:
     return output / f"{task.name.replace('/', '-')}.json"
 
 
-def _say_unreadable(result: dict[str, Any], path: Path, known: bool) -> None:
-    """Warns of images that could not be read, when they are measured and when their result is used again."""
+def _confirm(result: dict[str, Any], path: Path, known: bool) -> None:
+    """Ends the note of an earlier failure, and warns of images that could not be read, whenever the result counts."""
+    if result.pop("error", None):
+        public_results.write(path, result)
     if count := result["metrics"].get(UNREADABLE):
         kept = f"; so says the result that is kept. To measure them again, remove {path}" if known else ""
         say(f"warning: {result['dataset']}: {count:,} images could not be read and count as wrong{kept}")
