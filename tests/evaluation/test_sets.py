@@ -20,6 +20,12 @@ from tests.evaluation import layouts
 PLAIN = Wording()
 
 
+def array_of_halves():
+    file = io.BytesIO()
+    np.save(file, np.array([0.5, 7.0]))
+    return file.getvalue()
+
+
 def picture(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (9, 9), (len(path.name), 0, 0)).save(path)
@@ -51,7 +57,7 @@ def test_what_stands_beside_a_label_names_the_group(tmp_path):
     shutil.rmtree(tmp_path / "test")
     layouts.write_tars(tmp_path / "test", members)
     assert open_set("webdataset", tmp_path, "test", PLAIN).truth.groups([4, 0, 2]).tolist() == [1, 0, 2]
-    for damaged in (b"not an array", layouts.array([])):
+    for damaged in (b"not an array", layouts.array([]), array_of_halves()):
         shutil.rmtree(tmp_path / "test")
         layouts.write_tars(tmp_path / "test", [*members, members[0] | {"npy": damaged}])
         found = open_set("webdataset", tmp_path, "test", PLAIN)
