@@ -264,7 +264,9 @@ def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, expo
                "--output", tmp_path / "out", status=1)  # fmt: skip
     for word in ("gone: nothing at", "missing_tar: .*/1.tar: missing, 1 of 3", "outside: .* 3 names .* the label 3",
                  "nameless: no names of its classes", "one: only one class, 'only'", "placeless: .*'a photo' has no pl",
-                 "cut: .*2.tar: ", "ragged: .*has 5 labels, that of the first image 6", "captions: the images have captions, and no labels",
+                 "cut: .*2.tar: ",
+                 "ragged: .*has 5 labels, that of the first image 6",
+                 "captions: the images have captions, and no labels",
                  "ungrouped: grouped: of the images no groups are known"):  # fmt: skip
         assert re.search(f"left out: {word}", done.stdout), word
     assert done.stdout.index("left out: captions") < done.stdout.index("11/11 pairs")
