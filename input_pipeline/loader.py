@@ -157,7 +157,7 @@ def worker_count(asked: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationRow(grain.transforms.Map):
-    """A record's number to one row of an evaluation batch; blank for an unreadable record and past the end."""
+    """A record's number to one row of an evaluation batch; its image is blank if unreadable, and past the end."""
 
     source: Source
     image_size: int
@@ -165,19 +165,33 @@ class EvaluationRow(grain.transforms.Map):
     max_pixels: int = images.MAX_PIXELS
 
     def map(self, index: int) -> dict:
-        """``{"image": uint8 [H, W, 3], "captions": list of str, "index": int32, "unreadable": str or None}``."""
-        unreadable = None
+        """``{"image": uint8 [H, W, 3], "captions": list of str, "index": int32, "readable": bool, "unreadable"}``.
+
+        ``unreadable`` says in words what was not read, or is None.
+        """
+        unreadable, texts = None, []
         if index < self.size:
             name = f"record {index}"
             try:
                 record = self.source[index]
                 name = _describe(record, index)
+                texts = captions(record)
                 pixels = evaluation_pixels(record["image"], self.image_size, self.max_pixels)
-                return {"image": pixels, "captions": captions(record), "index": np.int32(index), "unreadable": None}
+                return self._row(index, pixels, texts, None)
             except UnreadableError as error:
                 unreadable = f"{name}: {error}"
         pixels = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        return {"image": pixels, "captions": [], "index": np.int32(-1), "unreadable": unreadable}
+        return self._row(index, pixels, texts, unreadable) | {"readable": np.bool_(False)}
+
+    def _row(self, index: int, pixels: np.ndarray, texts: list[str], unreadable: str | None) -> dict:
+        number = np.int32(index if index < self.size else -1)
+        return {
+            "image": pixels,
+            "captions": texts,
+            "index": number,
+            "readable": np.bool_(True),
+            "unreadable": unreadable,
+        }
 
 
 def evaluation_batches(
@@ -206,8 +220,8 @@ def evaluation_batches(
       process_count: how many processes share the rows.
 
     Yields:
-      ``{"image": uint8 [b, H, W, 3], "captions": b lists of str, "index": int32 [b]}`` with
-      ``b = batch_size / process_count``; the index is -1 for blank rows and unreadable images, which are logged.
+      ``{"image": uint8 [b, H, W, 3], "captions": b lists of str, "index": int32 [b], "readable": bool [b]}`` with
+      ``b = batch_size / process_count``; the index is -1 for blank rows. Unreadable images are logged.
     """
     rows = batch_size // process_count
     padded = -(-size // batch_size) * batch_size
@@ -216,7 +230,7 @@ def evaluation_batches(
     try:
         for batch in batches:
             for line in batch.pop("unreadable"):
-                _LOGGER.warning("left out: %s", line)
+                _LOGGER.warning("unreadable: %s", line)
             yield batch
     finally:
         batches.close()

@@ -85,10 +85,7 @@ def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
         for sample in samples:
             _captions(sample)
         return TarSplit(samples, True, Truth())
-    if kind == "multilabel":
-        labels = np.stack([_array(sample.tar, sample.told) for sample in samples])
-    else:
-        labels = _numbers(samples)
+    labels = _vectors(samples) if kind == "multilabel" else _numbers(samples)
     truth = labelled(wording, read_lines(path / NAMES), labels, path, path / split)
     if kind == "classification" and all(sample.about is not None for sample in samples):
         truth = dataclasses.replace(truth, groups=functools.partial(_groups, samples))
@@ -96,10 +93,15 @@ def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
 
 
 def _groups(samples: Sequence[_Sample], numbers: Sequence[int]) -> np.ndarray:
-    found = [_array(samples[number].tar, samples[number].about or b"") for number in numbers]
-    if not all(map(len, found)):
-        raise UserError(f"{samples[0].tar.parent}: a .npy is empty, and names no group.")
-    return np.asarray([row[0] for row in found], int)
+    found = []
+    for number in numbers:
+        row = _array(samples[number].tar, samples[number].about or b"")
+        if not row.size or row[0] != np.floor(row[0]):  # of what else is known only the first is used
+            raise UserError(
+                f"{samples[number].tar}: a .npy is {'empty' if not row.size else f'of {row[0]}'}, and names no group."
+            )
+        found.append(int(row[0]))
+    return np.asarray(found, int)
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -176,8 +178,22 @@ def _numbers(samples: Sequence[_Sample]) -> np.ndarray:
         raise UserError(f"{samples[0].tar.parent}: a .cls is no whole number ({error}).") from error
 
 
+def _vectors(samples: Sequence[_Sample]) -> np.ndarray:
+    """The labels of images that may have several, one row each."""
+    rows = [_array(sample.tar, sample.told) for sample in samples]
+    for sample, row in zip(samples, rows, strict=True):
+        if row.size != rows[0].size:
+            raise UserError(f"{sample.tar}: a .npy has {row.size} labels, that of the first image {rows[0].size}.")
+        if other := [value for value in row.tolist() if value not in (0, 1)]:
+            raise UserError(f"{sample.tar}: a .npy has the label {other[0]}; expected zeros and ones.")
+    return np.stack(rows).astype(np.int64)
+
+
 def _array(tar: Path, content: bytes) -> np.ndarray:
     try:
-        return np.load(io.BytesIO(content), allow_pickle=False).astype(np.int64).reshape(-1)
+        found = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy takes a .npy for a zip or Python's own words, and raises what their readers do
         raise UserError(f"{tar}: a .npy is no array of numbers ({printable(error)}).") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "biuf":
+        raise UserError(f"{tar}: a .npy is no array of numbers, but {getattr(found, 'dtype', type(found).__name__)}.")
+    return found.reshape(-1)

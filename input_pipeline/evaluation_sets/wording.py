@@ -1,8 +1,11 @@
 """What classes are called: names and templates from text files, JSON, or the package clip-benchmark; never code."""
 
+import collections
 import dataclasses
 import functools
 import importlib.metadata
+import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from ..errors import UserError
 from ..files import is_file, read_json, read_text
 from ..source import Classes, Truth
 
+_LOGGER = logging.getLogger(__name__)
 PLACE = "{c}"  # for a class's name in a template, as CLIP_benchmark writes it; {} is understood too
+_MARKS = re.compile(r"\{\{|\}\}|\{c?\}")  # of a template, as `str.format` reads them
 NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # of a dataset, a line each
 _PACKAGE = "clip-benchmark"
 _FILES = {
@@ -25,17 +30,17 @@ _FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """Where names and templates come from: a text file of lines, a JSON file, or a key of clip-benchmark's.
+    """Where names and templates come from: a list, a text file of lines, a JSON file, or a key of clip-benchmark's.
 
     Args:
       classnames: of the classes, in the order of their labels; empty: the dataset's own.
-      templates: sentences with a place for a name; a JSON object has a list of whole sentences for each name. Empty:
-        the dataset's own.
+      templates: sentences with a place for a name, ``{}`` or ``{c}``; a JSON object has a list of whole sentences for
+        each name. Empty: the dataset's own.
       folder: that relative paths begin from.
     """
 
-    classnames: str = ""
-    templates: str = ""
+    classnames: str | Sequence[str] = ""
+    templates: str | Sequence[str] = ""
     folder: Path = Path()
 
     def classes(
@@ -89,6 +94,16 @@ def labelled(wording: Wording, names: Sequence[str] | None, labels: np.ndarray, 
             raise UserError(f"{where}: expected {count} zeros and ones for each image, as there are names of classes.")
     elif outside := [int(label) for label in np.unique(labels) if not 0 <= label < count]:
         raise UserError(f"{where}: there are {count} names of classes, and an image with the label {outside[0]}.")
+    if alike := sorted(name for name, number in collections.Counter(classes.names).items() if number > 1):
+        _LOGGER.warning(
+            "%s: classes of one name, which no model can tell apart: %s", where, ", ".join(map(repr, alike[:8]))
+        )
+    if "" in classes.prompts[0]:
+        _LOGGER.warning(
+            "%s: an empty line among the templates is measured as an empty sentence, as CLIP_benchmark does; remove "
+            "the line to leave it out",
+            where,
+        )
     return Truth(classes=classes)
 
 
@@ -101,15 +116,23 @@ def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:
                 f"the sentences for the class {wrong[0]!r}: expected a list; found {templates[wrong[0]]!r}."
             )
         return [[str(sentence) for sentence in templates[name]] for name in names]
-    if not isinstance(templates, list | tuple) or not templates:
+    if not isinstance(templates, list | tuple) or not any(templates):
         raise UserError(
-            f'no templates. Give a file with a sentence a line, such as "a photo of a {PLACE}.", a JSON list, or a key '
-            f"of the package {_PACKAGE}, as templates of the task."
+            f'no templates. Give a list of sentences such as "a photo of a {PLACE}." (or with {{}}), a file with one a '
+            f"line, a JSON list, or a key of the package {_PACKAGE}, as templates of the task."
         )
     for template in templates:
-        if not isinstance(template, str) or (PLACE not in template and "{}" not in template):
-            raise UserError(f"the template {template!r} has no place {PLACE} for the name of a class.")
-    return [[template.replace(PLACE, name).replace("{}", name) for template in templates] for name in names]
+        if not isinstance(template, str) or (template and fill(template, "a") == fill(template, "b")):
+            raise UserError(f"the template {template!r} has no place {{}} or {PLACE} for the name of a class.")
+    return [[fill(template, name) for template in templates] for name in names]
+
+
+def fill(template: str, name: str) -> str:
+    """A template with a class's name in its places ``{}`` and ``{c}``; doubled braces are one, as in `str.format`.
+
+    Other braces stand for themselves: nothing is looked up.
+    """
+    return _MARKS.sub(lambda mark: {"{{": "{", "}}": "}"}.get(mark[0], name), template)
 
 
 def read_lines(path: Path) -> list[str] | None:
@@ -121,7 +144,9 @@ def read_lines(path: Path) -> list[str] | None:
     return [line.strip() for line in read_text(path).splitlines()] if path.is_file() else None
 
 
-def _read(given: str, folder: Path, kind: str) -> Any:
+def _read(given: str | Sequence[str], folder: Path, kind: str) -> Any:
+    if not isinstance(given, str):
+        return given
     path = folder / given
     if is_file(path):
         return read_json(path, object) if path.suffix == ".json" else read_lines(path)

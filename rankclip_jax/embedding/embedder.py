@@ -32,6 +32,9 @@ class Embedded:
       image_of_text: int ``[m]``, the row of the image that each text belongs to; texts of an image stand together.
       index: int ``[n]``, each image's number in its dataset.
       sentence: int ``[m]``, a number that texts have in common which read the same to the model.
+      unreadable: int ``[u]``, the numbers of the records whose image could not be read, of which ``image`` has no row.
+      unreadable_text: ``[k, D]``, their texts, as far as they are known.
+      unreadable_sentence: int ``[k]``, as ``sentence``.
     """
 
     image: np.ndarray
@@ -39,6 +42,14 @@ class Embedded:
     image_of_text: np.ndarray
     index: np.ndarray
     sentence: np.ndarray
+    unreadable: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    unreadable_text: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    unreadable_sentence: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def records(self) -> list[int]:
+        """The numbers of all records: of those with a row in ``image``, and after them of the others."""
+        return [*self.index.tolist(), *self.unreadable.tolist()]
 
     @property
     def first_text(self) -> np.ndarray:
@@ -89,7 +100,7 @@ class Embedder:
         max_pixels: int = MAX_PIXELS,
         go_on: Callable[[], None] = lambda: None,
     ) -> Embedded:
-        """The first ``size`` records of a dataset with all their captions, without those whose image cannot be read.
+        """The first ``size`` records of a dataset with all their captions; images that cannot be read stand apart.
 
         Args:
           variables: the weights.
@@ -131,11 +142,12 @@ class Embedder:
                     "index": batch["index"],
                     "captions": np.asarray(list(map(len, captions)), np.int32),
                     "sentence": _digests(tokens),
+                    "readable": batch["readable"],
                 }
             )
             image = self._image(variables, rows["image"])
             text = self._text(variables, rows["text"]) if most else np.zeros((len(image), 0, image.shape[-1]))
-            numbers = self._gather((rows["index"], rows["captions"], rows["sentence"]))
+            numbers = self._gather((rows["index"], rows["captions"], rows["sentence"], rows["readable"]))
             parts.append(tuple(np.asarray(part) for part in (image, text, *numbers)))
         return _join(parts, size)
 
@@ -175,18 +187,23 @@ def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
         np.concatenate([np.pad(part[place], ((0, 0), (0, widest - part[place].shape[1]), (0, 0))) for part in parts])
         for place in (1, 4)
     )
-    image, index, count = (np.concatenate([part[place] for part in parts]) for place in (0, 2, 3))
+    image, index, count, readable = (np.concatenate([part[place] for part in parts]) for place in (0, 2, 3, 5))
     order = np.argsort(index, kind="stable")
     order = order[index[order] != NOBODY]
+    order, others = order[readable[order]], order[~readable[order]]
     if not order.size:
-        raise UserError("config.data.validation: none of its images can be read.")
-    if order.size < size:
-        _LOGGER.warning("%d of %d records cannot be read and are left out of the evaluation", size - order.size, size)
-    count = count[order]
-    told = np.arange(widest) < count[:, None]
-    owners, numbers = np.repeat(np.arange(order.size), count), np.ascontiguousarray(sentence[order][told])
-    embedded = Embedded(image[order], text[order][told], owners, index[order], numbers.view(np.int64)[:, 0])
-    for kind, rows in (("image", embedded.image), ("text", embedded.text)):
+        raise UserError(f"none of the {size:,} images can be read.")
+    if others.size:
+        _LOGGER.warning("%d of %d images cannot be read", others.size, size)
+
+    def texts_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        told = np.arange(widest) < count[rows][:, None]
+        return text[rows][told], np.ascontiguousarray(sentence[rows][told]).view(np.int64)[:, 0]
+
+    texts, sentences = texts_of(order)
+    owners = np.repeat(np.arange(order.size), count[order])
+    embedded = Embedded(image[order], texts, owners, index[order], sentences, index[others], *texts_of(others))
+    for kind, rows in (("image", embedded.image), ("text", embedded.text), ("text", embedded.unreadable_text)):
         if bad := int((~np.isfinite(rows).all(axis=1)).sum()):
             raise UserError(
                 f"{bad} of {len(rows)} {kind} embeddings are not finite, so nothing can be measured: the weights are "

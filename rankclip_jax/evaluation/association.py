@@ -7,7 +7,8 @@ import numpy as np
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.source import Choice
 
-_SIZES = {"5": (5,), "6": (6,), "10": (10,), "12": (12,), "5-6": (5, 6), "10-12": (10, 12)}
+# As DataComp sorts them: "5-6" is at most six, "10-12" at least ten.
+_SIZES = {"5": (5, 5), "6": (6, 6), "10": (10, 10), "12": (12, 12), "5-6": (0, 6), "10-12": (10, np.inf)}
 
 
 def association(images: np.ndarray, cues: np.ndarray, choices: Sequence[Choice]) -> list[Metric]:
@@ -29,7 +30,7 @@ def association(images: np.ndarray, cues: np.ndarray, choices: Sequence[Choice])
         scores[number] = hits / (2 * right.sum() - hits)
     sizes = np.asarray([len(choice.images) for choice in choices])
     metrics = [Metric("association/jaccard", float(scores.mean()))]
-    for name, among in _SIZES.items():
-        found = scores[np.isin(sizes, among)]
+    for name, (least, most) in _SIZES.items():
+        found = scores[(least <= sizes) & (sizes <= most)]
         metrics.append(Metric(f"association/jaccard_{name}", float(found.mean()) if len(found) else None))
     return metrics

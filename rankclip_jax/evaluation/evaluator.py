@@ -8,8 +8,7 @@ import numpy as np
 from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
-from rankclip_jax.evaluation.retrieval import retrieval
-from rankclip_jax.evaluation.tasks import agreement
+from rankclip_jax.evaluation.tasks import agreement, retrieval_of, unreadable_images
 from rankclip_jax.evaluation.validation_loss import ValidationLoss
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
 from rankclip_jax.input_pipeline.errors import UserError
@@ -52,7 +51,7 @@ class Evaluator:
         self._truth: Truth = truth_of(source)
         available: dict[str, Callable[[Embedded, Variables], list[Metric]]] = {
             **({"validation": self._validation_loss} if assembly.knows_method else {}),
-            "retrieval": lambda embedded, _: retrieval(embedded.image, embedded.text, embedded.image_of_text),
+            "retrieval": lambda embedded, _: retrieval_of(embedded),
             "consistency": lambda embedded, _: agreement(embedded),
             **({"zero_shot": self._zero_shot} if self._truth.classes else {}),
             **({"ranking": self._ranking} if self._truth.relevance else {}),
@@ -95,11 +94,13 @@ class Evaluator:
             go_on=go_on,
         )
         metrics = [metric for measure in self._tasks.values() for metric in measure(embedded, variables)]
+        if len(embedded.unreadable):
+            metrics.append(unreadable_images(embedded))
         return Evaluated(metrics, embedded)
 
     def _zero_shot(self, embedded: Embedded, variables: Variables) -> list[Metric]:
         assert self._truth.classes
-        prompts, labels = self._truth.classes.prompts, self._truth.classes.labels(embedded.index.tolist())
+        prompts, labels = self._truth.classes.prompts, self._truth.classes.labels(embedded.records)
         classes = class_embeddings(lambda texts: self._embedder.texts(variables, texts), prompts)
         return accuracy(embedded.image, classes, labels, float(np.exp(variables["params"]["logit_scale"])))
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-Unit = Literal["share", "correlation", "pairs", ""]
+Unit = Literal["share", "correlation", "pairs", "count", ""]
 
 
 class Metric(NamedTuple):
@@ -11,7 +11,7 @@ class Metric(NamedTuple):
     Args:
       name: such as ``retrieval/image_to_text/recall_1``.
       value: None where these data do not define it.
-      unit: ``share`` (in [0, 1], printed as a percentage), ``correlation`` (in [-1, 1]), ``pairs``, or none.
+      unit: ``share`` (in [0, 1], printed as a percentage), ``correlation`` (in [-1, 1]), ``pairs``, ``count``, or none.
     """
 
     name: str

@@ -72,6 +72,28 @@ def result(
     }
 
 
+def failed(
+    before: dict[str, Any] | None, error: str, *, dataset: str, model: str, pretrained: str, task: str, weights: str
+) -> dict[str, Any]:
+    """What stands in the place of a result that could not be measured, in the same form.
+
+    An earlier result of the same weights stays, and says that it could not be measured anew.
+
+    Args:
+      before: what the file held.
+      error: why it failed.
+      dataset: as for `result`.
+      model: the same.
+      pretrained: the same.
+      task: the same.
+      weights: the digest of the weights that were to be measured.
+    """
+    if before is not None and before.get("provenance", {}).get("weights") == weights:
+        return before | {"error": error}
+    nothing = result(dataset=dataset, model=model, pretrained=pretrained, task="", metrics=[], provenance={})
+    return nothing | {"task": _TASKS.get(task, task), "error": error}
+
+
 def write(path: Path, content: dict[str, Any]) -> None:
     """Writes a result; numbers that are not defined are null."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +108,7 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
     metrics = found.get("metrics")
     is_whole = isinstance(metrics, dict) and all(x is None or number(x) is not None for x in metrics.values())
-    return found if is_whole else None
+    return found if is_whole and isinstance(found.get("provenance"), dict) else None
 
 
 def main_metric(content: dict[str, Any], name: str) -> float | None:

@@ -38,7 +38,7 @@ def _format(metric: Metric) -> str:
         return "undefined for these data"
     if metric.unit == "share":
         return f"{metric.value:8.2%}"
-    return f"{metric.value:8,.0f}" if metric.unit == "pairs" else f"{metric.value:8.4f}"
+    return f"{metric.value:8,.0f}" if metric.unit in ("pairs", "count") else f"{metric.value:8.4f}"
 
 
 def read(path: Path) -> dict[str, float | None]:

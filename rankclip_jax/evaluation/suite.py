@@ -30,7 +30,7 @@ class Task:
       title: as tables write the dataset; the name unless given.
       split: that is measured on.
       train_split: that a linear probe learns from.
-      classnames: see `input_pipeline.evaluation_sets.wording.Wording`; empty: the dataset's own.
+      classnames: a list, or a name: see `input_pipeline.evaluation_sets.wording.Wording`; empty: the dataset's own.
       templates: the same.
       shots: training images of each class for a linear probe; 0: all.
       shared_captions: for retrieval: captions that read the same are one caption, of which any of its images is right;
@@ -46,8 +46,8 @@ class Task:
     title: str = ""
     split: str = "test"
     train_split: str = "train"
-    classnames: str = ""
-    templates: str = ""
+    classnames: str | list[str] = ""
+    templates: str | list[str] = ""
     shots: int = 0
     shared_captions: bool = False
     grouped: bool = False
@@ -75,17 +75,50 @@ def read(path: Path) -> list[Task]:
     Raises:
       UserError: it is not JSON, or says what no suite can.
     """
+    return read_whole(path)[0]
+
+
+def read_whole(path: Path) -> tuple[list[Task], dict[str, list[str]]]:
+    """The tasks of a suite file, and of which of them, by name, it says averages; see `read`."""
     try:
-        entries = read_json(path).get("tasks")
+        content = read_json(path)
     except UserError as error:
         raise UserError(f"--suite: {error}") from error
+    entries = content.get("tasks")
     if not isinstance(entries, list) or not entries:
         raise UserError(f'--suite: {path}: expected an object with a list "tasks" that is not empty.')
     tasks = [_task(path, number, entry) for number, entry in enumerate(entries, 1)]
     names = [task.name.replace("/", "-") for task in tasks]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--suite: {path} has several tasks named {repeated!r}; results need different ones.")
-    return tasks
+    return tasks, _averages(path, content.get("averages", {}), [task.name for task in tasks])
+
+
+def _averages(path: Path, given: Any, known: list[str]) -> dict[str, list[str]]:
+    """By the name of each average its tasks; all where none is named."""
+    if not isinstance(given, dict) or not all(isinstance(names, list) for names in given.values()):
+        raise UserError(f"--suite: {path}: averages: expected an object with a list of tasks' names for each.")
+    if unknown := [name for names in given.values() for name in names if name not in known]:
+        raise UserError(f"--suite: {path}: averages: no task {unknown[0]!r}.")
+    return {name: names or known for name, names in given.items()}
+
+
+_WORDS = {
+    "classnames": 'expected a list of names, such as ["cat", "dog"], a file or a key of clip-benchmark',
+    "templates": 'expected a list of sentences, such as ["a photo of a {}"] or with {c}, a file or a key of '
+    "clip-benchmark",
+}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a suite's value is of a field's type, and says something."""
+    if isinstance(value, list):
+        return kind == str | list[str] and bool(value) and all(isinstance(one, str) for one in value)
+    return (
+        isinstance(value, kind if isinstance(kind, type) else str)
+        and value not in ("",)
+        and (isinstance(value, bool) == (kind is bool))
+    )
 
 
 def _task(path: Path, number: int, entry: Any) -> Task:
@@ -98,8 +131,9 @@ def _task(path: Path, number: int, entry: Any) -> Task:
     for name, field in fields.items():
         if name not in entry and field.default is dataclasses.MISSING:
             raise UserError(f"{where}: lacks {name!r}.")
-        if name in entry and (type(entry[name]) is not field.type or entry[name] == "" or entry[name] == -1):
-            raise UserError(f"{where}: {name}: expected a {field.type.__name__}; found {entry[name]!r}.")  # type: ignore[union-attr]
+        if name in entry and not _fits(entry[name], field.type):
+            expected = _WORDS.get(name) or f"expected a {field.type.__name__}"  # type: ignore[union-attr]
+            raise UserError(f"{where}: {name}: {expected}; found {entry[name]!r}.")
     paths = {name: os.path.expanduser(entry[name]) for name in _PATHS if isinstance(entry.get(name), str)}
     task = Task(**entry | paths)
     for name, choices in (("task", TASKS), ("format", FORMATS)):

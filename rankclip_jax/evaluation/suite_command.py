@@ -15,7 +15,7 @@ from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.suite_run import Identity
 from rankclip_jax.evaluation.tasks import Measured
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.interop import loading
+from rankclip_jax.interop import loading, open_clip
 from rankclip_jax.parallel.layout import Layout
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.parallel.processes import is_first
@@ -49,7 +49,8 @@ def evaluate(
       UserError: there is no such model or suite.
     """
     suite_file = suite.find(suite_file)
-    chosen = _choose(suite.read(suite_file), tasks, suite_file)
+    known, averages = suite.read_whole(suite_file)
+    chosen = _choose(known, tasks, suite_file)
     step, digest = loading.identify(path, step)
     found = loading.read(path, step=step, weights=weights)
     is_run = (path / "checkpoints").is_dir()
@@ -59,7 +60,9 @@ def evaluate(
     measured = Measured(Embedder(found.model.clone(execution=execution), layout), variables)
     where = f"{path}, step {step}" if is_run else str(path)
     output = output or (path / "evaluation" / str(step) if is_run else Path("evaluations") / path.stem)
-    identity = Identity(found.name, where, f"{digest} {weights} {dtype}")
+    identity = Identity(
+        open_clip.name_of(found.name, found.model, found.variables), where, f"{digest} {weights} {dtype}"
+    )
     exact = jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext()
     with exact:
         done, faults = suite_run.run(chosen, suite_file, data, measured, identity, output)
@@ -68,6 +71,8 @@ def evaluate(
             flat = [Metric(f"{name}/{key}", value) for name in done for key, value in done[name]["metrics"].items()]
             results.write(path, step or 0, flat)
         say(f"{where} ({output}):\n{suite_run.format_table(chosen, done, faults)}")
+        if averages and tasks is None:
+            say(f"Averages of the main metrics:\n{suite_run.format_averages(chosen, done, averages)}")
     return not faults
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rankclip_jax.evaluation import public_results
 from rankclip_jax.evaluation.suite import Task
-from rankclip_jax.evaluation.tasks import TASKS, Data, Measured, check
+from rankclip_jax.evaluation.tasks import TASKS, UNREADABLE, Data, Measured, check
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
@@ -21,13 +23,16 @@ from rankclip_jax.parallel.processes import is_first, largest_of_all
 from rankclip_jax.telemetry.clock import format_duration
 from rankclip_jax.telemetry.console import renew, say
 
+# Beside the first few of a task; chance is the same both ways of retrieval.
+_SHOWN = ("zero_shot/chance", "retrieval/text_to_image/chance", "retrieval/images", "retrieval/captions", UNREADABLE)
+
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
     """Which weights are measured.
 
     Args:
-      model: the preset's name.
+      model: its name in open_clip, or the preset's.
       pretrained: where they are.
       digest: of their content.
     """
@@ -50,25 +55,41 @@ def run(
       identity: of its weights.
       output: the folder of the results.
 
+    Whatever is wrong with one dataset ends its task alone, and is said in its file too.
+
     Returns:
       The results by the tasks' names, and why others have none.
     """
     opened: dict[str, Data] = {}
     faults: dict[str, str] = {}
+
+    def note(task: Task, what: str, why: str) -> None:
+        faults[task.name] = why
+        if is_first():
+            say(f"{what}: {printable(task.name)}: {why}")
+            path = _path(output, task)
+            content = public_results.failed(
+                public_results.read(path),
+                why,
+                dataset=task.name,
+                model=identity.model,
+                pretrained=identity.pretrained,
+                task=task.task,
+                weights=identity.digest,
+            )
+            public_results.write(path, content)
+
     for task in tasks:
-        try:
-            opened[task.name] = _open(task, suite, data)
-            check(task.task, opened[task.name])
-        except UserError as error:
-            opened.pop(task.name, None)
-            faults[task.name] = str(error)
-            if is_first():
-                say(printable(f"left out: {task.name}: {error}", 1000))
+        found, why = _try_to_open(task, suite, data)
+        if found is None:
+            note(task, "left out", why)
+        else:
+            opened[task.name] = found
     results: dict[str, dict[str, Any]] = {}
     for number, task in enumerate(tasks, 1):
         if task.name not in opened:
             continue
-        path = output / f"{task.name.replace('/', '-')}.json"
+        path = _path(output, task)
         provenance = _provenance(task, opened[task.name], data / task.path, identity)
         before = public_results.read(path)
         known = before is not None and before.get("provenance") == provenance
@@ -78,10 +99,11 @@ def run(
                 renew(f"{title}: {len(opened[task.name].source):,} images")
             try:
                 metrics = TASKS[task.task](dataclasses.replace(measured, tell=_progress(title)), opened[task.name])
-            except UserError as error:
-                faults[task.name] = str(error)
-                if is_first():
-                    say(printable(f"failed: {task.name}: {error}", 1000))
+            except Exception as error:
+                # A UserError comes on all processes alike. After another one the rest might wait for this one for ever.
+                if jax.process_count() > 1 and not isinstance(error, UserError):
+                    raise
+                note(task, "failed", _words(error))
                 continue
             before = public_results.result(
                 dataset=task.name,
@@ -95,6 +117,8 @@ def run(
                 public_results.write(path, before)
         assert before is not None
         results[task.name] = before
+        if is_first():
+            _confirm(before, path, known)
     if results and is_first():
         lines = {
             task.name: (task.title, results[task.name], task.main_metric) for task in tasks if task.name in results
@@ -103,20 +127,67 @@ def run(
     return results, faults
 
 
+def _words(error: Exception) -> str:
+    """Why a task could not be measured: a `UserError` says it, of another the type does."""
+    return printable(error if isinstance(error, UserError) else f"{type(error).__name__}: {error}", 1000)
+
+
+def _path(output: Path, task: Task) -> Path:
+    return output / f"{task.name.replace('/', '-')}.json"
+
+
+def _confirm(result: dict[str, Any], path: Path, known: bool) -> None:
+    """Ends the note of an earlier failure, and warns of images that could not be read, whenever the result counts."""
+    if result.pop("error", None):
+        public_results.write(path, result)
+    if count := result["metrics"].get(UNREADABLE):
+        kept = f"; so says the result that is kept. To measure them again, remove {path}" if known else ""
+        say(f"warning: {result['dataset']}: {count:,} images could not be read and count as wrong{kept}")
+
+
+def format_averages(tasks: list[Task], results: dict[str, dict[str, Any]], averages: dict[str, list[str]]) -> str:
+    """A line for each average of main metrics; none where one of its tasks was not measured."""
+    mains = {
+        task.name: public_results.main_metric(results[task.name], task.main_metric)
+        for task in tasks
+        if task.name in results
+    }
+    width = max(map(len, averages), default=0)
+    lines = []
+    for name, parts in averages.items():
+        values = [value for part in parts if (value := mains.get(part)) is not None]
+        mean = sum(values) / len(values) if len(values) == len(parts) else None
+        missing = "" if mean is not None else f"  of {len(parts)} tasks, {len(values)} are measured"
+        lines.append(f"  {name:<{width}}  {_number(mean):>7}{missing}")
+    return "\n".join(lines)
+
+
 def format_table(tasks: list[Task], results: dict[str, dict[str, Any]], faults: dict[str, str]) -> str:
-    """A line for each task: its main metric, and up to four of the others."""
+    """A line for each task: its main metric, up to four of the others, chance, and how many there are."""
     names = [printable(task.name) for task in tasks]
     width = max(map(len, names))
     lines = []
-    for shown, task in zip(names, tasks, strict=True):
+    for name, task in zip(names, tasks, strict=True):
         if task.name in results:
             metrics = results[task.name]["metrics"]
             main = public_results.main_metric(results[task.name], task.main_metric)
-            others = "  ".join(f"{printable(name)} {_number(value)}" for name, value in list(metrics.items())[:4])
-            lines.append(f"  {shown:<{width}}  {_number(main):>7}  {others}")
+            shown = dict(list(metrics.items())[:4]) | {key: metrics[key] for key in _SHOWN if metrics.get(key)}
+            others = "  ".join(f"{printable(key.rpartition('/')[2])} {_number(value)}" for key, value in shown.items())
+            lines.append(f"  {name:<{width}}  {_number(main):>7}  {others}")
         elif task.name in faults:
-            lines.append(f"  {shown:<{width}}  {'-':>7}  left out, as said above")
+            lines.append(f"  {name:<{width}}  {'-':>7}  left out, as said above")
     return "\n".join(lines)
+
+
+def _try_to_open(task: Task, suite: Path, data: Path) -> tuple[Data | None, str]:
+    """A task's data; or none, and why. Processes may see different files: what one cannot open, none measures."""
+    found, why = None, ""
+    try:
+        found = _open(task, suite, data)
+        check(task.task, found)
+    except Exception as error:  # whatever a damaged file makes a reader raise
+        why = _words(error)
+    return (None, why or "another process cannot open it.") if largest_of_all(int(bool(why))) else (found, "")
 
 
 def _open(task: Task, suite: Path, data: Path) -> Data:
@@ -171,4 +242,4 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -20,6 +20,7 @@ from rankclip_jax.input_pipeline.source import Classes, Source, captions, truth_
 from rankclip_jax.models.clip import Variables
 
 PAIRS = 512  # of which the consistency of orders is taken
+UNREADABLE = "unreadable_images"
 
 
 def _rows_of_device() -> int:
@@ -89,32 +90,50 @@ def _zero_shot(measured: Measured, data: Data) -> list[Metric]:
     known = _classes(data.source)
     texts = class_embeddings(lambda sentences: measured.embedder.texts(measured.variables, sentences), known.prompts)
     embedded = measured.embed(data.source)
-    numbers = embedded.index.tolist()
-    labels = known.labels(numbers)
+    labels = known.labels(embedded.records)
     metrics = accuracy(embedded.image, texts, labels, measured.scale)
     if data.grouped:
-        metrics += worst_group(embedded.image, texts, labels, _groups(data.source, numbers))
-    return metrics
+        metrics += worst_group(embedded.image, texts, labels, _groups(data.source, embedded.records))
+    return [*metrics, unreadable_images(embedded)]
 
 
 def _retrieval(measured: Measured, data: Data) -> list[Metric]:
     embedded = measured.embed(data.source)
-    sentence = embedded.sentence if data.shared_captions else None
-    return retrieval(embedded.image, embedded.text, embedded.image_of_text, sentence)
+    return [*retrieval_of(embedded, data.shared_captions), unreadable_images(embedded)]
+
+
+def retrieval_of(embedded: Embedded, shared_captions: bool = False) -> list[Metric]:
+    """Retrieval among all records, those whose image could not be read too."""
+    texts, owners, sentence = embedded.text, embedded.image_of_text, embedded.sentence
+    if orphans := len(embedded.unreadable_text):
+        texts = np.concatenate([texts, embedded.unreadable_text])
+        owners = np.concatenate([owners, np.full(orphans, -1)])
+        sentence = np.concatenate([sentence, embedded.unreadable_sentence])
+    return retrieval(
+        embedded.image, texts, owners, sentence if shared_captions else None, unreadable=len(embedded.unreadable)
+    )
+
+
+def unreadable_images(embedded: Embedded) -> Metric:
+    """How many of the images that were to be measured could not be read."""
+    return Metric(UNREADABLE, len(embedded.unreadable), "count")
 
 
 def _linear_probe(measured: Measured, data: Data) -> list[Metric]:
     assert data.train is not None
     train, test = measured.embed(data.train), measured.embed(data.source)
-    labels = _classes(data.train).labels(train.index.tolist()), _classes(data.source).labels(test.index.tolist())
-    return linear_probe(train.image, labels[0], test.image, labels[1], data.shots)
+    labels = _classes(data.train).labels(train.index.tolist()), _classes(data.source).labels(test.records)
+    metrics = linear_probe(train.image, labels[0], test.image, labels[1], data.shots)
+    of_train = Metric(f"linear_probe/{UNREADABLE}_of_training", len(train.unreadable), "count")
+    return [*metrics, of_train, unreadable_images(test)]
 
 
 def _compositionality(measured: Measured, data: Data) -> list[Metric]:
     embedded = measured.embed(data.source)
     if (np.bincount(embedded.image_of_text) != 2).any():
         raise UserError("an image has not two captions, the right one and a wrong one.")
-    return compositionality(embedded.image, embedded.text.reshape(len(embedded.image), 2, -1))
+    texts = embedded.text.reshape(len(embedded.image), 2, -1)
+    return [*compositionality(embedded.image, texts, len(embedded.unreadable)), unreadable_images(embedded)]
 
 
 def _association(measured: Measured, data: Data) -> list[Metric]:
@@ -124,11 +143,12 @@ def _association(measured: Measured, data: Data) -> list[Metric]:
             f"{len(data.source) - len(embedded.index)} images cannot be read, among which are to be chosen."
         )
     cues = measured.embedder.texts(measured.variables, [choice.cue for choice in choices])
-    return association(embedded.image[np.argsort(embedded.index)], cues, choices)
+    return [*association(embedded.image[np.argsort(embedded.index)], cues, choices), unreadable_images(embedded)]
 
 
 def _consistency(measured: Measured, data: Data) -> list[Metric]:
-    return agreement(measured.embed(data.source, PAIRS))
+    embedded = measured.embed(data.source, PAIRS)
+    return [*agreement(embedded), unreadable_images(embedded)]
 
 
 def agreement(embedded: Embedded) -> list[Metric]:

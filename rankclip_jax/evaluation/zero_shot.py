@@ -11,6 +11,7 @@ from rankclip_jax.evaluation.recall import hits_at
 _KS = (1, 3, 5, 10)
 _BINS = 15
 _ROWS = 4096
+_NONE = -1  # predicted of an image that could not be read
 
 
 def class_embeddings(encode_texts: Callable[[list[str]], np.ndarray], prompts: Sequence[Sequence[str]]) -> np.ndarray:
@@ -27,22 +28,25 @@ def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale:
     Args:
       images: unit rows ``[n, D]``.
       classes: unit rows ``[classes, D]``.
-      labels: int ``[n]``; or, where an image may have several, zeros and ones ``[n, classes]``, of which the mean over
-        classes of the average precision is taken instead.
+      labels: int ``[n + u]``, those of u images that could not be read, each of which counts as wrong, last; or, where
+        an image may have several, zeros and ones ``[n + u, classes]``, of which the mean over classes of the average
+        precision is taken instead.
       scale: what similarities are multiplied by before the softmax that gives confidences; None: not calibrated.
     """
     if labels.ndim == 2:
         return [Metric("zero_shot/mean_average_precision", mean_average_precision(images @ classes.T, labels))]
-    hits = hits_at(images, classes, labels, _KS)
+    hits = _hits(images, classes, labels, _KS)
+    predicted = np.full(len(labels), _NONE)
+    predicted[: len(images)] = np.argmax(images @ classes.T, axis=1)
     calibration = []
     if scale is not None:
-        error = expected_calibration_error(confidences(images, classes, scale), hits[:, 0])
+        error = expected_calibration_error(confidences(images, classes, scale), hits[: len(images), 0])
         calibration.append(Metric("zero_shot/calibration_error", error))
     shares = zip(_KS, hits.mean(axis=0).tolist(), strict=True)
     return [
         *(Metric(f"zero_shot/top_{k}", share if k <= len(classes) else None) for k, share in shares),
         Metric("zero_shot/mean_per_class", mean_per_class(hits[:, 0], labels)),
-        Metric("zero_shot/f1", mean_f1(np.argmax(images @ classes.T, axis=1), labels)),
+        Metric("zero_shot/f1", mean_f1(predicted, labels)),
         Metric("zero_shot/chance", 1 / len(classes)),
         *calibration,
     ]
@@ -54,16 +58,23 @@ def worst_group(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, gro
     Args:
       images: unit rows ``[n, D]``.
       classes: unit rows ``[classes, D]``.
-      labels: int ``[n]``.
-      groups: int ``[n]``.
+      labels: int ``[n + u]``, see `accuracy`.
+      groups: int ``[n + u]``.
     """
     ks = (1, 5)
-    hits = hits_at(images, classes, labels, ks)
+    hits = _hits(images, classes, labels, ks)
     means = [hits[groups == group].mean(axis=0) for group in np.unique(groups)]
     return [
         Metric(f"zero_shot/worst_group_top_{k}", float(worst) if k <= len(classes) else None)
         for k, worst in zip(ks, np.min(means, axis=0), strict=True)
     ]
+
+
+def _hits(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """As `hits_at`, and none for images that could not be read, which have labels alone."""
+    hits = np.zeros((len(labels), len(ks)))
+    hits[: len(images)] = hits_at(images, classes, labels[: len(images)], ks)
+    return hits
 
 
 def mean_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -79,11 +90,14 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over classes of the precision at each of its images, by falling score; 0 for classes without one."""
+    """The mean over classes of the precision at each of its images, by falling score; 0 for classes without one.
+
+    Images beyond the scores, of which labels alone are known, are never found: their precision is 0.
+    """
     order = np.argsort(-scores, axis=0, kind="stable")
-    right = np.take_along_axis(labels, order, axis=0)
+    right = np.take_along_axis(labels[: len(scores)], order, axis=0)
     precision = np.cumsum(right, axis=0) / np.arange(1, len(right) + 1)[:, None]
-    return float(((precision * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1)).mean())
+    return float(((precision * right).sum(axis=0) / np.maximum(labels.sum(axis=0), 1)).mean())
 
 
 def expected_calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = _BINS) -> float:

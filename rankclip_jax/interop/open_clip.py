@@ -47,6 +47,14 @@ def call_for(name: str, model: Clip, variables: Variables) -> Call:
     return Call(name, arguments)
 
 
+def name_of(name: str, model: Clip, variables: Variables) -> str:
+    """What a preset is called in results: as open_clip calls it, so that they stand beside CLIP_benchmark's."""
+    try:
+        return call_for(name, model, variables).name
+    except UserError:  # open_clip has no such model
+        return name
+
+
 def write(path: Path, name: str, model: Clip, variables: Variables) -> None:
     """Writes safetensors in open_clip's layout, and the settings beside them where open_clip has none."""
     pixels = {"pixel_mean": json.dumps(model.pixel_mean), "pixel_deviation": json.dumps(model.pixel_deviation)}

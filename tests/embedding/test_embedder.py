@@ -44,6 +44,8 @@ def test_all_captions_of_readable_records_come_with_the_row_of_their_image(weigh
     embedded = embedder.dataset(weights, source, 23, batch_size=8, workers=1)
     there = [number for number in range(23) if number != 4]
     assert embedded.index.tolist() == there
+    assert embedded.unreadable.tolist() == [4]
+    assert embedded.records == [*there, 4]
     assert embedded.image_of_text.tolist() == [row for row, number in enumerate(there) for _ in range(1 + number % 3)]
     captions = [text for number in there for text in source[number]["text"]]
     one = Embedder(MODEL, Layout(mesh_of(1)))
@@ -56,8 +58,8 @@ def test_all_captions_of_readable_records_come_with_the_row_of_their_image(weigh
     np.testing.assert_allclose(embedded.image, images, atol=1e-6)
     firsts = one.texts(weights, [source[number]["text"][0] for number in there])
     np.testing.assert_allclose(embedded.first_text, firsts, atol=1e-6)
-    assert "left out: record 4: damaged" in caplog.text
-    assert "1 of 23 records cannot be read" in caplog.text
+    assert "unreadable: record 4: damaged" in caplog.text
+    assert "1 of 23 images cannot be read" in caplog.text
 
 
 def test_weights_that_are_not_finite_measure_nothing(weights, mesh_of):

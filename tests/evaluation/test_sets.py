@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import string
 
 import numpy as np
 import pytest
@@ -17,6 +18,12 @@ from rankclip_jax.recipes import FOLDER
 from tests.evaluation import layouts
 
 PLAIN = Wording()
+
+
+def array_of_halves():
+    file = io.BytesIO()
+    np.save(file, np.array([0.5, 7.0]))
+    return file.getvalue()
 
 
 def picture(path):
@@ -50,7 +57,7 @@ def test_what_stands_beside_a_label_names_the_group(tmp_path):
     shutil.rmtree(tmp_path / "test")
     layouts.write_tars(tmp_path / "test", members)
     assert open_set("webdataset", tmp_path, "test", PLAIN).truth.groups([4, 0, 2]).tolist() == [1, 0, 2]
-    for damaged in (b"not an array", layouts.array([])):
+    for damaged in (b"not an array", layouts.array([]), array_of_halves()):
         shutil.rmtree(tmp_path / "test")
         layouts.write_tars(tmp_path / "test", [*members, members[0] | {"npy": damaged}])
         found = open_set("webdataset", tmp_path, "test", PLAIN)
@@ -242,3 +249,64 @@ def test_a_result_that_is_damaged_is_none_and_numbers_that_are_not_defined_are_n
     assert content["metrics"] == {"acc1": 0.5, "acc5": None}
     (tmp_path / "x.json").write_text("[]")
     assert public_results.read(tmp_path / "x.json") is None
+
+
+def test_names_and_templates_as_lists_in_the_suite_itself(tmp_path):
+    layouts.classification(tmp_path / "set")
+    names = [f"shape {number}" for number in range(8)]
+    (tmp_path / "suite.json").write_text(
+        json.dumps({"tasks": [GOOD | {"classnames": names, "templates": ["a photo of a {}", "the {c}"]}]})
+    )
+    (task,) = suite.read(tmp_path / "suite.json")
+    found = open_set("webdataset", tmp_path / "set", "test", Wording(task.classnames, task.templates))
+    assert found.truth.classes.prompts[3] == ["a photo of a shape 3", "the shape 3"]
+    for wrong in ([], [3], {"a": ["b"]}, 3, None, "", ["a", None]):
+        (tmp_path / "suite.json").write_text(json.dumps({"tasks": [GOOD | {"templates": wrong}]}))
+        with pytest.raises(UserError, match=r'templates: expected a list of sentences.*"a photo of a \{\}".*\{c\}'):
+            suite.read(tmp_path / "suite.json")
+    with pytest.raises(UserError, match=r"'a photo' has no place \{\} or \{c\}"):
+        Wording("", ["a photo"]).classes(names, None, len)
+
+
+def test_templates_are_filled_as_str_format_fills_them():
+    rng = np.random.default_rng(0)
+    parts = ["{{", "}}", "{c}", "{}", "a", " ", "icon"]
+    for _ in range(500):
+        template = "".join(rng.choice(parts, rng.integers(1, 8)))
+        name = str(rng.choice(["cat", "{}", "{c}", "{{x}}", "}{"]))
+        expected = template.replace("{}", "{c}") if "{{" not in template and "}}" not in template else None
+        if expected is None:  # so that doubled braces beside a place are not taken for one
+            expected = _places(template)
+        assert wording.fill(template, name) == expected.format(c=name), template
+    assert PLAIN.classes(["cat", "dog"], ["a {{icon}} of {c}"], len).prompts == [
+        ["a {icon} of cat"],
+        ["a {icon} of dog"],
+    ]
+
+
+def _places(template):
+    """``{}`` as ``{c}``, by Python's own parser."""
+    pieces = []
+    for text, field, _, _ in string.Formatter().parse(template):
+        pieces.append(text.replace("{", "{{").replace("}", "}}") + ("" if field is None else "{c}"))
+    return "".join(pieces)
+
+
+def test_an_empty_line_among_templates_is_an_empty_sentence_as_clip_benchmark_has_it(tmp_path, caplog):
+    layouts.classification(tmp_path)
+    lines(tmp_path / "zeroshot_classification_templates.txt", "a {c}", "", "the {c}")
+    found = open_set("webdataset", tmp_path, "test", PLAIN).truth.classes
+    assert found.prompts[0] == [f"a {found.names[0]}", "", f"the {found.names[0]}"]
+    assert "an empty line among the templates is measured as an empty sentence" in caplog.text
+    lines(tmp_path / "zeroshot_classification_templates.txt", "", "")
+    with pytest.raises(UserError, match="no templates"):
+        open_set("webdataset", tmp_path, "test", PLAIN)
+
+
+def test_classes_of_one_name_are_said(tmp_path, caplog):
+    layouts.classification(tmp_path)
+    open_set("webdataset", tmp_path, "test", PLAIN)
+    assert "classes of one name" not in caplog.text
+    lines(tmp_path / "classnames.txt", *"abcdefga")
+    open_set("webdataset", tmp_path, "test", PLAIN)
+    assert "classes of one name, which no model can tell apart: 'a'" in caplog.text

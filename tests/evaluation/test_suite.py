@@ -125,11 +125,46 @@ def test_results_are_in_the_forms_that_others_read(place, exported):
     lines = [json.loads(line) for line in (place / "out" / "eval_results.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == [task["name"] for task in TASKS]
     assert lines[0]["dataset"] == "Shapes"
+    assert shapes["model"] == "rankclip-ViT-demo"  # as open_clip calls the export, and so CLIP_benchmark its rows
     assert lines[0]["metrics"]["main_metric"] == shapes["metrics"]["acc1"]
     assert lines[1]["metrics"]["main_metric"] == results["several"]["metrics"]["mean_average_precision"]
     both = [results["captions"]["metrics"][f"{way}_retrieval_recall@1"] for way in ("image", "text")]
     assert lines[2]["metrics"]["main_metric"] == pytest.approx(np.mean(both))
     assert re.search(r"shapes +0\.\d{4}  acc1 0\.\d{4}", said)
+
+
+def damage(tar, after):
+    """Zeros in place of the first image, ``after`` bytes into it."""
+    content = bytearray(tar.read_bytes())
+    content[512 + after : 512 + after + 64] = bytes(64)
+    tar.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_an_image_that_cannot_be_read_counts_as_wrong_and_is_said(place, exported, tmp_path):
+    for name in ("shapes", "captions", "several"):
+        shutil.copytree(place / "data" / name, tmp_path / "data" / name)
+        damage(tmp_path / "data" / name / "test" / "0.tar", after=0)
+    words = ("evaluate", "--model", place / "demo.safetensors", "--suite", place / "suite.json", "--data",
+             tmp_path / "data", "--output", tmp_path / "out", "--tasks", "shapes,captions,several,probe")  # fmt: skip
+    for attempt in range(2):
+        done = run(*words)
+        for name in ("shapes", "captions", "several", "probe"):
+            assert f"warning: {name}: 1 images could not be read and count as wrong" in done.stdout
+        assert ("kept" in done.stdout) == (attempt > 0)
+    lines = {}
+    for line in (tmp_path / "out" / "eval_results.jsonl").read_text().splitlines():
+        lines |= {json.loads(line)["key"]: json.loads(line)["metrics"]}
+    count = layouts.COUNT
+    for name, metric in (
+        ("shapes", "acc1"), ("shapes", "acc5"), ("captions", "text_retrieval_recall@1"), ("probe", "lp_acc1"),
+    ):  # fmt: skip
+        found = json.loads((tmp_path / "out" / f"{name}.json").read_text())["metrics"]
+        assert found["unreadable_images"] == lines[name]["unreadable_images"] == 1
+        hits, before = found[metric] * count, exported[2][name]["metrics"][metric] * count
+        assert hits == pytest.approx(round(hits), abs=1e-4), "of all images"
+        assert round(before - hits) in (0, 1)
+    assert lines["captions"]["retrieval/images"] == count
 
 
 @pytest.mark.slow
@@ -201,6 +236,13 @@ def test_a_run_is_measured_too_and_its_other_results_stay(place, exported):
 
 @pytest.mark.slow
 def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, exported, tmp_path):
+    shutil.copytree(place / "data" / "several", tmp_path / "data" / "ragged")
+    image = layouts.encoded(layouts.scenes()[0]["image"])
+    shutil.rmtree(tmp_path / "data" / "ragged" / "test")
+    labels = ([0] * 6, [0] * 5)
+    layouts.write_tars(
+        tmp_path / "data" / "ragged" / "test", [{"png": image, "npy": layouts.array(row)} for row in labels]
+    )
     for name in ("missing_tar", "outside", "nameless", "one", "placeless", "cut", "ungrouped"):
         shutil.copytree(place / "data" / "shapes", tmp_path / "data" / name)
     data = tmp_path / "data"
@@ -212,7 +254,7 @@ def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, expo
     (data / "placeless" / "zeroshot_classification_templates.txt").write_text("a photo")
     tar = data / "cut" / "test" / "2.tar"
     tar.write_bytes(tar.read_bytes()[:2000])
-    names = ("gone", "missing_tar", "outside", "nameless", "one", "placeless", "cut", "captions")
+    names = ("gone", "missing_tar", "outside", "nameless", "one", "placeless", "cut", "captions", "ragged")
     task = {"task": "zero_shot", "format": "webdataset"}
     layouts.suite(tmp_path / "suite.json", *({"name": name, "path": name, **task} for name in names),
                   {"name": "ungrouped", **task, "path": "ungrouped", "grouped": True},
@@ -222,9 +264,12 @@ def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, expo
                "--output", tmp_path / "out", status=1)  # fmt: skip
     for word in ("gone: nothing at", "missing_tar: .*/1.tar: missing, 1 of 3", "outside: .* 3 names .* the label 3",
                  "nameless: no names of its classes", "one: only one class, 'only'", "placeless: .*'a photo' has no pl",
-                 "cut: .*2.tar: ", "captions: the images have captions, and no labels",
+                 "cut: .*2.tar: ",
+                 "ragged: .*has 5 labels, that of the first image 6",
+                 "captions: the images have captions, and no labels",
                  "ungrouped: grouped: of the images no groups are known"):  # fmt: skip
         assert re.search(f"left out: {word}", done.stdout), word
-    assert done.stdout.index("left out: captions") < done.stdout.index("10/10 pairs")
+    assert done.stdout.index("left out: captions") < done.stdout.index("11/11 pairs")
     assert (tmp_path / "out" / "pairs.json").exists()
+    assert "5 labels" in json.loads((tmp_path / "out" / "ragged.json").read_text())["error"]
     assert "Traceback" not in done.stdout + done.stderr

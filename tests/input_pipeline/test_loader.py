@@ -235,11 +235,13 @@ def test_evaluation_batches_go_once_through_in_order(folder):
         got = list(loader.evaluation_batches(folder, image_size=16, batch_size=8, size=20, workers=workers))
         index = np.concatenate([batch["index"] for batch in got])
         there = [number for number in range(20) if number not in (3, 7)]
-        assert index.tolist() == [number if number in there else -1 for number in range(24)]
+        assert index.tolist() == [*range(20), -1, -1, -1, -1]
+        readable = np.concatenate([batch["readable"] for batch in got])
+        assert np.flatnonzero(readable).tolist() == there
         levels = np.concatenate([batch["image"] for batch in got]).mean((1, 2, 3))
         np.testing.assert_allclose(levels[there], np.asarray(there) * 10, atol=2)
         captions = [texts for batch in got for texts in batch["captions"]]
-        assert [captions[number] for number in there] == [[f"level {number}"] for number in there]
+        assert captions == [*([f"level {number}"] for number in range(20)), [], [], [], []]  # of unreadable ones too
 
 
 def test_the_evaluation_view_is_the_centre_of_the_resized_image():
