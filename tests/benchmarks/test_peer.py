@@ -51,7 +51,7 @@ def test_a_peer_works_in_its_turns_only(tmp_path):
     """Between them the system has stopped it."""
     with choose(WORKER, [str(tmp_path / "log")], []) as found:
         found.seconds(1)
-        state = Path(f"/proc/{(tmp_path / 'log').read_text().split()[0]}/stat")
+        state = Path(f"/proc/{(tmp_path / 'log').read_text().splitlines()[-1].split()[0]}/stat")
         while state.read_text().rpartition(")")[2].split()[0] != "T":  # sooner or later
             time.sleep(0.01)
 

@@ -31,6 +31,10 @@ _QUICK = {
 }
 
 
+# How many times as long as on a quiet machine everything may take: a soak sets it by the time of its undisturbed run.
+slowness = 1.0
+
+
 class Broken(AssertionError):
     """A promise that was not kept."""
 
@@ -94,9 +98,10 @@ class Attempt:
 
     def wait_for(self, moment) -> None:
         """Waits until ``moment()``, or until all have ended."""
-        end = time.monotonic() + 300
+        end = time.monotonic() + 300 * slowness
         while self.is_running() and not moment():
             if time.monotonic() > end:
+                self.send(signal.SIGKILL, list(range(len(self.processes))))
                 raise Broken("nothing happens:\n" + self.said)
             time.sleep(0.005)
 
@@ -107,23 +112,23 @@ class Attempt:
 
     def end(self, seconds: float) -> list[int]:
         """The exit statuses, of processes that end by themselves in so many seconds."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * slowness
         while self.is_running():
             if time.monotonic() > end:
                 self.send(signal.SIGKILL, list(range(len(self.processes))))
-                raise Broken(f"not all processes ended within {seconds} s:\n{self.said}")
+                raise Broken(f"not all processes ended within {seconds * slowness:.0f} s:\n{self.said}")
             time.sleep(0.02)
         for listener in self._listeners:
             listener.join(10)
         return [process.returncode for process in self.processes]
 
 
-def finish(workdir: Path, shape: Shape | None = None, attempts: int = 3) -> str:
-    """Starts the training again until it is finished; what it said."""
+def finish(workdir: Path, shape: Shape | None = None, attempts: int = 3, seconds: float = 300) -> str:
+    """Starts the training again until it is finished, each time for so long at most; what it said."""
     said = ""
     for _ in range(attempts):
         attempt = Attempt(workdir, shape or Shape())
-        statuses = attempt.end(300)
+        statuses = attempt.end(seconds)
         said += attempt.said
         if not any(statuses):
             return said

@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.soak import harness
 from tests.soak.generators import Generator
 from tests.soak.harness import Broken, finish
+
+_QUIET_SECONDS = 90.0  # more than the undisturbed run takes on two cores that nothing else uses, compilation included
 
 Fault = Callable[[Path, Path, random.Random], str]
 
@@ -46,7 +49,7 @@ class Soak:
             self._turn(generator)
         undisturbed = self._folder / "undisturbed"
         if self._faults and not self._is_over():
-            finish(undisturbed, attempts=1)
+            self._train(undisturbed)
         for number, fault in enumerate(order(self._faults, draw)):
             if self._is_over():
                 return
@@ -55,6 +58,15 @@ class Soak:
                 self._turn(generator)
         while not self._faults and self._generators and not self._is_over():
             self._turn(next(turns))
+
+    def _train(self, undisturbed: Path) -> None:
+        """The run that nothing disturbs; how long it takes tells how patient the others must be."""
+        start = time.monotonic()
+        finish(undisturbed, attempts=1, seconds=3600)
+        took = time.monotonic() - start
+        harness.slowness = max(took / _QUIET_SECONDS, 1.0)
+        busy = ": a busy machine, so deadlines are longer" if harness.slowness > 1 else ""
+        print(f"the undisturbed run took {took:.0f} s{busy}", flush=True)
 
     def _is_over(self) -> bool:
         return time.monotonic() > self._end
@@ -69,6 +81,8 @@ class Soak:
             told, kept = fault(workdir, undisturbed, random.Random(f"{self._seed} {number}")), True
         except Broken as broken:
             told, kept = str(broken), False
+        except Exception as error:  # such as a mount that is not allowed: the others go on
+            told, kept = f"{type(error).__name__}: {error}", False
         self._done[name] += 1
         self._kept[name] += kept
         word = "kept" if kept else "BROKEN"

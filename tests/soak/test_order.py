@@ -16,7 +16,7 @@ from tests.soak.soak import Soak, order
 
 @pytest.fixture(autouse=True)
 def nothing_is_trained(monkeypatch):
-    monkeypatch.setattr(soak, "finish", lambda workdir, attempts: None)
+    monkeypatch.setattr(soak, "finish", lambda workdir, attempts, seconds: None)
 
 
 def cheap(workdir, undisturbed, draw):
@@ -29,6 +29,10 @@ def dear(workdir, undisturbed, draw):
 
 def failing(workdir, undisturbed, draw):
     raise Broken("other parameters")
+
+
+def forbidden(workdir, undisturbed, draw):
+    raise PermissionError("mount")
 
 
 def made(name, content, folder):
@@ -71,12 +75,13 @@ def test_nothing_is_begun_when_the_time_is_over_and_that_is_told(tmp_path):
 
 
 def test_a_broken_promise_is_counted_and_told(tmp_path, capsys):
-    done = Soak({cheap: 1, failing: 2}, [], tmp_path, 0, time.monotonic() + 60)
+    done = Soak({cheap: 1, failing: 2, forbidden: 1}, [], tmp_path, 0, time.monotonic() + 60)
     done.run(random.Random(0))
     assert done.is_broken
     said, lines = capsys.readouterr().out, list(done.summary())
     assert said.count("BROKEN: failing: other parameters") == 2
     assert "kept: cheap: cheap" in said
+    assert "BROKEN: forbidden: PermissionError: mount" in said
     assert "0 of 2 kept" in lines[1]
     assert lines[-1].endswith("SOME BROKEN")
 
