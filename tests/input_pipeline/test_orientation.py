@@ -183,3 +183,20 @@ def test_a_tag_of_tiff_that_does_not_say_how_pixels_are_stored_may_be_odd(odd, c
     for view in VIEWS.values():
         view(changed)
     np.testing.assert_array_equal(np.asarray(images.open_image(changed)), np.rot90(np.asarray(PICTURE), -1))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow decodes no AVIF")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("odd", [*ODD, *NONE])
+def test_avif_is_turned_by_its_own_properties_whatever_its_exif_says(odd):
+    tags = of_pillow(6)
+    tags[0x010F] = "x" * 300
+    content, exif_ = encoded("AVIF", exif=tags), tags.tobytes().removeprefix(b"Exif\0\0")
+    changed = exif((0x112, 3, 1, b"\3"), ODD[odd]) if odd in ODD else NONE[odd]
+    assert exif_ in content
+    changed = content.replace(exif_, changed.ljust(len(exif_), b"\0"))
+    for view in VIEWS.values():
+        view(changed)
+    expected = images.open_image(content)
+    assert expected.size == PICTURE.size[::-1]
+    np.testing.assert_array_equal(np.asarray(images.open_image(changed)), np.asarray(expected))
