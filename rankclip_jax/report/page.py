@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+_NO_TEXT = re.compile("[^\\t\\n -~\\xa0-\\ud7ff\\ue000-\U0010ffff]")  # control characters, halves of others
 _STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf8")
 
 
@@ -22,13 +23,14 @@ def document(title: str, sections: Mapping[str, str]) -> str:
         f"{content}</section>"
         for name, content in shown.items()
     )
-    return (
+    page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
         f'<a class="skip" href="#main">to the content</a><h1>{html.escape(title)}</h1>'
         f'<nav aria-label="sections"><ul>{links}</ul></nav><main id="main">{parts}</main></body></html>\n'
     )
+    return _NO_TEXT.sub("\ufffd", page)
 
 
 def name(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -178,10 +179,8 @@ def _check(folder: Path, about: dict[str, Any]) -> str | None:
 def _facts(file: Path) -> dict[str, Any]:
     """Size and digest of a file."""
     with open_regular(file) as content:
-        return {
-            "bytes": os.fstat(content.fileno()).st_size,
-            "sha256": hashlib.file_digest(content, "sha256").hexdigest(),
-        }
+        digest = hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()
+        return {"bytes": os.fstat(content.fileno()).st_size, "sha256": digest}
 
 
 def _remove_others(folder: Path, here: Path) -> None:
