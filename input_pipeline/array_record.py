@@ -123,16 +123,18 @@ def _records(builder: Any, split: str) -> Sequence[dict]:
 
 
 def _find_damaged(folder: Path, shards: list[dict[str, Any]]) -> tuple[DamagedShard, ...]:
-    """Shards that are missing, or of another size or with other ends than when they were written."""
-    if is_remote(folder):  # a listing tells all sizes; to read the ends would ask the store once for each
+    """Shards that are missing, of another size than when they were written, or with other records."""
+    if is_remote(folder):  # a listing tells all sizes; to open each shard would ask the store several times
         sizes = sizes_below(folder)
-        reasons = [_compare(folder / shard["file"], shard, sizes.get(shard["file"]), None) for shard in shards]
+        reasons = [_compare_size(folder / shard["file"], shard, sizes.get(shard["file"])) for shard in shards]
     else:
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             reasons = list(pool.map(functools.partial(_look_at, folder), shards))
     starts = itertools.accumulate((shard["pairs"] for shard in shards), initial=0)
     return tuple(
-        DamagedShard(start, start + shard["pairs"] - 1, reason)
+        DamagedShard(
+            start, start + shard["pairs"] - 1, f"{reason}; restore it from a copy, or prepare the dataset again"
+        )
         for shard, start, reason in zip(shards, starts, reasons, strict=False)
         if reason
     )
@@ -141,23 +143,36 @@ def _find_damaged(folder: Path, shards: list[dict[str, Any]]) -> tuple[DamagedSh
 def _look_at(folder: Path, shard: dict[str, Any]) -> str | None:
     path = folder / shard["file"]
     try:
-        return _compare(path, shard, path.stat().st_size, manifest.digest_of_ends(path))
-    except FileNotFoundError:
-        return _compare(path, shard, None, None)
-    except OSError as error:
-        return f"{path}: {error.strerror}"
+        stat = path.stat()
+    except OSError:
+        return _compare_size(path, shard, None)
+    size = stat.st_size if path.is_file() else None
+    return _compare_size(path, shard, size) or _compare_records(path, shard)
 
 
-def _compare(path: Path, shard: dict[str, Any], size: int | None, ends: str | None) -> str | None:
-    """What is wrong with a shard, if anything is."""
-    mend = "restore it from a copy, or prepare the dataset again"
+def _compare_size(path: Path, shard: dict[str, Any], size: int | None) -> str | None:
+    """What is wrong with a shard's file, if anything is."""
     if size is None:
-        return f"{path}: missing; {mend}"
-    if size != shard["bytes"]:
-        return f"{path}: {size:,} bytes, expected {shard['bytes']:,}; {mend}"
-    if ends is not None and ends != shard["ends"]:
-        return f"{path}: another content than was prepared; {mend}"
-    return None
+        return f"{path}: missing"
+    return None if size == shard["bytes"] else f"{path}: {size:,} bytes, expected {shard['bytes']:,}"
+
+
+def _compare_records(path: Path, shard: dict[str, Any]) -> str | None:
+    """Whether a shard has the records that were prepared, as far as its first and its last tell."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    from .preparation.shards import digest  # here, since it imports what decodes images
+
+    try:
+        reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
+        count = reader.num_records()
+        if count == shard["pairs"]:
+            first, last = reader.read([0, count - 1])
+            same = (digest(first), digest(last)) == (shard["first"], shard["last"])
+            return None if same else f"{path}: other records than were prepared"
+    except Exception:  # whatever the C++ part raises: the bytes are damaged, which each record that they are of tells
+        return None
+    return f"{path}: {count:,} records, expected {shard['pairs']:,}"
 
 
 def _digest(value: Any) -> str:

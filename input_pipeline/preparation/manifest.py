@@ -1,7 +1,6 @@
 """What a prepared directory says of itself: ``manifest.json``, beside TensorFlow Datasets' own description."""
 
 import collections
-import hashlib
 import json
 import os
 import tempfile
@@ -9,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import open_regular, printable, read_json, write_atomically
+from ..files import printable, read_json, write_atomically
 
 DATASET = "pairs"  # a fixed name, so that equal data have equal files whatever the directory is called
 _VERSION = "1.0.0"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _ENTRY = {"pairs", "bytes", "shards", "command", "captions"}  # of a split
-_SHARD = {"file": str, "pairs": int, "bytes": int, "sha256": str, "ends": str}
+_SHARD = {"file": str, "pairs": int, "bytes": int, "sha256": str, "first": str, "last": str}
 _NAMED = 100  # skipped things named for each reason
-_END = 1 << 16  # bytes at either end of a shard that tell it from others
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -79,15 +77,6 @@ def _is_skipped(value: dict[str, Any]) -> bool:
 
 def _is_shard(shard: dict[str, Any]) -> bool:
     return all(isinstance(shard.get(name), kind) for name, kind in _SHARD.items()) and os.sep not in shard["file"]
-
-
-def digest_of_ends(path: Path) -> str:
-    """A digest of a file's first and last bytes, by which one shard is told from another without reading it all."""
-    with open_regular(path) as file:
-        digest = hashlib.sha256(file.read(_END))
-        file.seek(max(file.seek(0, os.SEEK_END) - _END, 0))
-        digest.update(file.read(_END))
-    return digest.hexdigest()
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

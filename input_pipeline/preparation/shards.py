@@ -18,7 +18,6 @@ import numpy as np
 from .. import images
 from ..errors import UnreadableError
 from ..files import write_atomically
-from ..preparation.manifest import digest_of_ends
 from ..preparation.pairs import Pair, PairSource, Skip
 
 _NAMED = 20  # skipped things named for each reason and shard
@@ -125,14 +124,17 @@ def write(job: Job) -> None:
 def _write(job: Job, partial: dict[str, Path], writers: dict[str, Any]) -> None:
     pairs = collections.Counter[str]()
     captions: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
+    ends: dict[str, tuple[bytes, bytes]] = {}  # the first and the last record
     lost = Lost()
     for item in _kept(job):
         if isinstance(item, Skip):
             lost.add(item)
         else:
             split = _split_of(item.key, job.options)
+            record = serialize(item)
             with _named_errors(partial[split]):
-                writers[split].write(serialize(item))
+                writers[split].write(record)
+            ends[split] = (ends.get(split, (record,))[0], record)
             pairs[split] += 1
             captions[split][len(item.captions)] += 1
     summary: dict[str, Any] = lost.summary() | {"shards": {}, "captions": captions}
@@ -141,8 +143,8 @@ def _write(job: Job, partial: dict[str, Path], writers: dict[str, Any]) -> None:
             writers[split].close()
         if pairs[split]:
             size = path.stat().st_size
-            digests = {"sha256": checksum(path), "ends": digest_of_ends(path)}
-            summary["shards"][split] = {"pairs": pairs[split], "bytes": size, **digests}
+            digests = {name: digest(record) for name, record in zip(("first", "last"), ends[split], strict=True)}
+            summary["shards"][split] = {"pairs": pairs[split], "bytes": size, "sha256": checksum(path), **digests}
             path.replace(job.shard(split))
     write_atomically(job.summary, json.dumps(summary).encode())
 
@@ -184,6 +186,11 @@ def _save(path: Path, array: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, array)
     write_atomically(path, content.getvalue())
+
+
+def digest(record: bytes) -> str:
+    """By which a record is told from others."""
+    return hashlib.sha256(record).hexdigest()
 
 
 def checksum(path: Path) -> str:
