@@ -1,6 +1,7 @@
 """A model and its weights from any path that people keep them at."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -258,7 +259,7 @@ def _identify(
 
     def disagreements(name: str) -> int:
         places = places_of(presets[name])
-        shapes = like(describe_variables(Clip(presets[name])))
+        shapes = _shapes_of(presets[name])
         agreeing = sum(
             place.name in tensors and tensors[place.name].shape == place.view(shapes).shape
             for place in places
@@ -272,13 +273,18 @@ def _identify(
     place = next(
         place for place in places_of(preset) if "vision" in place.path and place.path[-1] == "positional_embedding"
     )
-    width = place.view(like(describe_variables(Clip(preset)))).shape[1]
+    width = place.view(_shapes_of(preset)).shape[1]
     shape = tensors[place.name].shape if place.name in tensors else ()
     rows = shape[0] if shape[1:] == (width,) else 0
     grid = math.isqrt(max(rows - 1, 0))
     if grid and grid * grid == rows - 1:
         preset = preset.with_image_size(grid * preset.vision.stride)
     return name, preset
+
+
+@functools.cache
+def _shapes_of(preset: Preset) -> Variables:
+    return like(describe_variables(Clip(preset)))
 
 
 def _fill(path: Path, tensors: files.Tensors, places: list[Place], model: Clip, name: str) -> Variables:
