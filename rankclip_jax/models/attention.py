@@ -1,14 +1,17 @@
 """Attention among the tokens of a row, by XLA's operations or by cuDNN's flash attention on NVIDIA GPUs."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
+Implementation = Literal["xla", "cudnn"]
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 # Tokens from which `auto` takes flash attention: its kernels work on tiles of 64 tokens or more.
 FLASH_LENGTH = 64
 
 
-def choose(implementation: str, *, platform: str, dtype: jnp.dtype, length: int) -> str:
+def choose(implementation: str, *, platform: str, dtype: jnp.dtype, length: int) -> Implementation:
     """The implementation for rows of a length: ``"xla"`` or ``"cudnn"``.
 
     Args:
@@ -22,7 +25,9 @@ def choose(implementation: str, *, platform: str, dtype: jnp.dtype, length: int)
     return "cudnn" if implementation == "cudnn" or length >= FLASH_LENGTH else "xla"
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool, implementation: str) -> jax.Array:
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool, implementation: Implementation
+) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al., 2017).
 
     Args:
@@ -48,6 +53,6 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: boo
         value,
         is_causal=causal,
         key_value_seq_lengths=key_lengths,
-        implementation=implementation,  # type: ignore[arg-type]
+        implementation=implementation,
     )
     return attended[:, :length]

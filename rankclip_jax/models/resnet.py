@@ -136,12 +136,12 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, H, W, C]`` to the same; training changes the collection ``"batch_stats"``."""
-        before = self.get_variable("batch_stats", "var")
+        before: jax.Array | None = self.get_variable("batch_stats", "var")
         normalised = self._norm(x, use_running_average=not train)
         if train and before is not None:
             axes = self.execution.axes
             count = x.size // x.shape[-1] * (jax.lax.axis_size(axes) if axes else 1)
-            after = self.get_variable("batch_stats", "var")
+            after: jax.Array = self.get_variable("batch_stats", "var")
             self.put_variable("batch_stats", "var", after + (after - _MOMENTUM * before) / (count - 1))
         return normalised
 
