@@ -30,6 +30,7 @@ _CHUNK_SIZE = flags.DEFINE_integer(
     "chunk_size", 0, "loss: rows a device handles at once; 0: by a memory budget", lower_bound=0
 )
 _LIST_SIZE = flags.DEFINE_integer("list_size", 0, "loss: columns that a row is ranked against; 0: all", lower_bound=0)
+_PRECISION = flags.DEFINE_string("precision", "auto", "loss: of similarities, as config.objective.precision")
 _OURS_ONLY = flags.DEFINE_bool("ours_only", False, "loss, train: leave out what ours is compared with")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "loss: compile for these devices instead, such as h200:1x8")
 _STEPS = flags.DEFINE_integer("steps", 10, "train, checkpoint: steps in each turn", lower_bound=1, upper_bound=100_000)
@@ -79,6 +80,7 @@ def _loss() -> list[dict]:
         variant=_VARIANT.value,
         chunk_size=_CHUNK_SIZE.value,
         list_size=_LIST_SIZE.value,
+        precision=_PRECISION.value,
         ours_only=_OURS_ONLY.value,
         topology_name=_TOPOLOGY.value,
     )

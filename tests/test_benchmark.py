@@ -42,7 +42,7 @@ def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
 
 def test_benchmark_says_what_it_cannot_measure():
     said = run("benchmark", status=2).stderr
-    assert "expected one of loss, train, input, checkpoint, evaluation, search; found nothing" in said
+    assert "expected one of loss, train, input, checkpoint, evaluation, search, gpu; found nothing" in said
     assert "no 'clap'; there are clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
     assert "expected multiples of 8" in run("benchmark", "loss", "--batch_sizes=9", devices=8, status=2).stderr
     assert "found 'h200'" in run("benchmark", "loss", "--topology=h200", status=2).stderr
@@ -132,3 +132,27 @@ def test_the_input_benchmark_measures_every_stage_and_pytorch(tmp_path):
     assert "--pairs: expected at least a batch, 256" in run(
         "benchmark", "input", "--config", "configs/csv.py", f"--config.data.train={tmp_path / 'list.csv'}",
         "--config.data.delimiter=,", "--pairs=64", status=2).stderr  # fmt: skip
+
+
+@pytest.mark.slow
+def test_everything_is_measured_in_small_and_each_result_is_there_at_once(tmp_path):
+    """The first experiments on CPUs; and where the time is up, the rest is named."""
+    said = run("benchmark", "gpu", "--minutes=1.5", f"--output={tmp_path}").stdout
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert lines == [f"- {row['summary']}" for row in rows]
+    found = {row["experiment"]: row for row in rows}
+    assert {"device", "golden", "attention", "ViT-B-32"} <= found.keys()
+    assert found["golden"]["error"] < 1e-5
+    assert found["attention"]["errors"]["xla"] < 0.05
+    assert found["ViT-B-32"]["milliseconds"] > 0
+    assert found["ViT-B-32"]["needed_gib"] > 0
+    assert all(row["summary"] in said or "not finished" in row["summary"] for row in rows)
+
+
+def test_an_experiment_that_does_not_end_is_ended_and_the_rest_are_named(tmp_path):
+    said = run("benchmark", "gpu", "--minutes=0.02", f"--output={tmp_path}").stdout
+    assert "device: not finished, out of time" in (tmp_path / "results.md").read_text()
+    assert "not finished: device, golden, attention" in said
+    error = run("benchmark", "gpu", "--experiment=x", f"--output={tmp_path}", status=2).stderr
+    assert "--experiment: unknown value 'x'; choose from device, golden" in error

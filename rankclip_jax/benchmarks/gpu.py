@@ -27,7 +27,6 @@ def run(minutes: float, output: Path) -> list[str]:
       minutes: after which no experiment begins, and the one that runs is ended.
       output: folder of the results, which are added to those that are there.
     """
-    output.mkdir(parents=True, exist_ok=True)
     deadline, unfinished = time.monotonic() + 60 * minutes, list(EXPERIMENTS)
     for name in EXPERIMENTS:
         seconds = deadline - time.monotonic()
@@ -68,6 +67,7 @@ def run_experiment(name: str, output: Path) -> None:
 
 def write(output: Path, row: Row) -> None:
     """Appends a row to the results and prints its summary."""
+    output.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     for path, line in (
         (output / "results.jsonl", json.dumps(row | {"time": now})),

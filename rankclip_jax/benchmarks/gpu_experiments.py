@@ -4,6 +4,7 @@ Each is a generator of rows; ``summary`` is a row's line for people. Its argumen
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -15,8 +16,8 @@ import jaxlib
 import numpy as np
 
 from rankclip_jax.benchmarks import loss, train
-from rankclip_jax.benchmarks.timing import format_spread, take_turns, timed
-from rankclip_jax.models.attention import attention
+from rankclip_jax.benchmarks.timing import columns, format_row, take_turns, timed
+from rankclip_jax.models.attention import Implementation, attention
 from rankclip_jax.objectives import ranking
 from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.recipes import base
@@ -74,17 +75,21 @@ def _attention(small: bool) -> Iterator[Row]:
         inputs = [jax.random.normal(key, (rows, length, heads, width), jnp.bfloat16) for key in keys]
         with jax.default_matmul_precision("highest"):
             exact = _attention_gradients("xla", causal)(*(x.astype(jnp.float32) for x in inputs))
-        programs = {name: _attention_gradients(name, causal) for name in (("xla",) if small else ("xla", "cudnn"))}
+        names: tuple[Implementation, ...] = ("xla",) if small else ("xla", "cudnn")
+        programs = {name: _attention_gradients(name, causal) for name in names}
         errors = {name: _largest_error(program(*inputs), exact) for name, program in programs.items()}
         timings = take_turns({name: timed(functools.partial(program, *inputs)) for name, program in programs.items()})
-        times = {name: timings.spread(name, 1e3) for name in programs}
-        words = [f"{name} {format_spread(times[name], '.2f')} ms, error {errors[name]:.1e}" for name in programs]
+        row = {"shape": [rows, length, heads, width], "causal": causal, "errors": errors} | timings.load_columns()
+        for name in names:
+            row |= columns(f"{name}_milliseconds", timings.spread(name, 1e3))
+        words = [
+            f"{name} {format_row(row, f'{name}_milliseconds', '.2f')} ms, error {errors[name]:.1e}" for name in names
+        ]
         shape = f"[{rows}, {length}, {heads}, {width}]{', causal' * causal}"
-        row = {"shape": [rows, length, heads, width], "causal": causal, "milliseconds": times, "errors": errors}
-        yield row | timings.columns() | {"summary": f"attention {shape}, forward and backward: {'; '.join(words)}"}
+        yield row | {"summary": f"attention {shape}, forward and backward: {'; '.join(words)}"}
 
 
-def _attention_gradients(implementation: str, causal: bool) -> Callable[..., tuple[jax.Array, ...]]:
+def _attention_gradients(implementation: Implementation, causal: bool) -> Callable[..., tuple[jax.Array, ...]]:
     def total(query: jax.Array, key: jax.Array, value: jax.Array, weight: jax.Array) -> jax.Array:
         attended = attention(query, key, value, causal=causal, implementation=implementation)
         return jnp.vdot(attended.astype(jnp.float32), weight.astype(jnp.float32))
@@ -110,12 +115,13 @@ def _step(small: bool, **changes: Any) -> Row:
     step, needed = train.step_of(assembly)
     timings = take_turns({train.OURS: step}, 3)
     (row,) = train.rows_of(assembly, timings)
-    row |= {"settings": changes, "needed_gib": needed / 2**30}
+    used = {name: operator.attrgetter(name)(config) for name in changes}  # in small others than were asked for
+    row |= {"settings": used, "needed_gib": needed / 2**30}
     row |= {"mfu": train.mfu(assembly, timings.median(train.OURS)), "peak_gib": train.peak_gib()}
-    words = [f"{format_spread(row['milliseconds'])} ms", f"{row['pairs_per_second']:,.0f} pairs/s"]
+    words = [f"{format_row(row, 'milliseconds')} ms", f"{format_row(row, 'pairs_per_second', ',.0f')} pairs/s"]
     words += [f"MFU {row['mfu']:.1%}"] if row["mfu"] else []
     words += [f"{row['needed_gib']:.2f} GiB by the compiler"]
-    return row | {"summary": f"step {_shown(changes)}: {', '.join(words)}"}
+    return row | {"summary": f"step {', '.join(f'{name}={value}' for name, value in used.items())}: {', '.join(words)}"}
 
 
 def _model(name: str, batch_size: int, objective: str = "rankclip") -> Experiment:
@@ -141,7 +147,7 @@ def _beside_open_clip(name: str, batch_size: int) -> Experiment:
         if small:
             config.model.name = "ViT-demo"
         for row in train.run(config, 3, ours_only=False):
-            yield row | {"summary": f"{row['version']} {name}: {format_spread(row['milliseconds'])} ms"}
+            yield row | {"summary": f"{row['version']} {name}: {format_row(row, 'milliseconds')} ms"}
 
     return experiment
 
@@ -166,15 +172,11 @@ def _loss(sizes: tuple[int, ...], setting: str, *values: Any) -> Experiment:
         how |= {"precision": "auto", "mesh": mesh, "ours_only": True, "topology": None}
         for size in (8 * mesh.size,) if small else sizes:
             for value in values:
-                (row,) = loss.measure(batch_size=size, **(how | {setting: value}))
-                told = f"{format_spread(row['milliseconds'])} ms, {row['temporary_gib']:.2f} GiB"
+                (row,), _ = loss.measure(batch_size=size, **(how | {setting: value}))
+                told = f"{format_row(row, 'milliseconds')} ms, {row['temporary_gib']:.2f} GiB"
                 yield row | {setting: value, "summary": f"loss of {size:,} pairs, {setting}={value}: {told}"}
 
     return experiment
-
-
-def _shown(changes: Row) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in changes.items())
 
 
 EXPERIMENTS: dict[str, Experiment] = {

@@ -86,6 +86,7 @@ def measure(
     variant: ranking.Variant,
     chunk_size: int,
     list_size: int,
+    precision: str,
     ours_only: bool,
     topology: Topology | None,
 ) -> tuple[list[dict], Timings | None]:
@@ -95,7 +96,7 @@ def measure(
     sets aside on one device beyond arguments and results.
     """
     config = recipes.base().objective
-    config.variant, config.chunk_size, config.list_size = variant, chunk_size, list_size
+    config.variant, config.chunk_size, config.list_size, config.precision = variant, chunk_size, list_size, precision
     programs = {"rankclip_jax": _ours(objective, config, mesh)}
     if objective == "rankclip" and not list_size and not ours_only:
         programs["straightforward"] = _straightforward(variant)
@@ -119,6 +120,7 @@ def measure(
             "embedding_size": embedding_size,
             "devices": mesh.size,
             "chunk_size": chunk_size or "auto",
+            "precision": precision,
             "temporary_gib": memory.temp_size_in_bytes / 2**30,
         }
         if topology:
