@@ -147,7 +147,7 @@ def _write_description(folder: Path, content: dict[str, Any]) -> None:
             num_bytes=entry["bytes"],
             filename_template=template.replace(split=split),
         )
-        for split, entry in content["splits"].items()
+        for split, entry in sorted(content["splits"].items())
     ]
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=DATASET, version=tfds.core.Version(_VERSION), data_dir=str(folder), module_name=""

@@ -77,12 +77,21 @@ def _collect(waiting: set[concurrent.futures.Future[None]], progress: tqdm) -> s
 
 @contextlib.contextmanager
 def _signals_left_to_the_parent() -> Iterator[None]:
-    """A process started meanwhile never sees the Ctrl-C that a terminal sends to all of them."""
+    """A process started meanwhile never sees the Ctrl-C that a terminal sends to all of them.
+
+    Nor is its start cut off by one, which would leave it half begun: that comes afterwards.
+    """
+    came: list[int] = []
+    # The mask is for the new process: here another thread may still receive the signal, and this one would hear of it.
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _start_worker(parent: int) -> None:
