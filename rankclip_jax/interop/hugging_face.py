@@ -150,14 +150,15 @@ def check_config(path: Path, resolved: dict[str, Any], preset: Preset) -> str:
         )
     for part, fields in expected.items():
         for name, value in fields.items():
-            if not math.isclose(resolved[part][name], value):
-                raise UserError(f"{path}: {part}.{name}: expected {value}, found {resolved[part][name]}.")
-    if resolved["projection_dim"] != preset.embedding_size:
-        raise UserError(
-            f"{path}: projection_dim: expected {preset.embedding_size}, found {resolved['projection_dim']}."
-        )
+            found = resolved[part][name]
+            if found != value and not (isinstance(value, float) and math.isclose(found, value)):
+                raise UserError(f"{path}: {part}.{name}: expected {value}, found {printable(found, 60)}.")
+    if (size := resolved["projection_dim"]) != preset.embedding_size:
+        raise UserError(f"{path}: projection_dim: expected {preset.embedding_size}, found {printable(size, 60)}.")
     if (mark := resolved["text_config"]["eos_token_id"]) not in (tokenizer.END_OF_TEXT, _OLD_END_OF_TEXT):
-        raise UserError(f"{path}: text_config.eos_token_id: expected {tokenizer.END_OF_TEXT}, found {mark}.")
+        raise UserError(
+            f"{path}: text_config.eos_token_id: expected {tokenizer.END_OF_TEXT}, found {printable(mark, 60)}."
+        )
     return _ACTIVATIONS[activations.pop()]
 
 
