@@ -184,6 +184,8 @@ def choose(module: str, words: Sequence[str], settings: Sequence[Setting]) -> Pe
     Raises:
       PeerError: it does not even work plain.
     """
+    names = ["plain", *(setting.name for setting in settings if not setting.refusal)]
+    print(f"trying settings of {module.rpartition('.')[2]}: {', '.join(names)}", flush=True)
     kept: list[Setting] = []
     fastest, name = _try(module, words, kept)
     trials = [Trial(name, fastest)]

@@ -186,11 +186,13 @@ def _torch_archive(path: Path) -> Tensors:
 
 
 def _check_archive(path: Path) -> None:
-    """Raises UserError for an archive whose parts are larger than itself, as PyTorch writes none."""
+    """Raises UserError for an archive whose parts are larger than itself, as PyTorch writes none of tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # of PyTorch before 1.6, or damaged
+        return
+    if any(part.filename.endswith("constants.pkl") for part in parts):  # TorchScript, which `torch.load` refuses itself
         return
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise UserError(f"{path}: not as PyTorch writes its files, since parts of it are compressed. Save it again.")

@@ -100,17 +100,20 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
       step: the same.
 
     Raises:
-      UserError: a workdir has no such checkpoint.
+      UserError: a workdir has no such checkpoint, or a file cannot be read.
     """
     content = path
     if (path / "checkpoints").is_dir():
         step = choose_step(path, step)
         saved = path / "checkpoints" / str(step)
         content = saved / proof.SUMS
-    files_of = [content] if content.is_file() else sorted(content / name for name in sizes_below(content))
+    files_of = sorted(content / name for name in sizes_below(content)) if content.is_dir() else [content]
     whole = hashlib.sha256()
     for name in files_of:
-        whole.update(bytes.fromhex(proof.digest(name)))
+        try:
+            whole.update(bytes.fromhex(proof.digest(name)))
+        except OSError as error:
+            raise UserError(f"{printable(name)}: cannot be read ({error.strerror}). Expected weights.") from error
     return step, whole.hexdigest()
 
 

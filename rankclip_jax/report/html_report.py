@@ -53,7 +53,8 @@ def write(workdirs: Sequence[Path], output: Path) -> None:
         sections[f"What {name} has learned"] = _findings(folder, configs[name])
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, page.document(f"Report: {', '.join(configs)}", sections))
+        content = page.document(f"Report: {', '.join(configs)}", sections)
+        write_atomically(output, content.encode("utf8", "backslashreplace"))  # names of metrics may be no Unicode
     except OSError as error:
         raise UserError(f"--output: {output} cannot be written ({error}). Name another path.") from error
 

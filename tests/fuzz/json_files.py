@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import random
 import resource
 import tempfile
@@ -17,7 +18,6 @@ import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 from rankclip_jax.evaluation import public_results, results, suite
 from rankclip_jax.input_pipeline.errors import UserError
@@ -159,7 +159,7 @@ class Files:
         found = public_results.read(self.folder / "result.json")
         if found is not None:
             public_results.write_lines(self.folder / "lines.jsonl", {"a": ("", found, "acc1")})
-            assert np.isfinite(public_results.main_metric(found, "acc5") or 0.0)
+            assert math.isfinite(public_results.main_metric(found, "acc5") or 0.0)
 
     def read_hugging_face(self):
         path = self.folder / "config.json"

@@ -327,7 +327,7 @@ def test_types_that_no_weights_have_are_refused(dtype, tmp_path):
     size = 8 if dtype == "C64" else 1
     write_header(tmp_path / "x.safetensors", {"a": {"dtype": dtype, "shape": [4], "data_offsets": [0, 4 * size]}},
                  bytes(4 * size))  # fmt: skip
-    with pytest.raises(UserError, match=rf"x\.safetensors: .*{dtype}"):
+    with pytest.raises(UserError, match=rf"x\.safetensors: .*({dtype}|invalid)"):
         loading.read(tmp_path / "x.safetensors")
 
 
@@ -336,7 +336,7 @@ def test_types_that_no_weights_have_are_refused(dtype, tmp_path):
 def test_halves_and_doubles_are_read_as_single_floats(dtype, suffix, demo_tensors, torch, tmp_path):
     from safetensors.torch import save_file
 
-    tensors = {name: torch.tensor(value).to(getattr(torch, dtype)) for name, value in demo_tensors.items()}
+    tensors = {name: torch.tensor(value).to(getattr(torch, dtype)).contiguous() for name, value in demo_tensors.items()}
     (torch.save if suffix == "pt" else save_file)(tensors, tmp_path / f"x.{suffix}")
     found = loading.read(tmp_path / f"x.{suffix}").variables["params"]["text"]["projection"]["kernel"]
     assert np.array_equal(found, tensors["text_projection"].float().numpy())
@@ -411,7 +411,7 @@ def test_what_is_no_regular_file_is_refused_wherever_weights_are_read(kind, run_
         for use in (rankclip_jax.load, lambda path: loading.weights_to_start_from(config, clip.build(config.model))):
             with pytest.raises(UserError, match=f"{name}: "):
                 use(tmp_path / name)
-        with pytest.raises(OSError, match=r"regular|No such device"):
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
             loading.identify(tmp_path / name)
     weights = loading.read(run_folder)
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
