@@ -23,6 +23,7 @@ from typing import NamedTuple, TextIO
 from . import files
 from .errors import UserError
 from .files import printable
+from .preparation.pairs import clean_captions
 
 _LOGGER = logging.getLogger(__name__)
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # what Python's surrogateescape makes of such bytes
@@ -108,8 +109,8 @@ def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: 
             bad.setdefault("not UTF-8 text", []).append((line, "convert the file, for example with iconv"))
             continue
         image, *texts = values
-        captions = tuple(text for text in texts if text.strip())
-        if image.strip() and captions:
+        captions = clean_captions(texts, printable(path))
+        if image.strip() and isinstance(captions, tuple):
             pairs.append((image, captions[0] if len(keys) == 1 else captions))
         else:
             incomplete.append(line)

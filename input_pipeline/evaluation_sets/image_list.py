@@ -13,7 +13,7 @@ from .. import csv_file
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
 from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
-from ..files import open_regular, printable
+from ..files import printable
 from ..source import Truth
 
 _LONGEST_HEADER = 1 << 20  # bytes
@@ -22,9 +22,8 @@ _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 
 def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
-    header = _first_line(path)
-    delimiter = "\t" if "\t" in header or path.suffix == ".tsv" else ","
-    columns = [name.strip().strip('"') for name in header.split(delimiter)]
+    delimiter = csv_file.delimiter_of(path)
+    columns = csv_file.column_names(path, delimiter, flag=str(path))
     told = _LABEL if _LABEL in columns else _CAPTION
     wanted = (_IMAGE, told, *((_SPLIT,) if _SPLIT in columns else ()))
     rows = []
@@ -54,10 +53,3 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
         labels = np.asarray([names.index(word) for word in words])
     truth = labelled(wording, names, labels, path.parent, path)
     return LabelledFiles(tuple(image for image, _ in rows), truth)
-
-
-def _first_line(path: Path) -> str:
-    """The names of the columns: the first line that is not blank, without a byte-order mark."""
-    with open_regular(path) as file:
-        lines = (line.decode("utf-8-sig", "replace") for line in iter(lambda: file.readline(_LONGEST_HEADER), b""))
-        return next((line.strip("\r\n") for line in lines if line.strip()), "")

@@ -41,6 +41,7 @@ _MOST_TARS = 1_000_000
 class _Sample:
     """Where a sample's image lies, and what else is known of it."""
 
+    name: str
     tar: Path
     offset: int
     size: int
@@ -50,7 +51,7 @@ class _Sample:
 
 @dataclasses.dataclass(frozen=True)
 class TarSplit:
-    """The samples of a split; item ``i`` is ``{"image": encoded bytes, "text": captions}``."""
+    """The samples of a split; item ``i`` is ``{"image": encoded bytes, "text": captions, "key": its name}``."""
 
     samples: tuple[_Sample, ...]
     with_captions: bool
@@ -70,7 +71,8 @@ class TarSplit:
             raise UnreadableError(str(error)) from error
         if len(image) < sample.size:
             raise UnreadableError(f"{sample.tar} ends within the image")
-        return {"image": image, "text": _captions(sample) if self.with_captions else []}
+        captions = _captions(sample) if self.with_captions else []
+        return {"image": image, "text": captions, "key": f"{sample.tar.name}/{sample.name}"}
 
 
 def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
@@ -158,7 +160,10 @@ def _samples(tar: Path, suffix: str) -> list[_Sample]:
     if lacking := next((place for place in told if place not in images), None):
         raise UserError(f"{tar}: {printable(lacking[1])} has a {suffix} and no image ({', '.join(IMAGE_SUFFIXES)}).")
     first = {place: min(found.values(), key=lambda one: _ORDER[one.suffix]) for place, found in images.items()}
-    return [_Sample(tar, image.offset, image.size, told[place], about.get(place)) for place, image in first.items()]
+    return [
+        _Sample(place[1], tar, image.offset, image.size, told[place], about.get(place))
+        for place, image in first.items()
+    ]
 
 
 def _captions(sample: _Sample) -> list[str]:

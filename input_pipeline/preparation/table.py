@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import csv_file, images
 from ..errors import UnreadableError
-from ..preparation.pairs import Pair, Skip, decode_caption, describe_file
+from ..preparation.pairs import Pair, Skip, clean_captions, describe_file
 
 Row = tuple[str, ...]  # the image's path, then captions
 
@@ -68,11 +68,10 @@ class Table:
             name.encode("utf8")
         except UnicodeEncodeError:
             return Skip("path is not UTF-8", repr(name))
-        captions = [decode_caption(text.encode("utf8", "surrogateescape"), name) for text in texts if text]
-        usable = tuple(caption for caption in captions if isinstance(caption, str))
-        if not usable:
-            return next((caption for caption in captions if isinstance(caption, Skip)), Skip("no caption", name))
+        captions = clean_captions((text.encode("utf8", "surrogateescape") for text in texts if text), name)
+        if isinstance(captions, Skip):
+            return captions
         try:
-            return Pair(name, images.read(self.path.parent / name), usable)
+            return Pair(name, images.read(self.path.parent / name), captions)
         except UnreadableError as error:
             return Skip("no such file" if isinstance(error.__cause__, FileNotFoundError) else "unreadable file", name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import tfds_folder
 from ..errors import UserError
-from ..preparation.pairs import Pair, Skip, decode_caption
+from ..preparation.pairs import Pair, Skip, clean_captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +62,8 @@ class TfdsDataset:
         if self.image_key not in record:
             raise UserError(f"--image_key: no feature {self.image_key!r} in {self.path}; it has {_names(record)}.")
         texts = [values] if isinstance(values, bytes | str) else list(values)
-        contents = [text if isinstance(text, bytes) else str(text).encode() for text in texts]
-        captions = [decode_caption(content, key) for content in contents]
-        usable = tuple(caption for caption in captions if isinstance(caption, str))
-        if not usable:
-            return next((caption for caption in captions if isinstance(caption, Skip)), Skip("no caption", key))
-        return Pair(key, record[self.image_key], usable)
+        captions = clean_captions((text if isinstance(text, bytes) else str(text) for text in texts), key)
+        return captions if isinstance(captions, Skip) else Pair(key, record[self.image_key], captions)
 
     @property
     def _records(self) -> Any:

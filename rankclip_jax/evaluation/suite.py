@@ -81,10 +81,10 @@ def read(path: Path) -> list[Task]:
 def read_whole(path: Path) -> tuple[list[Task], dict[str, list[str]]]:
     """The tasks of a suite file, and of which of them, by name, it says averages; see `read`."""
     try:
-        content = read_json(path)
+        content = read_json(path, object)
     except UserError as error:
         raise UserError(f"--suite: {error}") from error
-    entries = content.get("tasks")
+    entries = content.get("tasks") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f'--suite: {path}: expected an object with a list "tasks" that is not empty.')
     tasks = [_task(path, number, entry) for number, entry in enumerate(entries, 1)]

@@ -216,7 +216,7 @@ def test_a_folder_without_sets_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "expected JSON"),
         ("[]", 'a list "tasks"'),
         ('{"tasks": []}', 'a list "tasks"'),
         ('{"tasks": [3]}', "task 1: expected an object; found 3"),
