@@ -22,6 +22,7 @@ _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 
 def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
+    csv_file.check(path, str(path))
     delimiter = csv_file.delimiter_of(path)
     columns = csv_file.column_names(path, delimiter, flag=str(path))
     told = _LABEL if _LABEL in columns else _CAPTION
