@@ -1,8 +1,12 @@
 """The embedded data: pure, many-to-many, of known relevance, with combinations held out."""
 
 import numpy as np
+import pytest
 
+from configs import demo
+from rankclip_jax import input_pipeline
 from rankclip_jax.input_pipeline import scenes
+from rankclip_jax.input_pipeline.errors import UserError
 
 
 def test_a_scene_is_a_pure_function_of_seed_split_and_index():
@@ -67,3 +71,10 @@ def test_pictures_differ_where_attributes_do():
         for first in range(len(drawn)):
             for second in range(first):
                 assert (np.abs(drawn[first] - drawn[second]).max(-1) > 25).mean() > 0.005
+
+
+def test_a_path_that_scenes_would_ignore_is_refused():
+    config = demo.get_config().data
+    config.train = "data/mine"
+    with pytest.raises(UserError, match=r"config\.data\.train: config\.data\.source is scenes.*data/mine"):
+        input_pipeline.open_source(config, "train", image_size=32, seed=0)
