@@ -15,11 +15,6 @@ SOURCES = ("scenes", "csv", "array_record")
 def has_validation(config: ConfigDict) -> bool:
     """Whether ``config.data`` describes a validation split."""
     if config.source == "scenes":
-        if config[split]:
-            raise UserError(
-                f"config.data.{split}: config.data.source is scenes, which reads no files; found {config[split]!r}. Add "
-                "--config.data.source=csv or --config.data.source=array_record."
-            )
         return config.validation_examples > 0
     return config.source != "csv" or bool(config.validation)
 
@@ -33,8 +28,8 @@ def open_source(config: ConfigDict, split: str, *, image_size: int, seed: int) -
     if config.source == "scenes":
         if config[split]:
             raise UserError(
-                f"config.data.{split}: config.data.source is scenes, which reads no files; found {config[split]!r}. Add "
-                "--config.data.source=csv or --config.data.source=array_record."
+                f"config.data.{split}: config.data.source is scenes, which reads no files; found {config[split]!r}. "
+                "Add --config.data.source=csv or --config.data.source=array_record."
             )
         return scenes.Scenes(split, config[f"{split}_examples"], image_size, seed)
     if config.source not in SOURCES:
