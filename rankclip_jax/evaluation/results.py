@@ -51,5 +51,5 @@ def read(path: Path) -> dict[str, float | None]:
         found = {"": ""}
     if all(value is None or number(value) is not None for value in found.values()):
         return found
-    _LOGGER.warning("%s is not what an evaluation writes, and is not used", path)
+    _LOGGER.warning("%s is not what an evaluation writes: it is not used, and is written anew by the next one", path)
     return {}

@@ -126,19 +126,26 @@ def restore(workdir: Path, config: ConfigDict, lock: Lock, step: int) -> bool:
     if lock.is_held() and stored.exists() and (workdir / "checkpoints").is_dir():
         return False
     workdir.mkdir(parents=True, exist_ok=True)
-    if lock.retake() and (stored.exists() or saved_steps(workdir)):
-        try:
-            is_own = not settings.differences(read_config(workdir), settings.to_dict(config))
-        except UserError:
-            is_own = False
-        if not is_own or max(saved_steps(workdir), default=0) > step:
-            raise UserError(
-                f"--workdir: {workdir} was replaced by another run's folder while this one trained in it. Nothing was "
-                "written there. Move this run's own folder back, or name it, and give the same command again."
-            )
+    if lock.retake() and _is_anothers(workdir, config, step):
+        raise UserError(
+            f"--workdir: {workdir} was replaced by another run's folder while this one trained in it. Nothing was "
+            "written there. Move this run's own folder back, or name it, and give the same command again."
+        )
     if not stored.exists():
         _write(workdir, config)
     return True
+
+
+def _is_anothers(workdir: Path, config: ConfigDict, step: int) -> bool:
+    """Whether a folder holds what a run with these settings that has come to this step has not written."""
+    if max(saved_steps(workdir), default=0) > step:
+        return True
+    if not (workdir / "config.json").exists():
+        return False
+    try:
+        return bool(settings.differences(read_config(workdir), settings.to_dict(config)))
+    except UserError:
+        return True
 
 
 def read_config(workdir: Path) -> dict:
