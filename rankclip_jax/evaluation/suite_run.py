@@ -133,7 +133,7 @@ def _words(error: Exception) -> str:
 
 
 def _path(output: Path, task: Task) -> Path:
-    return output / f"{task.name.replace('/', '-')}.json"
+    return output / f"{printable(task.name, 200).replace('/', '-')}.json"
 
 
 def _confirm(result: dict[str, Any], path: Path, known: bool) -> None:

@@ -182,6 +182,8 @@ def test_paragraphs_lines_and_events(capsys, tmp_path):
 
 def test_suites(capsys, tmp_path):
     task = Task(name=EVIL, task="zero_shot", format="webdataset", path="gone")
-    _, faults = suite_run.run([task], tmp_path / "suite.json", tmp_path, None, None, tmp_path)
+    _, faults = suite_run.run(
+        [task], tmp_path / "suite.json", tmp_path, None, suite_run.Identity("m", "p", "d"), tmp_path
+    )
     print(suite_run.format_table([task], {}, faults))
     check(*capsys.readouterr())

@@ -8,13 +8,27 @@ back with ``--first k --count 1``. `python -m tests.soak` finds these modules an
 """
 
 import argparse
+import contextlib
+import logging
 import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 _MOST_SHOWN = 5  # broken cases that are printed in full
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Warnings of the code under test are not logged: thousands of odd inputs bring thousands."""
+    logger = logging.getLogger("rankclip_jax")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def main(check: Callable[[random.Random], object], argv: Sequence[str] | None = None) -> int:

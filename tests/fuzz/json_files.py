@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import logging
 import math
 import random
 import resource
@@ -30,6 +29,7 @@ from rankclip_jax.run import checkpoints, lock, proof, workdir
 from rankclip_jax.run.settings import to_dict
 from rankclip_jax.telemetry import goodput, writers
 from rankclip_jax.telemetry.activity import Activity
+from tests import fuzz
 from tests.fuzz.mutation import dump, mutate_bytes, mutate_value
 
 SECONDS = 5  # of a processor, that one file may take
@@ -179,9 +179,9 @@ def encoded(path, content):
 
 def run(count, seed, kinds=None):
     """Draws so many files; what went wrong, a report each."""
-    logging.getLogger("rankclip_jax").setLevel(logging.ERROR)
     wrong = []
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(), contextlib.redirect_stdout(None):
+    silent = contextlib.redirect_stdout(None)
+    with fuzz.quiet(), tempfile.TemporaryDirectory() as name, warnings.catch_warnings(), silent:
         warnings.simplefilter("ignore")
         files = Files(Path(name))
         for number in range(count):

@@ -179,6 +179,5 @@ def _write(draw: random.Random, folder: Path, content: bytes) -> Path:
 
 
 if __name__ == "__main__":
-    logging.getLogger(csv_file.__name__).addHandler(logging.NullHandler())
-    logging.getLogger(csv_file.__name__).propagate = False
-    sys.exit(fuzz.main(check))
+    with fuzz.quiet():
+        sys.exit(fuzz.main(check))

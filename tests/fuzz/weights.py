@@ -8,7 +8,6 @@ import faulthandler
 import functools
 import io
 import json
-import logging
 import random
 import resource
 import shutil
@@ -28,6 +27,7 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import files, hugging_face, loading, open_clip
 from rankclip_jax.models.clip import Clip, describe_variables
 from rankclip_jax.models.presets import Preset, TextPreset, VisionPreset
+from tests import fuzz
 from tests.fuzz.mutation import HOSTILE, dump, mutate_bytes, mutate_value
 
 SECONDS = 5  # of a processor, that one file may take
@@ -162,11 +162,11 @@ def read(path):
 def run(count, seed, kinds=KINDS):
     """Draws so many; what went wrong, a report each, and how many were read."""
     faulthandler.enable()
-    logging.getLogger("rankclip_jax").setLevel(logging.ERROR)
     wrong, whole = [], 0
     # The shapes of a model are traced once for each: what is read differs, not the presets.
     traced = functools.cache(describe_variables)
     with (
+        fuzz.quiet(),
         tempfile.TemporaryDirectory() as name,
         warnings.catch_warnings(),
         mock.patch.dict(loading.PRESETS, MINI, clear=True),
