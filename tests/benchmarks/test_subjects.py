@@ -36,8 +36,8 @@ def input_of_pictures(folder):
 SUBJECTS = {
     "loss": (
         lambda folder: loss.run(
-            ["16"], objective="rankclip", embedding_size=8, variant="exact", chunk_size=0, list_size=0, precision="auto", ours_only=False,
-            topology_name=None,
+            ["16"], objective="rankclip", embedding_size=8, variant="exact", chunk_size=0, list_size=0,
+            precision="auto", ours_only=False, topology_name=None,
         ),
         "time_against_ours", "milliseconds",
     ),
