@@ -333,7 +333,7 @@ def test_special_files_are_replaced_in_training_and_named_in_evaluation(special,
     assert set(batch["sample"]) == {4}
     assert {line.split(": ")[0] for line in batch["unreadable"]} == {str(path) for path in special[:4]}
     (batch,) = loader.evaluation_batches(source, image_size=8, batch_size=5, size=5)
-    assert batch["index"].tolist() == [-1, -1, -1, -1, 4]
+    assert batch["readable"].tolist() == [False, False, False, False, True]
     for path in special[:4]:
         assert f"left out: {path}: " in caplog.text
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LAUNCHERS = ("local.sh", "supervise.sh", "supervise.sh over local.sh", "ssh.sh", "tpu-vm.sh", "slurm.sh")
 _SAVED, _LIFE = 9, 2.5  # the exit status of a process that saves first; seconds that one lives which hears nothing
-_HEARS = ["env", "--default-signal=INT,QUIT"]  # a shell cannot hear what it was started to ignore
+_HEARS = ["env", "--default-signal=HUP,INT,QUIT"]  # a shell cannot hear what it was started to ignore
 
 # A training, with a worker where its launcher is to end that; arguments: what it does at a signal, milliseconds that it
 # lives, its exit status then.
