@@ -1,11 +1,12 @@
 """Files of JSON Lines as anybody may have left them, and the numbers in them."""
 
+import io
 import json
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import is_deep, open_regular, printable
@@ -24,11 +25,11 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
       UserError: it is larger than any log.
     """
     try:
-        file = open_regular(path)
+        opened = open_regular(path)
     except FileNotFoundError:
         return
-    with file:
-        if not is_remote(path) and os.fstat(file.fileno()).st_size > _LARGEST_FILE:
+    with io.BufferedReader(cast(io.RawIOBase, opened)) as file:  # an object's own reads lines of any length
+        if not is_remote(path) and os.fstat(opened.fileno()).st_size > _LARGEST_FILE:
             raise UserError(f"{printable(path)}: expected at most {_LARGEST_FILE:,} bytes. Move it elsewhere.")
         while line := file.readline(_LONGEST_LINE):
             try:
