@@ -335,7 +335,7 @@ def test_special_files_are_replaced_in_training_and_named_in_evaluation(special,
     (batch,) = loader.evaluation_batches(source, image_size=8, batch_size=5, size=5)
     assert batch["readable"].tolist() == [False, False, False, False, True]
     for path in special[:4]:
-        assert f"left out: {path}: " in caplog.text
+        assert f"unreadable: {path}: " in caplog.text
 
 
 def test_pixels_of_no_size_are_unreadable():

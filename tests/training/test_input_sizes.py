@@ -15,7 +15,7 @@ SHORT = [{"text": "a cat"}] * 100
 
 def notes(recipe, source, **changes):
     config = recipe.get_config()
-    config.model.update(changes)
+    config.model.update({"dtype": "float32"} | changes)  # decided by the device where a recipe says "auto"
     own = PRESETS[config.model.name].vision.image_size
     return input_sizes.notes(config.model.name, clip.build(config.model).preset, own, source)
 
