@@ -69,8 +69,7 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise UserError(f"activation: no {activation!r}; there are {', '.join(ACTIVATIONS)}.")
-    if not path.exists():
-        raise UserError(f"{path}: nothing there. Expected a workdir, a Hugging Face folder or a file of weights.")
+    _check_is_there(path)
     if not (path / "checkpoints").is_dir() and (step is not None or weights != "latest"):
         raise UserError(f"{path}: not a workdir, so it has neither steps nor an average to choose from.")
     if is_remote(path) and not (path / "checkpoints").is_dir():
@@ -92,6 +91,11 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
     return dataclasses.replace(found, model=found.model.clone(execution=execution))
 
 
+def _check_is_there(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: nothing there. Expected a workdir, a Hugging Face folder or a file of weights.")
+
+
 def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
     """The checkpoint that `read` takes, of a workdir, and a digest that tells these weights from others.
 
@@ -102,6 +106,7 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
     Raises:
       UserError: a workdir has no such checkpoint, or a file cannot be read.
     """
+    _check_is_there(path)
     content = path
     if (path / "checkpoints").is_dir():
         step = choose_step(path, step)
