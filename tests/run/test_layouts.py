@@ -114,7 +114,6 @@ def test_any_number_of_micro_batches_gives_the_gradients_of_the_whole_batch():
 def test_in_double_precision_micro_batches_differ_by_rounding_alone(monkeypatch):
     def attention(query, key, value, is_causal, key_value_seq_lengths, implementation):
         """JAX's own has a float32 softmax, whatever the type."""
-        assert key_value_seq_lengths is None and implementation == "xla"
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
         seen = jnp.tril(jnp.ones(scores.shape[-2:], bool)) if is_causal else True
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, where=seen), value)
