@@ -115,5 +115,5 @@ remote() { # folder, quoted for that shell; command
   printf "while kill -0 \$child 2>/dev/null; do wait \$child; code=\$?; done; exit \$code; }"
 }
 
-# A secret of this start, by which its processes know each other (rankclip_jax/parallel/rendezvous.py).
+# A secret of this start, by which its processes know each other (rankclip_jax/distributed/rendezvous.py).
 new_token() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }

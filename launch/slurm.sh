@@ -48,7 +48,7 @@ trap 'tell 142' ALRM
 trap : PIPE
 exec {never}<> <(:) # with nothing to read; a `wait` that a signal ends may lose the status
 
-# A secret of this start, by which its processes know each other (rankclip_jax/parallel/rendezvous.py).
+# A secret of this start, by which its processes know each other (rankclip_jax/distributed/rendezvous.py).
 RANKCLIP_JAX_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export RANKCLIP_JAX_TOKEN
 status=$stopped

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rankclip_jax.embedding.encoder import Encoder
+    from rankclip_jax.evaluation.encoder import Encoder
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ def load(
       UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
       ValueError: another dtype, or other weights.
     """
-    from rankclip_jax.embedding.encoder import Encoder  # here, since importing JAX takes a second
+    from rankclip_jax.evaluation.encoder import Encoder  # here, since importing JAX takes a second
     from rankclip_jax.input_pipeline.object_stores import path_of
     from rankclip_jax.interop import loading
 

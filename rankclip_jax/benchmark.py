@@ -14,10 +14,10 @@ from pathlib import Path
 
 from absl import flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
+from rankclip_jax.distributed import platform
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
-from rankclip_jax.parallel import platform
 
 _CONFIG = entry.define_config()
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1024", "2048"], "loss: global batch sizes, by comma")

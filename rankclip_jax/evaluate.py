@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
 from rankclip_jax.input_pipeline.errors import UserError
 
 entry.define_recipe()
@@ -38,7 +38,9 @@ def main() -> None:
         if _MODEL.value is not None:
             raise UserError("--model: what it is to be evaluated on is not given. Name a --suite FILE.")
         folder = entry.place_of(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
-        from rankclip_jax.evaluation import checkpoint  # after the flags are read, since importing JAX takes a second
+        from rankclip_jax.evaluation import (
+            run_evaluation as checkpoint,  # after the flags are read, since importing JAX takes a second
+        )
 
         checkpoint.evaluate(folder, _STEP.value, _TASKS.value, _WEIGHTS.value)
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.object_stores import resolve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 

@@ -10,10 +10,10 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
+from rankclip_jax.distributed import platform
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
-from rankclip_jax.parallel import platform
 
 _CONFIG = entry.define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "devices, such as h200:HOSTSxGPUS or v5e:16x16")
@@ -58,7 +58,7 @@ def main() -> None:
         found = [plan.to_dict() for plan in plans]
         write_atomically(paths["json"], json.dumps(found if _SWEEP.value else found[0], indent=2) + "\n")
     if "picture" in paths:
-        from rankclip_jax.planning import shown  # after the flags are read, as above
+        from rankclip_jax.planning import formatting as shown  # after the flags are read, as above
 
         shown.draw(plans, paths["picture"])
     if not plans[0].fits:

@@ -5,7 +5,7 @@ python -m rankclip_jax.status --workdir DIR [--against DIR]
 
 from absl import flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
 from rankclip_jax.input_pipeline.files import printable
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
@@ -15,7 +15,7 @@ _AGAINST = flags.DEFINE_string("against", None, "folder of another run: tells th
 def main() -> None:
     """Prints it."""
     workdir = entry.place_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
-    from rankclip_jax.report import status  # after the flags, since importing JAX takes long
+    from rankclip_jax.monitoring import status  # after the flags, since importing JAX takes long
 
     for line in status.describe(workdir):
         print(printable(line, 10_000))

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
 
 _CONFIG = entry.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<recipe's name> unless given")
@@ -34,7 +34,7 @@ def main() -> None:
     # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
     signal.signal(signal.SIGINT, lambda *_: entry.EXPLAINED.stop())
     entry.join_processes(config)
-    from rankclip_jax.parallel.processes import is_first
+    from rankclip_jax.distributed.processes import is_first
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
     outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED, recipe=recipe)

@@ -5,7 +5,7 @@ python -m rankclip_jax.verify --workdir DIR [--step N]
 
 from absl import flags
 
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 
@@ -16,12 +16,12 @@ _STEP = flags.DEFINE_integer("step", None, "look at this checkpoint alone", lowe
 def main() -> None:
     """Prints a line for each, and exits with 0 if all are whole and 1 if not."""
     workdir = entry.place_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
-    from rankclip_jax.run.checkpoints import (  # after the flags, since importing JAX takes long
+    from rankclip_jax.checkpoints.manager import (  # after the flags, since importing JAX takes long
         describe_proof,
         faults_of,
         faults_of_name,
     )
-    from rankclip_jax.run.workdir import misnamed, read_config, saved_steps
+    from rankclip_jax.checkpoints.workdir import misnamed, read_config, saved_steps
 
     read_config(workdir)
     steps, others = saved_steps(workdir), misnamed(workdir)

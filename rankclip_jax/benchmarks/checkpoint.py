@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.benchmarks.train import LENGTH, random_batch
-from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.run import settings
-from rankclip_jax.run.assembly import assemble
-from rankclip_jax.run.checkpoints import Checkpoints, bytes_of, faults_of, read_state
-from rankclip_jax.run.state import create, describe
-from rankclip_jax.run.workdir import saved_steps, write_config
+from rankclip_jax.checkpoints.manager import Checkpoints, bytes_of, faults_of, read_state
+from rankclip_jax.checkpoints.workdir import saved_steps, write_config
+from rankclip_jax.distributed.mesh import make_mesh
+from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training.compilation import compile_step
+from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.state import create, describe
 
 
 def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:

@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable
 
 from rankclip_jax.benchmarks.peer import PeerError, serve
+from rankclip_jax.distributed import platform
 from rankclip_jax.interop.files import import_torch
-from rankclip_jax.parallel import platform
 
 _BATCH = 64  # CLIP_benchmark's own
 

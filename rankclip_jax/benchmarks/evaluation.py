@@ -27,14 +27,14 @@ from rankclip_jax.benchmarks.peer import (
 )
 from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.benchmarks.train import LENGTH
-from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.distributed.mesh import make_mesh
+from rankclip_jax.evaluation.embedder import Embedder
 from rankclip_jax.evaluation.tasks import TASKS, Data, Measured
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
 from rankclip_jax.input_pipeline.source import Source
-from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.run import settings
-from rankclip_jax.run.assembly import assemble
+from rankclip_jax.settings import resolution as settings
+from rankclip_jax.training.experiment import assemble
 
 _OURS = "rankclip_jax"
 _CLASSES = 10

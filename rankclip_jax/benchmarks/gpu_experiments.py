@@ -17,12 +17,12 @@ import numpy as np
 
 from rankclip_jax.benchmarks import loss, train
 from rankclip_jax.benchmarks.timing import columns, format_row, take_turns, timed
+from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.models.attention import Implementation, attention
 from rankclip_jax.objectives import ranking
-from rankclip_jax.parallel.mesh import make_mesh
 from rankclip_jax.recipes import base
-from rankclip_jax.run import settings
-from rankclip_jax.run.assembly import assemble
+from rankclip_jax.settings import resolution as settings
+from rankclip_jax.training.experiment import assemble
 
 Row = dict[str, Any]
 Experiment = Callable[[bool], Iterator[Row]]

@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from rankclip_jax import input_pipeline
 from rankclip_jax.benchmarks.peer import install_hint
 from rankclip_jax.benchmarks.timing import Spread, Timed, Timings, columns, format_row, print_conclusion, take_turns
+from rankclip_jax.distributed.mesh import make_local_mesh
+from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.input_pipeline import images, tokenizer
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
@@ -27,9 +29,7 @@ from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
 from rankclip_jax.models.presets import PRESETS, Preset
-from rankclip_jax.parallel.layout import Layout
-from rankclip_jax.parallel.mesh import make_local_mesh
-from rankclip_jax.run import settings
+from rankclip_jax.settings import resolution as settings
 
 _ROUNDS = 3  # turns of each loader
 

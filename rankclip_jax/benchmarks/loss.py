@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import recipes
 from rankclip_jax.benchmarks.timing import Timings, columns, format_row, print_conclusion, take_turns, timed
+from rankclip_jax.distributed.mesh import make_mesh
+from rankclip_jax.distributed.sharding import Layout
+from rankclip_jax.distributed.topology import Topology, topology_of
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
-from rankclip_jax.parallel.layout import Layout
-from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.parallel.topology import Topology, topology_of
 from rankclip_jax.planning import program
-from rankclip_jax.run.ranges import LARGEST_BATCH
+from rankclip_jax.settings.ranges import LARGEST_BATCH
 
 LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 

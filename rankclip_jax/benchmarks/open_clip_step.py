@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 
 from rankclip_jax.benchmarks.peer import PeerError, serve
+from rankclip_jax.distributed import platform
 from rankclip_jax.interop.files import import_torch
-from rankclip_jax.parallel import platform
 
 
 def prepare(name: str, batch: str, dtype: str, backend: str, *options: str) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankclip_jax.benchmarks.timing import columns, format_row, print_conclusion, take_turns, timed
-from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.evaluation.embedder import Embedded
 from rankclip_jax.search.index import build
 
 _WIDTH = 512

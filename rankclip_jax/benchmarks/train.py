@@ -30,17 +30,17 @@ from rankclip_jax.benchmarks.timing import (
     take_turns,
     timed,
 )
+from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import Step
-from rankclip_jax.parallel.hardware import peak_flops
-from rankclip_jax.parallel.mesh import make_mesh
+from rankclip_jax.planning.hardware import peak_flops
 from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.planning.program import bytes_needed
-from rankclip_jax.run import settings
-from rankclip_jax.run.assembly import Assembly, assemble
-from rankclip_jax.run.state import create
-from rankclip_jax.run.step import describe_batch
+from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training.compilation import compile_step
+from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.state import create
+from rankclip_jax.training.step import describe_batch
 
 LENGTH = 10**6  # of a run, which its schedule needs; what a step costs does not depend on it
 OURS, LOSS, PEER = "rankclip_jax", "the loss alone", "open_clip"

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rankclip_jax.embedding.embedder import Embedded, Embedder
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed.processes import is_first
+from rankclip_jax.evaluation.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
 from rankclip_jax.evaluation.tasks import agreement, retrieval_of, unreadable_images
@@ -14,9 +16,7 @@ from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.source import Source, Truth, truth_of
 from rankclip_jax.models.clip import Variables
-from rankclip_jax.parallel.processes import is_first
-from rankclip_jax.run.assembly import Assembly
-from rankclip_jax.telemetry.console import say
+from rankclip_jax.training.experiment import Assembly
 
 RANKING_EXAMPLES = 512  # Kendall's tau is taken over lists of this many
 _BATCH_SIZE = 1024

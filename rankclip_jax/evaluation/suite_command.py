@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax import recipes
-from rankclip_jax.embedding.embedder import Embedder
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed.mesh import make_mesh
+from rankclip_jax.distributed.processes import is_first
+from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation import results, suite, suite_run
+from rankclip_jax.evaluation.embedder import Embedder
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.suite_run import Identity
 from rankclip_jax.evaluation.tasks import Measured
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading, open_clip
-from rankclip_jax.parallel.layout import Layout
-from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.parallel.processes import is_first
-from rankclip_jax.telemetry.console import say
 
 
 def evaluate(

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from rankclip_jax.cli.console import renew, say
+from rankclip_jax.distributed.processes import is_first, largest_of_all
 from rankclip_jax.evaluation import public_results
 from rankclip_jax.evaluation.suite import Task
 from rankclip_jax.evaluation.tasks import TASKS, UNREADABLE, Data, Measured, check
@@ -19,9 +21,7 @@ from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.source import Source, truth_of
-from rankclip_jax.parallel.processes import is_first, largest_of_all
-from rankclip_jax.telemetry.clock import format_duration
-from rankclip_jax.telemetry.console import renew, say
+from rankclip_jax.monitoring.throughput import format_duration
 
 # Beside the first few of a task; chance is the same both ways of retrieval.
 _SHOWN = ("zero_shot/chance", "retrieval/text_to_image/chance", "retrieval/images", "retrieval/captions", UNREADABLE)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from rankclip_jax.embedding.embedder import Embedded, Embedder
 from rankclip_jax.evaluation import modalities
 from rankclip_jax.evaluation.association import association
 from rankclip_jax.evaluation.compositionality import compositionality
+from rankclip_jax.evaluation.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.linear_probe import linear_probe
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.retrieval import retrieval

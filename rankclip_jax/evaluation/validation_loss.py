@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.evaluation.embedder import Embedded
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.models.clip import Outputs, Variables
 from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.run.assembly import Assembly
+from rankclip_jax.training.experiment import Assembly
 
 Loss = Callable[[Outputs, jax.Array], tuple[jax.Array, Metrics]]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.evaluation.encoder import Encoder
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.interop import hugging_face, open_clip

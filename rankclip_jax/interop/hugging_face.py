@@ -11,7 +11,7 @@ from rankclip_jax.input_pipeline import tokenizer
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.interop import files, open_clip
-from rankclip_jax.interop.places import hugging_face_places
+from rankclip_jax.interop.weight_map import hugging_face_places
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.models.presets import Preset, ResNetPreset, TextPreset, VisionPreset
 from rankclip_jax.models.transformer import LAYER_NORM_EPSILON

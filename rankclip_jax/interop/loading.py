@@ -14,11 +14,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rankclip_jax.checkpoints import checksums as proof
+from rankclip_jax.checkpoints import workdir
+from rankclip_jax.checkpoints.manager import choose_step, read_variables
+from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable, read_json
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of, sizes_below
 from rankclip_jax.interop import files, hugging_face, positions
-from rankclip_jax.interop.places import (
+from rankclip_jax.interop.weight_map import (
     LOGIT_BIAS,
     Place,
     batch_counters,
@@ -30,10 +34,8 @@ from rankclip_jax.interop.places import (
 from rankclip_jax.models.clip import Clip, Variables, describe_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
-from rankclip_jax.parallel.mesh import make_local_mesh
-from rankclip_jax.run import proof, settings, workdir
-from rankclip_jax.run.assembly import assemble
-from rankclip_jax.run.checkpoints import choose_step, read_variables
+from rankclip_jax.settings import resolution as settings
+from rankclip_jax.training.experiment import assemble
 
 _LOGGER = logging.getLogger(__name__)
 _NAMED = 8  # tensors named in an error, of each kind

@@ -9,7 +9,7 @@ import numpy as np
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import files
-from rankclip_jax.interop.places import batch_counters, open_clip_places
+from rankclip_jax.interop.weight_map import batch_counters, open_clip_places
 from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN, Clip, Variables
 from rankclip_jax.models.presets import PRESETS, ResNetPreset
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.models.presets import ResNetPreset
-from rankclip_jax.models.rematerialisation import rematerialised
+from rankclip_jax.models.remat import rematerialised
 from rankclip_jax.models.transformer import Execution
 
 _MOMENTUM = 0.9  # of running statistics

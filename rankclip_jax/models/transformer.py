@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from rankclip_jax.models.attention import attention, choose
-from rankclip_jax.models.rematerialisation import rematerialised
+from rankclip_jax.models.remat import rematerialised
 
 LAYER_NORM_EPSILON = 1e-5
 _UNROLLED_LAYERS = 12  # on GPUs, at most

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from rankclip_jax.distributed.collectives import gather, sum_into_parts
 from rankclip_jax.objectives.objective import Metrics, Options, Step
 from rankclip_jax.objectives.products import Columns, chosen_precision, prepare, product
-from rankclip_jax.parallel.collectives import gather, sum_into_parts
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
 CHUNK_BYTES = 64 * 2**20

@@ -6,9 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rankclip_jax.parallel.hardware import TPUS
-from rankclip_jax.parallel.topology import Topology, topology_of
-from rankclip_jax.planning import search, shown
+from rankclip_jax.distributed.topology import Topology, topology_of
+from rankclip_jax.planning import formatting as shown
+from rankclip_jax.planning import search_space as search
+from rankclip_jax.planning.hardware import TPUS
 from rankclip_jax.planning.plan import Plan, plan
 
 _HOUR = 3600

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from rankclip_jax.parallel.hardware import Accelerator
-from rankclip_jax.parallel.layout import bytes_a_device
-from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.parallel.platform import MEMORY_SHARE
-from rankclip_jax.parallel.topology import Topology
+from rankclip_jax.distributed.mesh import make_mesh
+from rankclip_jax.distributed.platform import MEMORY_SHARE
+from rankclip_jax.distributed.sharding import bytes_a_device
+from rankclip_jax.distributed.topology import Topology
 from rankclip_jax.planning import arithmetic, program
+from rankclip_jax.planning.hardware import Accelerator
 from rankclip_jax.planning.program import Collective
-from rankclip_jax.run import settings
-from rankclip_jax.run.assembly import Assembly, assemble
-from rankclip_jax.run.state import describe
-from rankclip_jax.run.step import describe_batch, make_step
+from rankclip_jax.settings import resolution as settings
+from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.state import describe
+from rankclip_jax.training.step import describe_batch, make_step
 
 _STEPS = 10**6  # of the run that is planned, where its length depends on data that need not be here
 

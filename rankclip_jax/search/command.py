@@ -6,8 +6,11 @@ from pathlib import Path
 
 import jax
 
-from rankclip_jax.embedding.embedder import Embedded, Embedder
-from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed.mesh import make_local_mesh
+from rankclip_jax.distributed.sharding import Layout
+from rankclip_jax.evaluation.embedder import Embedded, Embedder
+from rankclip_jax.evaluation.encoder import Encoder
 from rankclip_jax.evaluation.tasks import Measured
 from rankclip_jax.input_pipeline import array_record
 from rankclip_jax.input_pipeline.errors import UserError
@@ -15,11 +18,8 @@ from rankclip_jax.input_pipeline.files import check_writable
 from rankclip_jax.input_pipeline.object_stores import sizes_below
 from rankclip_jax.input_pipeline.preparation import manifest
 from rankclip_jax.interop import loading
-from rankclip_jax.parallel.layout import Layout
-from rankclip_jax.parallel.mesh import make_local_mesh
 from rankclip_jax.search.index import open_index
 from rankclip_jax.search.server import Search
-from rankclip_jax.telemetry.console import say
 
 
 def prepare(model: Path, data: Path, split: str, folder: Path) -> Search:

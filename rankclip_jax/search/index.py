@@ -16,10 +16,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.cli.console import say
+from rankclip_jax.evaluation.embedder import Embedded
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import open_regular, printable, read_json, write_atomically
-from rankclip_jax.telemetry.console import say
 
 _ABOUT = "about.json"
 _KINDS = ("image", "text")

@@ -31,13 +31,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rankclip_jax.embedding.encoder import Encoder
+from rankclip_jax.cli.console import say
+from rankclip_jax.evaluation.encoder import Encoder
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.images import decode
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.search.index import Index
-from rankclip_jax.telemetry.console import say
 
 _PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf8")
 _LARGEST_IMAGE = 32 << 20  # bytes of a query

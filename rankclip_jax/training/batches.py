@@ -8,8 +8,8 @@ from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.loader import name_of_record, training_batches
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
-from rankclip_jax.run.assembly import Assembly
-from rankclip_jax.run.forward import Batch
+from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.forward import Batch
 
 
 def device_batches(

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed.platform import COMPILER_OPTIONS, give_freed_memory_back
+from rankclip_jax.distributed.sharding import bytes_a_device
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.parallel.layout import bytes_a_device
-from rankclip_jax.parallel.platform import COMPILER_OPTIONS, give_freed_memory_back
+from rankclip_jax.monitoring.throughput import format_duration
 from rankclip_jax.planning.program import bytes_needed
-from rankclip_jax.planning.search import as_flags, what_fits
-from rankclip_jax.run import settings
-from rankclip_jax.run.assembly import Assembly, assemble
-from rankclip_jax.run.state import describe
-from rankclip_jax.run.step import StepFunction, describe_batch, make_step
-from rankclip_jax.telemetry.clock import format_duration
-from rankclip_jax.telemetry.console import say
+from rankclip_jax.planning.search_space import as_flags, what_fits
+from rankclip_jax.settings import resolution as settings
+from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.state import describe
+from rankclip_jax.training.step import StepFunction, describe_batch, make_step
 
 _ADVICE = (
     "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.rematerialise=blocks, by "

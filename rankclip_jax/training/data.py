@@ -7,14 +7,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rankclip_jax import input_pipeline
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed.processes import is_first
 from rankclip_jax.input_pipeline import files
 from rankclip_jax.input_pipeline.array_record import PreparedSplit
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.loader import check_readable
 from rankclip_jax.input_pipeline.source import Mixture, Source, identity_of
-from rankclip_jax.parallel.processes import is_first
-from rankclip_jax.run import settings
-from rankclip_jax.telemetry.console import say
+from rankclip_jax.settings import resolution as settings
 
 NAME = "data.json"  # in a workdir: the identity of the data that the run is trained on
 _MAY_CHANGE = {"image sizes"}  # images may be mended

@@ -13,51 +13,51 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from rankclip_jax.checkpoints import workdir as workdirs
+from rankclip_jax.checkpoints.lock import Lock
+from rankclip_jax.checkpoints.manager import Checkpoints, set_aside
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed import start_up
+from rankclip_jax.distributed.mesh import make_mesh
+from rankclip_jax.distributed.processes import is_first, largest_of_all, sum_over_all
+from rankclip_jax.distributed.sharding import table
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
-from rankclip_jax.hooks import Hook, StepInfo
-from rankclip_jax.hooks.evaluation import Evaluation
-from rankclip_jax.hooks.finiteness import Finiteness, GoBack
-from rankclip_jax.hooks.interruption import Interrupted, Interruption
-from rankclip_jax.hooks.logging import Logging
-from rankclip_jax.hooks.oddities import Oddities
-from rankclip_jax.hooks.profiling import Profiling
-from rankclip_jax.hooks.saving import Saving
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.object_stores import path_of, time_of
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.models.presets import preset_of
+from rankclip_jax.monitoring import summary_figure as picture
+from rankclip_jax.monitoring.events import Events
+from rankclip_jax.monitoring.goodput import Ledger
+from rankclip_jax.monitoring.heartbeat import Heartbeat
+from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.watchdog import Watchdog
+from rankclip_jax.monitoring.writers import check_writers, make_writers
 from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.parallel import start_up
-from rankclip_jax.parallel.hardware import peak_flops
-from rankclip_jax.parallel.layout import table
-from rankclip_jax.parallel.mesh import make_mesh
-from rankclip_jax.parallel.processes import is_first, largest_of_all, sum_over_all
+from rankclip_jax.planning.hardware import peak_flops
 from rankclip_jax.planning.plan import useful_flops
-from rankclip_jax.report import picture
-from rankclip_jax.run import schedule, settings
-from rankclip_jax.run import workdir as workdirs
-from rankclip_jax.run.assembly import Assembly, assemble
-from rankclip_jax.run.checkpoints import Checkpoints, set_aside
-from rankclip_jax.run.forward import Batch
-from rankclip_jax.run.lock import Lock
-from rankclip_jax.run.state import TrainState
-from rankclip_jax.run.step import StepFunction
-from rankclip_jax.telemetry.activity import Activity
-from rankclip_jax.telemetry.console import say
-from rankclip_jax.telemetry.events import Events
-from rankclip_jax.telemetry.goodput import Ledger
-from rankclip_jax.telemetry.heartbeat import Heartbeat
-from rankclip_jax.telemetry.watchdog import Watchdog
-from rankclip_jax.telemetry.writers import check_writers, make_writers
-from rankclip_jax.training import input_sizes
+from rankclip_jax.settings import resolution as settings
+from rankclip_jax.training import input_sizes, schedule
 from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainedMemory, compile_step
 from rankclip_jax.training.data import check_unchanged, open_data, shared_facts, write_identity
-from rankclip_jax.training.rehearsal import rehearse
-from rankclip_jax.training.showing import show_results, write_results
-from rankclip_jax.training.start import Start, choose_start, newest, restore_or_initialise
+from rankclip_jax.training.dry_run import rehearse
+from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.forward import Batch
+from rankclip_jax.training.hooks import Hook, StepInfo
+from rankclip_jax.training.hooks.anomalies import Oddities
+from rankclip_jax.training.hooks.checkpointing import Saving
+from rankclip_jax.training.hooks.evaluation import Evaluation
+from rankclip_jax.training.hooks.finiteness import Finiteness, GoBack
+from rankclip_jax.training.hooks.interruption import Interrupted, Interruption
+from rankclip_jax.training.hooks.logging import Logging
+from rankclip_jax.training.hooks.profiling import Profiling
+from rankclip_jax.training.results import show_results, write_results
+from rankclip_jax.training.resumption import Start, choose_start, newest, restore_or_initialise
+from rankclip_jax.training.state import TrainState
+from rankclip_jax.training.step import StepFunction
 
 _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
 

@@ -9,9 +9,9 @@ from configs import csv, demo
 from rankclip_jax.benchmarks import checkpoint, evaluation, loss, search, timing, train
 from rankclip_jax.benchmarks import input as input_benchmark
 from rankclip_jax.benchmarks.timing import ProcessorTime
+from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.models.presets import PRESETS
-from rankclip_jax.parallel.mesh import make_local_mesh
-from rankclip_jax.run.assembly import assemble
+from rankclip_jax.training.experiment import assemble
 from tests.training.conftest import TINY
 
 

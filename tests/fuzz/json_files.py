@@ -18,17 +18,19 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from rankclip_jax.checkpoints import checksums as proof
+from rankclip_jax.checkpoints import lock, workdir
+from rankclip_jax.checkpoints import manager as checkpoints
 from rankclip_jax.evaluation import public_results, results, suite
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import hugging_face, loading
 from rankclip_jax.models.clip import Clip
 from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.monitoring import goodput, html_report, status, writers
+from rankclip_jax.monitoring import summary_figure as picture
+from rankclip_jax.monitoring.timeline import Activity
 from rankclip_jax.recipes import base
-from rankclip_jax.report import html_report, picture, status
-from rankclip_jax.run import checkpoints, lock, proof, workdir
-from rankclip_jax.run.settings import to_dict
-from rankclip_jax.telemetry import goodput, writers
-from rankclip_jax.telemetry.activity import Activity
+from rankclip_jax.settings.resolution import to_dict
 from tests import fuzz
 from tests.fuzz.mutation import dump, mutate_bytes, mutate_value
 

@@ -12,7 +12,7 @@ PROGRAM = """
 import concurrent.futures, io, sys
 from pathlib import Path
 from PIL import Image
-from rankclip_jax.command_line import entry
+from rankclip_jax.cli import entry
 from rankclip_jax.input_pipeline import images
 from rankclip_jax.input_pipeline.preparation import runners
 

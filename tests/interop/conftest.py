@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from configs import demo
+from rankclip_jax.checkpoints import workdir
+from rankclip_jax.checkpoints.manager import Checkpoints
+from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.interop import files
-from rankclip_jax.parallel.mesh import make_local_mesh
-from rankclip_jax.run import workdir
-from rankclip_jax.run.assembly import assemble
-from rankclip_jax.run.checkpoints import Checkpoints
-from rankclip_jax.run.state import create
+from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.state import create
 
 
 def make_run(folder, objective="rankclip", **model_settings):

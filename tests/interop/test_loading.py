@@ -18,7 +18,7 @@ from PIL import Image
 
 import rankclip_jax
 from configs import demo
-from rankclip_jax.command_line.entry import EXPLAINED
+from rankclip_jax.cli.entry import EXPLAINED
 from rankclip_jax.evaluation.zero_shot import class_embeddings
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.scenes import Scenes

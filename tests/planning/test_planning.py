@@ -16,17 +16,18 @@ import yaml
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from configs import demo
+from rankclip_jax.distributed.mesh import AXES, make_mesh
+from rankclip_jax.distributed.topology import topology_of
 from rankclip_jax.models.presets import PRESETS, VisionPreset
-from rankclip_jax.parallel.hardware import GPUS
-from rankclip_jax.parallel.mesh import AXES, make_mesh
-from rankclip_jax.parallel.topology import topology_of
-from rankclip_jax.planning import arithmetic, program, search
+from rankclip_jax.planning import arithmetic, program
+from rankclip_jax.planning import search_space as search
 from rankclip_jax.planning.command import how_to_start
+from rankclip_jax.planning.hardware import GPUS
 from rankclip_jax.planning.plan import Plan, plan_step, useful_flops
 from rankclip_jax.recipes import names
-from rankclip_jax.run.assembly import assemble
-from rankclip_jax.run.state import create, describe
-from rankclip_jax.run.step import describe_batch, make_step
+from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.state import create, describe
+from rankclip_jax.training.step import describe_batch, make_step
 from tests.planning.conftest import ROOT
 from tests.training.conftest import TINY
 

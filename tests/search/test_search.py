@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankclip_jax.embedding.embedder import Embedded
+from rankclip_jax.evaluation.embedder import Embedded
 from rankclip_jax.input_pipeline import prepare
 from rankclip_jax.input_pipeline.scenes import Scenes
 from rankclip_jax.search import command, index

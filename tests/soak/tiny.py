@@ -19,8 +19,8 @@ import numpy as np
 
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.models.presets import PRESETS
-from rankclip_jax.run import step as steps
 from rankclip_jax.training import batches, loop
+from rankclip_jax.training import step as steps
 from tests.training.conftest import TINY
 
 

@@ -85,9 +85,9 @@ def test_a_run_that_cannot_get_over_it_stops_at_the_limit(poison, tmp_path):
 
 def test_an_update_that_is_not_finite_is_skipped_and_the_state_is_kept():
     """A batch of which the loss is NaN: nothing but the number of the step changes."""
-    from rankclip_jax.run.assembly import assemble
-    from rankclip_jax.run.state import create
-    from rankclip_jax.run.step import describe_batch, make_step
+    from rankclip_jax.training.experiment import assemble
+    from rankclip_jax.training.state import create
+    from rankclip_jax.training.step import describe_batch, make_step
     from tests.training.conftest import small
 
     assembly = assemble(small(train__when_not_finite="skip"), one_device(), 20)

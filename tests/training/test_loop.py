@@ -12,18 +12,18 @@ import jax
 import numpy as np
 import pytest
 
+from rankclip_jax.checkpoints import workdir
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.evaluation.metric import Metric
-from rankclip_jax.hooks.interruption import Interruption
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
 from rankclip_jax.models.clip import Outputs
+from rankclip_jax.monitoring import summary_figure as picture
+from rankclip_jax.monitoring.writers import JsonLines
 from rankclip_jax.objectives import OBJECTIVES
-from rankclip_jax.report import picture
-from rankclip_jax.run import workdir
-from rankclip_jax.telemetry.writers import JsonLines
 from rankclip_jax.training import compilation, loop
+from rankclip_jax.training.hooks.interruption import Interruption
 from rankclip_jax.training.loop import train
 from tests.training.conftest import (
     assert_bit_identical,

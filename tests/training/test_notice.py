@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from rankclip_jax.checkpoints.workdir import saved_steps
 from rankclip_jax.evaluation.evaluator import Evaluator
-from rankclip_jax.run.workdir import saved_steps
 from rankclip_jax.training import loop
 from tests.training.conftest import assert_bit_identical, final_state, train_small
 

@@ -9,11 +9,11 @@ import signal
 import jax
 import pytest
 
-from rankclip_jax.parallel import hardware
+from rankclip_jax.monitoring import summary_figure as picture
+from rankclip_jax.planning import hardware
 from rankclip_jax.planning.plan import useful_flops
-from rankclip_jax.report import picture
-from rankclip_jax.run.assembly import assemble
 from rankclip_jax.training import loop
+from rankclip_jax.training.experiment import assemble
 from tests.training.conftest import one_device, read_metrics, small
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankclip_jax.telemetry.activity import Activity
-from rankclip_jax.telemetry.watchdog import Watchdog
+from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.watchdog import Watchdog
 from tests.commands import run
 from tests.training.conftest import SMALL_FLAGS
 

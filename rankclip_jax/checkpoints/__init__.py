@@ -1,0 +1,1 @@
+"""Checkpoints, their checksums, and the folder of a run."""

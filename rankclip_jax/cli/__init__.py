@@ -1,0 +1,1 @@
+"""Command-line entry point, flags, help and printing."""

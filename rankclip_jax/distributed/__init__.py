@@ -1,0 +1,1 @@
+"""Processes, meshes, sharding and collectives."""

@@ -1,0 +1,1 @@
+"""Declarations, validation and resolution of a run's settings."""

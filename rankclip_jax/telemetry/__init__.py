@@ -1,1 +1,0 @@
-"""What a person and other programs see of a run while it goes on."""

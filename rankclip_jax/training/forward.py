@@ -1,0 +1,89 @@
+"""The towers over a global batch: each device encodes its own rows, in micro-batches where asked to.
+
+Between the devices of an axis ``fsdp`` the weights are gathered once for a step, and their gradients summed into the
+shards that each device owns once, whatever the number of micro-batches. Accumulation is GradCache (Gao et al., 2021):
+the loss is computed once over the embeddings of the whole batch, and each micro-batch is encoded a second time in the
+backward pass, with the same random draws, instead of being kept. Gradients are those of the whole batch.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+from rankclip_jax.distributed.collectives import gather
+from rankclip_jax.distributed.mesh import FSDP
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.state import join
+
+Batch = dict[str, jax.Array]
+
+
+def outputs_of_batch(
+    assembly: Assembly, parameters: optax.Params, batch_statistics: dict[str, Any], batch: Batch, key: jax.Array
+) -> tuple[Outputs, dict[str, Any]]:
+    """All views of a batch to what the objective is given, and the batch statistics after them.
+
+    Args:
+      assembly: the run's parts.
+      parameters: as the layout says.
+      batch_statistics: of ResNets.
+      batch: views by name, ``[B, ...]``, rows over all devices.
+      key: of the step.
+    """
+    layout = assembly.layout
+    alone = layout.mesh.size == 1  # which XLA would have exchange everything with itself
+    axes = () if alone else layout.mesh.axis_names
+    execution = dataclasses.replace(assembly.model.execution, axes=axes)
+    model = assembly.model.clone(execution=execution)
+    towers = {part: parameters[part] for part in ("vision", "text", "logit_scale")}
+    if model.frozen:
+        towers[model.frozen] = jax.lax.stop_gradient(towers[model.frozen])
+    split = layout.specifications({"parameters": towers})["parameters"]
+
+    def encode_own(towers: optax.Params, statistics: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[Any, Any]:
+        variables = join(_gathered(towers, split), statistics)
+        own = len(next(iter(batch.values())))
+        numbers = jnp.arange(own) + (own * jax.lax.axis_index(axes) if axes else 0)
+
+        def encode(part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
+            outputs, changed = model.apply(
+                variables, part[0], train=True, rows=part[1], mutable=["batch_stats"], rngs={"patch_dropout": key}
+            )
+            return outputs.embeddings, changed.get("batch_stats", statistics)
+
+        count = assembly.config.train.accumulation
+        if count == 1:
+            return encode((batch, numbers))
+        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, numbers))
+        embeddings = jax.lax.map(jax.checkpoint(lambda part: encode(part)[0], prevent_cse=False), parts)
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), embeddings), statistics
+
+    whole, rows = PartitionSpec(), PartitionSpec(axes)
+    encode_all = (
+        encode_own
+        if alone
+        else jax.shard_map(
+            encode_own,
+            mesh=layout.mesh,
+            in_specs=(split, whole, rows, whole),
+            out_specs=(rows, whole),
+            check_vma=False,
+        )
+    )
+    embeddings, batch_statistics = encode_all(towers, batch_statistics, batch, jax.random.fold_in(key, 0))
+    outputs = Outputs(embeddings, {"scale": jnp.exp(parameters["logit_scale"])})
+    return assembly.outputs_with(outputs, parameters), batch_statistics
+
+
+def _gathered(towers: optax.Params, split: Any) -> optax.Params:
+    """The whole of each array, from the parts that the devices of a group own; called on each device."""
+
+    def whole(part: jax.Array, specification: PartitionSpec) -> jax.Array:
+        return gather(part, FSDP, specification.index(FSDP)) if FSDP in specification else part
+
+    return jax.tree.map(whole, towers, split)

@@ -1,0 +1,53 @@
+"""What a person who watched the numbers would remark on: a loss that jumps up, a scale that can grow no more."""
+
+import collections
+import contextlib
+import itertools
+import math
+import statistics
+
+from rankclip_jax.models.clip import MAX_LOGIT_SCALE
+from rankclip_jax.monitoring.events import Events
+from rankclip_jax.training.hooks import StepInfo
+
+_SEEN = 30  # logged losses that one is compared with
+_FAR = 6  # of their deviations, which are taken of neighbours, since losses fall
+_DEVIATION = 1.4826 / math.sqrt(2)  # of normal values, by the median of the differences of neighbours
+_BOUND = math.exp(MAX_LOGIT_SCALE) * (1 - 1e-5)
+
+
+class Oddities(contextlib.ExitStack):
+    """Looks at the steps that are logged; says and records a spike each time, the scale's bound when it is reached.
+
+    Args:
+      every_steps: how often steps are logged.
+      events: where it is recorded.
+    """
+
+    def __init__(self, every_steps: int, events: Events) -> None:
+        super().__init__()
+        self._every_steps, self._events = every_steps, events
+        self._losses: collections.deque[float] = collections.deque(maxlen=_SEEN)
+        self._at_bound = False
+
+    def __call__(self, info: StepInfo) -> None:
+        """Looks, if the step is logged."""
+        if not info.is_due(self._every_steps) or not info.metrics:
+            return
+        loss, scale = float(info.metrics["loss"]), float(info.metrics["logit_scale"])
+        if not math.isfinite(loss):
+            return
+        if len(self._losses) == _SEEN:
+            usual = statistics.median(self._losses)
+            changes = (abs(after - before) for before, after in itertools.pairwise(self._losses))
+            deviation = max(_DEVIATION * statistics.median(changes), 0.01 * abs(usual))
+            if loss > usual + _FAR * deviation:
+                self._events.write("loss_spike", step=info.step, loss=loss, before=usual)
+                self._events.say(f"note: the loss jumped to {loss:.4g} at step {info.step}, from about {usual:.4g}")
+        self._losses.append(loss)
+        if scale >= _BOUND and not self._at_bound:
+            self._events.write("logit_scale_at_bound", step=info.step, logit_scale=scale)
+            self._events.say(
+                f"note: at step {info.step} logit_scale has reached its bound, {scale:.4g}, and stays below"
+            )
+        self._at_bound = scale >= _BOUND

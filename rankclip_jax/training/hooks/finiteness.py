@@ -1,0 +1,108 @@
+"""What becomes of a step whose loss or gradients are not finite: the run stops, leaves it out, or goes back."""
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import jax
+
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.monitoring.events import Events
+from rankclip_jax.objectives.objective import Metrics
+from rankclip_jax.training.hooks import StepInfo
+
+_NAMED = 8  # records of a batch
+
+
+class GoBack(Exception):
+    """The run is to go on from its last checkpoint, without the batch of a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"back, to leave out step {step}")
+        self.step = step
+
+
+class Finiteness(contextlib.nullcontext):
+    """Looks at the flags of all steps, the computed ``finite``, at each step that is logged or saved.
+
+    Under ``skip`` the step has left out the update by itself already; what happened is said and recorded.
+
+    Args:
+      policy: ``config.train.when_not_finite``.
+      limit: after so many such steps the run stops under any policy.
+      every_steps: how often steps are logged, saved, and so on.
+      records_of: names of the records in a step's batch, of this process.
+      events: where it is recorded.
+      kept: says what there is to go back to.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        limit: int,
+        *every_steps: int,
+        records_of: Callable[[int], list[str]],
+        events: Events,
+        kept: Callable[[], str],
+    ) -> None:
+        super().__init__()
+        self._policy, self._limit, self._every_steps = policy, limit, every_steps
+        self._records_of, self._events, self._kept = records_of, events, kept
+        self._unseen: list[tuple[int, Metrics]] = []
+
+    def __call__(self, info: StepInfo) -> None:
+        """Looks if the step is due.
+
+        Raises:
+          UserError: the run stops.
+          GoBack: it goes back.
+        """
+        if info.metrics:
+            self._unseen.append((info.step, info.metrics))
+        if info.step == info.first_step or any(info.is_due(every) for every in self._every_steps):
+            self.check()
+
+    def check(self) -> None:
+        """Looks at the steps that were not looked at.
+
+        Raises:
+          UserError: the run stops.
+          GoBack: it goes back.
+        """
+        unseen, self._unseen = self._unseen, []
+        flags = jax.device_get([metrics["finite"] for _, metrics in unseen])
+        for finite, (step, metrics) in zip(flags, unseen, strict=True):
+            if not finite:
+                self._act(step, {"loss": 0.0} | {name: float(x) for name, x in jax.device_get(metrics).items()})
+
+    def _act(self, step: int, values: dict[str, float]) -> None:
+        terms = [name for name, value in values.items() if not math.isfinite(value)]
+        found = f"the {terms[0]} is {values[terms[0]]} at step {step}"
+        records = self._records_of(step)
+        before = self._events.count("not_finite")
+        self._events.write("not_finite", step=step, terms=terms, records=records, policy=self._policy)
+        if self._policy == "stop" or before + 1 > self._limit:
+            raise UserError(self._explain(found, step, before + 1))
+        named = f"{', '.join(records[:_NAMED])}{' ...' if len(records) > _NAMED else ''}"
+        self._events.say(f"note: {found} (not finite: {', '.join(terms)}); its batch is left out: {named}")
+        if self._policy == "go_back":
+            raise GoBack(step)
+
+    def _explain(self, found: str, step: int, count: int) -> str:
+        if self._policy != "stop":
+            return (
+                f"{found}: that makes {count} such steps, more than config.train.not_finite_limit={self._limit}. "
+                f"{self._kept()} The steps and their records are in {self._events.path}."
+            )
+        if step == 1:
+            return (
+                f"{found}, before anything was learned: the learning rate is not to blame, but what the run starts "
+                "with. Look at config.init_from, if it is given, and at config.objective and config.model; "
+                "--config.model.dtype=float32 has the widest range."
+            )
+        return (
+            f"{found}: the run has diverged and is not saved. {self._kept()} Try a new run with a lower "
+            "--config.optimizer.learning_rate, a longer --config.optimizer.warmup_share, or with "
+            "--config.optimizer.gradient_clip=1.0; or leave such batches out: --config.train.when_not_finite=go_back. "
+            f"The step's records are in {self._events.path}."
+        )

@@ -1,0 +1,69 @@
+"""A profile of some steps, for XProf and Perfetto: those that the settings name, or a few from a signal on."""
+
+import contextlib
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rankclip_jax.cli.console import say
+from rankclip_jax.monitoring.events import Events
+from rankclip_jax.training.hooks import StepInfo
+
+_SIGNAL = signal.SIGUSR2
+_FEW = 5  # steps, from the signal on
+
+
+class Profiling(contextlib.ExitStack):
+    """Traces steps ``first`` to ``last`` of every process, and `_FEW` of a process that is sent SIGUSR2.
+
+    Args:
+      folder: of the traces; each has one of its own inside.
+      first: 0: none.
+      last: the same.
+      start_step: updates done before this process began.
+      events: where it is recorded.
+    """
+
+    def __init__(self, folder: Path, first: int, last: int, start_step: int, events: Events) -> None:
+        super().__init__()
+        self._folder, self._first, self._last, self._start_step = folder, first, last, start_step
+        self._events = events
+        self._asked, self._until = False, 0
+
+    def __enter__(self) -> "Profiling":
+        """Listens for the signal, and begins if the first step is to be traced."""
+        if threading.current_thread() is threading.main_thread():
+            previous: Any = signal.signal(_SIGNAL, self._ask)
+            self.callback(signal.signal, _SIGNAL, previous)
+        self.callback(self._end, self._start_step)
+        self._begin_before(self._start_step + 1)
+        return self
+
+    def __call__(self, info: StepInfo) -> None:
+        """Ends a trace after its last step, and begins one before its first."""
+        if self._until and info.step >= min(self._until, info.last_step):
+            jax.block_until_ready(info.metrics)
+            self._end(info.step)
+        self._begin_before(info.step + 1)
+
+    def _begin_before(self, step: int) -> None:
+        if self._until or not (self._asked or step == self._first):
+            return
+        self._until = self._last if step == self._first else step + _FEW - 1
+        self._asked = False
+        jax.profiler.start_trace(str(self._folder / f"from_step_{step}"))
+
+    def _end(self, step: int) -> None:
+        if not self._until:
+            return
+        self._until = 0
+        jax.profiler.stop_trace()
+        self._events.write("profiled", step=step, folder=str(self._folder))
+        say(f"profile up to step {step}: {self._folder} (tensorboard --logdir {self._folder}, or ui.perfetto.dev)")
+
+    def _ask(self, number: int, frame: object) -> None:
+        del number, frame
+        self._asked = True

@@ -1,5 +1,0 @@
-"""The small runs of the tests of training."""
-
-from tests.training.conftest import tiny
-
-__all__ = ["tiny"]

@@ -1,0 +1,26 @@
+"""Where a run that was told to stop stops."""
+
+import jax
+import pytest
+
+from rankclip_jax.training.hooks import StepInfo
+from rankclip_jax.training.hooks.interruption import Interrupted, Interruption
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_processes_stop_where_all_come_and_one_at_once(processes, monkeypatch):
+    """After a step another may be on its way to the next, and exchange numbers with this one before it."""
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    saved = []
+    interruption = Interruption(lambda info: saved.append(info.step) or info.step, patience=9, deadline=9)
+    interruption.step_begins()
+    interruption._notice._last = 1  # as agreed while the step is made
+    if processes == 1:
+        with pytest.raises(Interrupted):
+            interruption(StepInfo(1, 1, 9, None, {}))
+    else:
+        interruption(StepInfo(1, 1, 9, None, {}))
+        assert not saved
+        with pytest.raises(Interrupted):
+            interruption.step_begins()
+    assert saved == [1]
