@@ -29,17 +29,17 @@ def get_config() -> ConfigDict:
     config.data.threads = 4  # decoding threads of each worker (or of the main process)
     config.data.workers = -1  # decoding processes; 0: threads of the main process only; -1: all cores but two
     config.data.max_pixels = 2**26  # an image of more is unreadable, before it is decoded; WebP and AVIF count twice
-    config.data.max_unreadable_share = 0.01  # stop when more than this share of the records cannot be read
+    config.data.max_unreadable_fraction = 0.01  # stop when more than this share of the records cannot be read
 
     config.model = ConfigDict()
     config.model.name = "ViT-B-32"  # a row of rankclip_jax/models/presets.py
     config.model.sizes = ConfigDict()  # of another model, as in any run's config.json; empty: the preset's
     config.model.image_size = 0  # side of the images in pixels; 0: the preset's own
     config.model.pixel_mean = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]; CLIP's (SigLIP: 0.5 each)
-    config.model.pixel_deviation = (0.26862954, 0.26130258, 0.27577711)  # the same
+    config.model.pixel_std = (0.26862954, 0.26130258, 0.27577711)  # the same
     config.model.pooling = "class_token"  # of the image transformer; or "mean", of its patches, without such a token
     config.model.activation = "quick_gelu"  # CLIP's; or "gelu", as open_clip's newer models
-    config.model.rematerialise = "cheap"  # in the backward pass: all but matrix products; or "blocks", "nothing"
+    config.model.remat = "cheap"  # in the backward pass: all but matrix products; or "blocks", "nothing"
     config.model.attention = "auto"  # cuDNN's flash attention where there is one and rows are long; "cudnn", "xla"
     config.model.patch_dropout = 0.0  # share of an image's patches left out of training steps (FLIP); ViT only
     config.model.frozen = ""  # a tower that does not learn: "vision" (LiT) or "text"
@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     config.objective.precision = "auto"  # of similarities: highest, f16_x3, tf32_x3, bf16_x3, bf16_x6
     config.objective.second_view = False  # contrast each image and text with an augmented view of itself too
     config.objective.cyclic = (0.25, 0.25)  # cyclip: weights of cross- and in-modal consistency (its paper's)
-    config.objective.soft_share = 0.5  # softclip: share of the soft targets
+    config.objective.soft_fraction = 0.5  # softclip: share of the soft targets
     config.objective.relation_weight = 0.5  # softclip: weight of the term between negatives
     config.objective.distillation_ramp = (0.0, 0.5, 1.0)  # self_distillation: share of soft targets, as in ramp
     config.objective.target_scale = "14.3"  # softclip, self_distillation: sharpness of soft targets, as ranking_scale
@@ -69,10 +69,10 @@ def get_config() -> ConfigDict:
     config.optimizer.name = "adamw"  # or "lion", "adafactor", "muon"
     config.optimizer.learning_rate = 5e-4  # the peak, reached at the end of the warmup
     config.optimizer.schedule = "cosine"  # after the warmup; or "constant", "warmup_stable_decay"
-    config.optimizer.warmup_share = 0.02  # of the run: give either a share
+    config.optimizer.warmup_fraction = 0.02  # of the run: give either a share
     config.optimizer.warmup_steps = 0  # or steps, and leave the other 0
-    config.optimizer.final_share = 0.0  # of the peak, at the end of a cosine or a decay
-    config.optimizer.decay_share = 0.2  # warmup_stable_decay: the part of the run over which the rate falls
+    config.optimizer.final_fraction = 0.0  # of the peak, at the end of a cosine or a decay
+    config.optimizer.decay_fraction = 0.2  # warmup_stable_decay: the part of the run over which the rate falls
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
     config.optimizer.eps = 1e-6
@@ -80,16 +80,16 @@ def get_config() -> ConfigDict:
     config.optimizer.gradient_clip = 0.0  # largest global norm; 0: no clipping
     config.optimizer.rate_overrides = ()  # (pattern, factor) pairs, such as (("vision/.*blocks/[0-5]/", 0.1),)
     config.optimizer.decay_overrides = ()  # (pattern, weight decay) pairs, of parameters' names as above
-    config.optimizer.moments = "float32"  # type of first moments; or "bfloat16", half their memory
-    config.optimizer.average = 0.0  # keep a moving average of the weights with this factor, such as 0.999; 0: none
+    config.optimizer.mu_dtype = "float32"  # type of first moments; or "bfloat16", half their memory
+    config.optimizer.ema_decay = 0.0  # keep a moving average of the weights with this factor, such as 0.999; 0: none
 
     config.train = ConfigDict()
     config.train.global_batch_size = 1024  # pairs a step, over all devices of all hosts
     config.train.accumulation = 1  # micro-batches that the towers take a batch in; the loss stays the whole batch's
     config.train.steps = 0  # length of the run: give either steps
     config.train.epochs = 0  # or epochs, and leave the other 0
-    config.train.when_not_finite = "stop"  # of a loss or gradient; or "skip" the update, or "go_back" a checkpoint
-    config.train.not_finite_limit = 10  # skip, go_back: stop after so many such steps
+    config.train.on_nonfinite = "stop"  # of a loss or gradient; or "skip" the update, or "rollback" a checkpoint
+    config.train.max_nonfinite_steps = 10  # skip, rollback: stop after so many such steps
 
     config.mesh = ConfigDict()  # devices in a grid: a batch is split over all of it
     config.mesh.replica = 1  # copies of everything, across slow links
@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_minutes = 0.0  # as well; 0: by steps alone
     config.checkpoint.patience_seconds = 5.0  # after a signal, before an evaluation or a wait for data is broken off
     config.checkpoint.deadline_seconds = 240.0  # after a signal, to leave with what was saved before
-    config.checkpoint.failures_limit = 5  # of saves that cannot be written, after which the run stops
+    config.checkpoint.max_save_failures = 5  # of saves that cannot be written, after which the run stops
     config.checkpoint.keep = 3  # the newest ones
     config.checkpoint.keep_every_steps = 0  # and besides them one every so many steps, for good; 0: none
 
@@ -119,5 +119,5 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.every_steps = 0  # during training; 0: only at the end
     config.evaluation.max_examples = 10_000  # of the validation set; retrieval is reported over these
-    config.evaluation.weights = "latest"  # or "average": the moving average that config.optimizer.average keeps
+    config.evaluation.weights = "latest"  # or "average": the moving average that config.optimizer.ema_decay keeps
     return config

@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.data.train = "data/cc3m"  # made by: python -m input_pipeline.prepare --source urls (docs/data.md)
 
     config.model.name = "ViT-B-32"  # the paper's smaller-scale encoder: 224 px, 32 px patches, 12 layers
-    config.model.rematerialise = "blocks"  # for one 80 GB GPU, 22 GiB; on two or more "cheap" is faster
+    config.model.remat = "blocks"  # for one 80 GB GPU, 22 GiB; on two or more "cheap" is faster
     config.model.dtype = "auto"  # ours: bfloat16, for matrix units; the release's towers run in float32
 
     config.objective.name = "rankclip"
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.objective.ramp = (0.0, 2.0, 2 / 3)  # release: clip(3 (e - 1) / (E - 1), 0, 2)
 
     config.optimizer.learning_rate = 5e-4  # paper
-    config.optimizer.warmup_share = 0.01  # ours: some 450 steps; the paper's 10,000 counts batches of 128
+    config.optimizer.warmup_fraction = 0.01  # ours: some 450 steps; the paper's 10,000 counts batches of 128
     config.optimizer.weight_decay = 0.1  # release's default
     config.optimizer.b1, config.optimizer.b2, config.optimizer.eps = 0.9, 0.999, 1e-8  # release's defaults
 

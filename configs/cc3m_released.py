@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.objective.ramp = (0.0, 2.0, 2 / 3)  # clip(3 (e - 1) / (E - 1), 0, 2)
 
     config.optimizer.learning_rate = 5e-4
-    config.optimizer.warmup_share, config.optimizer.warmup_steps = 0.0, 10_000
+    config.optimizer.warmup_fraction, config.optimizer.warmup_steps = 0.0, 10_000
     config.optimizer.b1, config.optimizer.b2, config.optimizer.eps = 0.9, 0.999, 1e-8
     config.optimizer.weight_decay = 0.1
 

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config = base()
     config.data.source = "csv"
     config.model.dtype = "auto"  # bfloat16 on GPUs and TPUs, for their matrix units; float32 on CPUs
-    config.optimizer.warmup_share = 0.05  # one's own data is small beside CC3M
+    config.optimizer.warmup_fraction = 0.05  # one's own data is small beside CC3M
     config.train.global_batch_size = 256
     config.train.epochs = 30
     return config

@@ -16,9 +16,9 @@ def get_config() -> ConfigDict:
     config.data.source = "csv"
     config.model.name = "ViT-demo"
     config.model.image_size = 64
-    config.model.rematerialise = "nothing"  # there is room for all of it
+    config.model.remat = "none"  # there is room for all of it
     config.optimizer.learning_rate = 7e-4  # as in the demo, whose model this is
-    config.optimizer.warmup_share = 0.05
+    config.optimizer.warmup_fraction = 0.05
     config.optimizer.weight_decay = 0.1
     config.optimizer.gradient_clip = 1.0
     config.train.global_batch_size = 32

@@ -11,14 +11,14 @@ def get_config() -> ConfigDict:
     config.data.source = "scenes"
     config.data.crop = "center"  # scenes are drawn in the model's size, and stay as they are
     config.model.name = "ViT-demo"
-    config.model.rematerialise = "nothing"  # there is room for all of it
+    config.model.remat = "none"  # there is room for all of it
 
     config.objective.name = "rankclip"
 
     # Found by trying: what a model this small learns fastest with.
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 4e-3
-    config.optimizer.warmup_share = 1 / 12  # 20 of 240 steps
+    config.optimizer.warmup_fraction = 1 / 12  # 20 of 240 steps
     config.optimizer.weight_decay = 0.1
     config.optimizer.gradient_clip = 1.0
 

@@ -30,7 +30,7 @@ _NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # what Python's surrogateescape make
 _LONGEST_LINE = 1 << 26  # characters
 _LONGEST_FIELD = 1 << 17  # characters; as Python's csv
 _MOST_LINES = 1000  # of a field
-_SIZES = 256  # image files whose sizes a run remembers
+_SIZES = 256  # image files whose sizes a run is_stateful
 _NAMED = 5  # lines in a message
 _PANDAS = "python -c \"import pandas; pandas.{0}('{{0}}').to_csv('{{0}}.csv', index=False)\""
 _SAVE = 'in the spreadsheet, "Save as", CSV (UTF-8)'

@@ -16,7 +16,7 @@ from .files import printable
 _LONGEST = 10_000  # characters of a paragraph or of a line of the log
 
 
-class Explained:
+class ExitOnUserError:
     """A context in which a `UserError`, a refusal of the file system, lack of memory or Ctrl-C ends the process.
 
     The exit status is 2, and for Ctrl-C 130.

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from . import array_record, images
 from .errors import UnreadableError, UserError
-from .explained import Explained, Parser, log_to_stderr
+from .explained import ExitOnUserError, Parser, log_to_stderr
 from .files import printable
 from .object_stores import disk_path_of
 from .preparation import manifest
@@ -31,7 +31,7 @@ _CAPTIONS = 5  # that are shown of an image
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
     log_to_stderr()
-    with Explained("input_pipeline.inspect", "Nothing was changed."):
+    with ExitOnUserError("input_pipeline.inspect", "Nothing was changed."):
         damaged = _inspect(_parse(argv))
     for line in damaged:
         print(f"damaged: {printable(line)}")

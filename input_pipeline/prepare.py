@@ -18,7 +18,7 @@ from typing import Any
 
 from . import csv_file, images
 from .errors import UserError
-from .explained import Explained, Parser, log_to_stderr
+from .explained import ExitOnUserError, Parser, log_to_stderr
 from .files import check_writable, printable, write_atomically
 from .object_stores import disk_path_of
 from .preparation import manifest, runners, shards, urls
@@ -45,7 +45,7 @@ _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
     log_to_stderr()
-    with Explained("input_pipeline.prepare", "What is done is kept: give the same command again to go on."):
+    with ExitOnUserError("input_pipeline.prepare", "What is done is kept: give the same command again to go on."):
         prepare(parse(argv))
 
 

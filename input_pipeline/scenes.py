@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .source import Classes, Truth
+from .source import Classes, GroundTruth
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross", "ring", "crescent", "bar", "pillar"),
@@ -68,10 +68,10 @@ class Scenes:
         return {"image": _draw_image(attributes, self.image_size, rng), "text": _write_caption(mentioned, rng)}
 
     @property
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         """What fits which: a class for each image, and the relevance of every image to every caption."""
         prompts = [[template.format(name) for template in CLASS_TEMPLATES] for name in CLASS_NAMES]
-        return Truth(classes=Classes(CLASS_NAMES, prompts, self.class_labels), relevance=self.relevance)
+        return GroundTruth(classes=Classes(CLASS_NAMES, prompts, self.class_labels), relevance=self.relevance)
 
     def image_attributes(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """What each image shows, of those named or of all: int ``[n, 6]``, indices into the values of `ATTRIBUTES`."""

@@ -52,7 +52,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What is known of a dataset beside its pairs.
 
     Args:
@@ -70,9 +70,9 @@ class Truth:
     choices: Sequence[Choice] = ()
 
 
-def truth_of(source: Source) -> Truth:
+def ground_truth_of(source: Source) -> GroundTruth:
     """What a source says of itself in its attribute ``truth``; most have none."""
-    return getattr(source, "truth", Truth())
+    return getattr(source, "truth", GroundTruth())
 
 
 def identity_of(source: "Source | Mixture") -> list[dict[str, object]]:

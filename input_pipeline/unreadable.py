@@ -17,7 +17,7 @@ class UnreadableTally:
       max_share: share of unreadable records, in [0, 1], above which the run stops.
       dataset_size: number of records in the dataset.
       every_batches: how often the processes' counts are summed and judged; the first batch is, too.
-      sum_over_all: from this process's counts to those of all processes.
+      sum_across_processes: from this process's counts to those of all processes.
     """
 
     def __init__(
@@ -26,11 +26,11 @@ class UnreadableTally:
         dataset_size: int,
         *,
         every_batches: int = 1,
-        sum_over_all: Callable[[list[int]], list[int]] = lambda counts: counts,
+        sum_across_processes: Callable[[list[int]], list[int]] = lambda counts: counts,
     ) -> None:
         self._count = self._tried = self._batches = 0
         self._names: set[str] = set()
-        self._max_share, self._every_batches, self._sum_over_all = max_share, every_batches, sum_over_all
+        self._max_share, self._every_batches, self._sum_over_all = max_share, every_batches, sum_across_processes
         self._judged_from = min(_SAMPLE, dataset_size)
         self._everywhere = 0
 
@@ -62,7 +62,7 @@ class UnreadableTally:
         listed = sorted(self._names)
         more = f", and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
         raise UserError(
-            f"config.data.max_unreadable_share: {self._everywhere} of {tried} records could not be read, more than "
+            f"config.data.max_unreadable_fraction: {self._everywhere} of {tried} records could not be read, more than "
             f"{self._max_share:.2%}: {'; '.join(listed[:_NAMED])}{more}. Mend or remove these files, or allow more "
-            "with --config.data.max_unreadable_share=SHARE."
+            "with --config.data.max_unreadable_fraction=SHARE."
         )

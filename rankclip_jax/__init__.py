@@ -25,7 +25,7 @@ def load(
       step: the checkpoint of a workdir; None: the newest.
       activation: ``"quick_gelu"`` or ``"gelu"``, for files that do not say; None: quick_gelu for those.
       dtype: type of the computation, ``"float32"`` or ``"bfloat16"``.
-      weights: of a workdir, ``"latest"`` or their moving ``"average"``.
+      weights: of a workdir, ``"latest"`` or their moving ``"ema"``.
 
     Raises:
       UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
@@ -35,7 +35,7 @@ def load(
     from rankclip_jax.input_pipeline.object_stores import path_of
     from rankclip_jax.interop import loading
 
-    if weights not in ("latest", "average") or dtype not in ("float32", "bfloat16"):
+    if weights not in ("latest", "ema") or dtype not in ("float32", "bfloat16"):
         raise ValueError(f"expected weights latest or average, dtype float32 or bfloat16; found {weights!r}, {dtype!r}")
     found = loading.read(path_of(str(path)), step=step, activation=activation, weights=weights)
     return Encoder(found.model, found.variables, dtype)

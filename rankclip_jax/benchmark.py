@@ -60,7 +60,7 @@ def main(subject: str) -> None:
     """Measures the subject."""
     output = None
     if _JSON.value is not None:
-        output = entry.folder_of(_JSON, "Name a file to write, such as --json rows.json")
+        output = entry.local_path(_JSON, "Name a file to write, such as --json rows.json")
         entry.check_can_be_written("json", output)
     rows = _SUBJECTS[subject]()
     if output:
@@ -101,7 +101,7 @@ def _input() -> list[dict]:
         input as benchmark,  # after the flags are read, since importing JAX takes a second
     )
 
-    original = None if _ORIGINAL.value is None else entry.folder_of(_ORIGINAL, "Name a CSV list.")
+    original = None if _ORIGINAL.value is None else entry.local_path(_ORIGINAL, "Name a CSV list.")
     return benchmark.run(config, original, _PAIRS.value, _RATE.value)
 
 
@@ -120,7 +120,7 @@ def _search() -> list[dict]:
 
 
 def _folder() -> Path:
-    folder = entry.folder_of(_FOLDER, "Name a folder that is there.")
+    folder = entry.local_path(_FOLDER, "Name a folder that is there.")
     if not folder.is_dir():
         raise UserError(f"--folder: no folder at {folder}. Name one that is there.")
     entry.check_can_be_written("folder", folder / "anything")
@@ -135,7 +135,7 @@ def _evaluation() -> list[dict]:
 
 
 def _gpu() -> list[dict]:
-    output = entry.folder_of(_OUTPUT, "Name a folder to write results to.")
+    output = entry.local_path(_OUTPUT, "Name a folder to write results to.")
     entry.check_can_be_written("output", output / "results.jsonl")
     platform.set_variables_to_share()
     from rankclip_jax.benchmarks import gpu  # after the flags are read, since importing JAX takes a second

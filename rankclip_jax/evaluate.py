@@ -1,6 +1,6 @@
 """Evaluates a model: a run on its own validation data, or any model on the datasets of a suite.
 
-python -m rankclip_jax.evaluate --workdir DIR [--step N] [--tasks validation,retrieval] [--weights average]
+python -m rankclip_jax.evaluate --workdir DIR [--step N] [--tasks validation,retrieval] [--weights ema]
 python -m rankclip_jax.evaluate --model PATH --suite FILE [--data DIR] [--output DIR] [--tasks cifar10,dtd]
 python -m rankclip_jax.evaluate --workdir DIR --suite FILE ...
 
@@ -26,7 +26,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to evaluate; the newest unless given")
 _TASKS = flags.DEFINE_list("tasks", None, "which evaluations to run, by comma; all unless given")
-_WEIGHTS = flags.DEFINE_enum("weights", None, ["latest", "average"], "which weights; as the run's settings say")
+_WEIGHTS = flags.DEFINE_enum("weights", None, ["latest", "ema"], "which weights; as the run's settings say")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "type of a suite's computation")
 
 
@@ -37,16 +37,16 @@ def main() -> None:
     if _SUITE.value is None:
         if _MODEL.value is not None:
             raise UserError("--model: what it is to be evaluated on is not given. Name a --suite FILE.")
-        folder = entry.place_of(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
+        folder = entry.path_flag(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
         from rankclip_jax.evaluation import (
-            run_evaluation as checkpoint,  # after the flags are read, since importing JAX takes a second
+            run_evaluation,  # after the flags are read, since importing JAX takes a second
         )
 
-        checkpoint.evaluate(folder, _STEP.value, _TASKS.value, _WEIGHTS.value)
+        run_evaluation.evaluate(folder, _STEP.value, _TASKS.value, _WEIGHTS.value)
         return
-    path = entry.place_of(_WORKDIR if _MODEL.value is None else _MODEL, "Name what is to be evaluated.")
-    suite = entry.folder_of(_SUITE, "Name a file, such as --suite configs/suites/paper_zero_shot.json.")
-    data = entry.folder_of(_DATA, "Name the folder of the datasets.")
+    path = entry.path_flag(_WORKDIR if _MODEL.value is None else _MODEL, "Name what is to be evaluated.")
+    suite = entry.local_path(_SUITE, "Name a file, such as --suite configs/suites/paper_zero_shot.json.")
+    data = entry.local_path(_DATA, "Name the folder of the datasets.")
     from rankclip_jax import recipes
 
     entry.join_processes(recipes.base())
@@ -56,7 +56,7 @@ def main() -> None:
         path,
         suite,
         data,
-        None if _OUTPUT.value is None else entry.folder_of(_OUTPUT, "Name a folder."),
+        None if _OUTPUT.value is None else entry.local_path(_OUTPUT, "Name a folder."),
         step=_STEP.value,
         tasks=_TASKS.value,
         weights=_WEIGHTS.value or "latest",

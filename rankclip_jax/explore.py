@@ -22,10 +22,10 @@ _PORT = flags.DEFINE_integer("port", 8000, "port to listen at; 0: any that is fr
 
 def main() -> None:
     """Makes the index where there is none yet, and serves until Ctrl-C."""
-    model = entry.place_of(_MODEL, "Name a model, such as --model runs/demo.")
-    data = entry.place_of(_DATA, "Name a prepared dataset, such as --data data/mine.")
+    model = entry.path_flag(_MODEL, "Name a model, such as --model runs/demo.")
+    data = entry.path_flag(_DATA, "Name a prepared dataset, such as --data data/mine.")
     usual = f"indexes/{model.stem}-{resolve(data).name}-{_SPLIT.value}"
-    folder = Path(usual) if _INDEX.value is None else entry.folder_of(_INDEX, f"Leave it out for {usual}.")
+    folder = Path(usual) if _INDEX.value is None else entry.local_path(_INDEX, f"Leave it out for {usual}.")
     from rankclip_jax.search import command  # after the flags, since importing JAX takes long
     from rankclip_jax.search import server as servers
 

@@ -18,7 +18,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest unless given")
 _FORMAT = flags.DEFINE_string("format", None, "open_clip, hugging_face or rankclip")
 _OUTPUT = flags.DEFINE_string("output", None, "file to write (.safetensors, .pt), or folder (hugging_face)")
-_WEIGHTS = flags.DEFINE_enum("weights", "latest", ["latest", "average"], "the weights, or their moving average")
+_WEIGHTS = flags.DEFINE_enum("weights", "latest", ["latest", "ema"], "the weights, or their moving average")
 
 _SUFFIXES = {"open_clip": ".safetensors", "hugging_face": "", "rankclip": ".pt"}
 
@@ -55,12 +55,12 @@ def main() -> None:
 
 def _check_flags() -> tuple[Path, str, Path]:
     """The run's folder, the format and the output, once all flags are what they can be."""
-    workdir = entry.place_of(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
+    workdir = entry.path_flag(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
     if _FORMAT.value not in _SUFFIXES:
         found = "not given" if _FORMAT.value is None else f"no {_FORMAT.value!r}"
         raise UserError(f"--format: {found}; there are {', '.join(_SUFFIXES)}.")
     suffix = _SUFFIXES[_FORMAT.value]
-    output = entry.folder_of(_OUTPUT, f"Name what to write, such as --output exported{suffix}")
+    output = entry.local_path(_OUTPUT, f"Name what to write, such as --output exported{suffix}")
     if output.is_dir() and suffix:
         raise UserError(f"--output: {output} is a folder. Name a file to write, such as {output / f'exported{suffix}'}")
     if suffix and output.suffix != suffix:

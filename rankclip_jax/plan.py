@@ -36,7 +36,7 @@ def main() -> None:
     paths = {}
     for flag in (_JSON, _PICTURE):
         if flag.value is not None:
-            paths[flag.name] = entry.folder_of(flag, f"Name a file, such as --{flag.name} plan.{flag.name}")
+            paths[flag.name] = entry.local_path(flag, f"Name a file, such as --{flag.name} plan.{flag.name}")
             entry.check_can_be_written(flag.name, paths[flag.name])
     if _PRICE.value is not None and not (config.train.steps or (config.train.epochs and _PAIRS.value)):
         raise UserError("--price: the length of the run is not known. Say --pairs=N, the size of the data set, too.")
@@ -58,9 +58,9 @@ def main() -> None:
         found = [plan.to_dict() for plan in plans]
         write_atomically(paths["json"], json.dumps(found if _SWEEP.value else found[0], indent=2) + "\n")
     if "picture" in paths:
-        from rankclip_jax.planning import formatting as shown  # after the flags are read, as above
+        from rankclip_jax.planning import formatting  # after the flags are read, as above
 
-        shown.draw(plans, paths["picture"])
+        formatting.draw(plans, paths["picture"])
     if not plans[0].fits:
         raise SystemExit(1)
 

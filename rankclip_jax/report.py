@@ -17,8 +17,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "the file to write, such as report
 
 def main(*more: str) -> None:
     """Writes what the flags name."""
-    first = entry.place_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
-    output = entry.folder_of(_OUTPUT, "Name the file to write, such as --output report.html.")
+    first = entry.path_flag(_WORKDIR, "Name the run, such as --workdir runs/demo.")
+    output = entry.local_path(_OUTPUT, "Name the file to write, such as --output report.html.")
     workdirs = [first, *map(path_of, more)]
     if repeated := [folder for folder in workdirs if workdirs.count(folder) > 1]:
         raise UserError(f"--workdir: {repeated[0]} is named twice.")

@@ -14,13 +14,13 @@ _AGAINST = flags.DEFINE_string("against", None, "folder of another run: tells th
 
 def main() -> None:
     """Prints it."""
-    workdir = entry.place_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
+    workdir = entry.path_flag(_WORKDIR, "Name the run, such as --workdir runs/demo.")
     from rankclip_jax.monitoring import status  # after the flags, since importing JAX takes long
 
     for line in status.describe(workdir):
         print(printable(line, 10_000))
     if _AGAINST.value is not None:
-        other = entry.place_of(_AGAINST, "Name another run, such as --against runs/demo.")
+        other = entry.path_flag(_AGAINST, "Name another run, such as --against runs/demo.")
         for line in status.describe_differences(workdir, other):
             print(printable(line, 10_000))
 

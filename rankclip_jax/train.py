@@ -20,7 +20,7 @@ _DRY_RUN = flags.DEFINE_bool(
 )
 
 # Pairs of settings for one thing in two units: the one on the command line replaces the recipe's in the other.
-_UNITS = (("train.steps", "train.epochs"), ("optimizer.warmup_steps", "optimizer.warmup_share"))
+_UNITS = (("train.steps", "train.epochs"), ("optimizer.warmup_steps", "optimizer.warmup_fraction"))
 
 
 def main() -> None:
@@ -30,18 +30,18 @@ def main() -> None:
     _last_word(config, config_flags.get_override_values(flag))
     recipe = Path(config_flags.get_config_filename(flag))
     default = f"runs/{recipe.stem}"
-    workdir = Path(default) if _WORKDIR.value is None else entry.place_of(_WORKDIR, f"Leave it out for {default}.")
+    workdir = Path(default) if _WORKDIR.value is None else entry.path_flag(_WORKDIR, f"Leave it out for {default}.")
     # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
-    signal.signal(signal.SIGINT, lambda *_: entry.EXPLAINED.stop())
+    signal.signal(signal.SIGINT, lambda *_: entry.EXIT_ON_USER_ERROR.stop())
     entry.join_processes(config)
-    from rankclip_jax.distributed.processes import is_first
+    from rankclip_jax.distributed.processes import is_primary_process
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
     outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED, recipe=recipe)
     if outcome.signal_number is not None:
         command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
         stopped = f"Stopped and saved at step {outcome.step}" if outcome.step else "Stopped before anything was saved"
-        if is_first():
+        if is_primary_process():
             print(f"\n{stopped}. Go on with the same command: {command}", flush=True)
         sys.exit(128 + outcome.signal_number)
 

@@ -15,7 +15,7 @@ _STEP = flags.DEFINE_integer("step", None, "look at this checkpoint alone", lowe
 
 def main() -> None:
     """Prints a line for each, and exits with 0 if all are whole and 1 if not."""
-    workdir = entry.place_of(_WORKDIR, "Name the run, such as --workdir runs/demo.")
+    workdir = entry.path_flag(_WORKDIR, "Name the run, such as --workdir runs/demo.")
     from rankclip_jax.checkpoints.manager import (  # after the flags, since importing JAX takes long
         describe_proof,
         faults_of,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..evaluation_sets import class_folder, image_list, sugar_crepe, tfds_split, webdataset, winogavil
-from ..evaluation_sets.wording import Wording
+from ..evaluation_sets.wording import ClassPrompts
 from ..files import printable
 from ..source import Source
 
@@ -22,7 +22,7 @@ FORMATS = {
 }
 
 
-def open_set(name: str, path: Path, split: str, wording: Wording) -> Source:
+def open_set(name: str, path: Path, split: str, wording: ClassPrompts) -> Source:
     """Opens a split of a dataset, and reads of it what can be wrong: nothing is decoded.
 
     Args:

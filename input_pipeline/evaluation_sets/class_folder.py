@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..evaluation_sets.wording import NAMES, ClassPrompts, labelled, read_lines
 from ..file_names import IMAGE_SUFFIXES, count_suffixes, is_hidden, names_below
 from ..files import printable
-from ..source import Truth
+from ..source import GroundTruth
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class LabelledFiles:
     """Image files; item ``i`` is ``{"image": Path, "text": captions}``."""
 
     paths: tuple[Path, ...]
-    truth: Truth
+    truth: GroundTruth
     captions: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class LabelledFiles:
         return {"image": self.paths[index], "text": list(self.captions[index]) if self.captions else []}
 
 
-def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
+def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
     root = path / split if (path / split).is_dir() else path
     folders = sorted(folder for folder in root.iterdir() if not is_hidden(folder.name) and folder.is_dir())
@@ -48,10 +48,10 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     files = [
         [folder / name for name in found if _is_image(name)] for folder, found in zip(folders, names_of, strict=True)
     ]
-    left_out = [name for found in names_of for name in found if not _is_image(name)]
-    left_out += [path.name for path in root.iterdir() if _is_image(path.name) and not is_hidden(path.name)]
-    if left_out:
-        _LOGGER.warning("%s: files that are no images of a class are left out: %s", root, count_suffixes(left_out))
+    skipped_steps = [name for found in names_of for name in found if not _is_image(name)]
+    skipped_steps += [path.name for path in root.iterdir() if _is_image(path.name) and not is_hidden(path.name)]
+    if skipped_steps:
+        _LOGGER.warning("%s: files that are no images of a class are left out: %s", root, count_suffixes(skipped_steps))
     if empty := [folder for folder, found in zip(folders, files, strict=True) if not found]:
         raise UserError(f"{empty[0]}: no images of this class. Is the download complete?")
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in files])

@@ -12,15 +12,15 @@ import numpy as np
 from .. import csv_file
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
-from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..evaluation_sets.wording import NAMES, ClassPrompts, labelled, read_lines
 from ..files import printable
-from ..source import Truth
+from ..source import GroundTruth
 
 _LONGEST_HEADER = 1 << 20  # bytes
 _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 
 
-def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
+def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
     csv_file.check(path, str(path))
     delimiter = csv_file.delimiter_of(path)
@@ -43,7 +43,7 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
         texts: dict[Path, list[str]] = {}
         for image, text in rows:
             texts.setdefault(image, []).append(text)
-        return LabelledFiles(tuple(texts), Truth(), tuple(map(tuple, texts.values())))
+        return LabelledFiles(tuple(texts), GroundTruth(), tuple(map(tuple, texts.values())))
     words, names = [label for _, label in rows], read_lines(path.parent / NAMES)
     if all(re.fullmatch("[0-9]{1,9}", word) for word in words):
         labels = np.asarray([int(word) for word in words])

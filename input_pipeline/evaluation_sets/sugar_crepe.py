@@ -8,14 +8,14 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
-from ..evaluation_sets.wording import Wording
+from ..evaluation_sets.wording import ClassPrompts
 from ..files import is_file, printable, read_json
-from ..source import Truth
+from ..source import GroundTruth
 
 _KEYS = ("filename", "caption", "negative_caption")
 
 
-def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
+def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`; the right caption of each image comes first."""
     del wording
     file = path / f"{split}.json"
@@ -37,4 +37,4 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
     if missing := [name for name, _, _ in values if not is_file(folder / name)]:
         raise UserError(f"{printable(folder / missing[0])}: missing, as {len(missing)} of {len(values)} images.")
     paths = tuple(folder / name for name, _, _ in values)
-    return LabelledFiles(paths, Truth(), tuple((right, wrong) for _, right, wrong in values))
+    return LabelledFiles(paths, GroundTruth(), tuple((right, wrong) for _, right, wrong in values))

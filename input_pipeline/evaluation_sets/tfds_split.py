@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import tfds_folder
 from ..errors import UnreadableError, UserError
-from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
-from ..source import Truth
+from ..evaluation_sets.wording import NAMES, ClassPrompts, labelled, read_lines
+from ..source import GroundTruth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TfdsSplit:
     """Labelled images; item ``i`` is ``{"image": encoded bytes, "text": []}``."""
 
     records: Sequence[dict]
-    truth: Truth
+    truth: GroundTruth
 
     def __len__(self) -> int:
         return len(self.records)
@@ -30,7 +30,7 @@ class TfdsSplit:
             raise UnreadableError(f"record {index}: {type(error).__name__}") from error
 
 
-def open_set(path: Path, split: str, wording: Wording) -> TfdsSplit:
+def open_set(path: Path, split: str, wording: ClassPrompts) -> TfdsSplit:
     """See `evaluation_sets.open_set`; the path is of a version, such as ``cifar10/3.0.2``."""
     import tensorflow_datasets as tfds  # here, since importing it takes seconds
 

@@ -25,11 +25,11 @@ import numpy as np
 
 from .. import tars
 from ..errors import UnreadableError, UserError
-from ..evaluation_sets.wording import NAMES, Wording, labelled, read_lines
+from ..evaluation_sets.wording import NAMES, ClassPrompts, labelled, read_lines
 from ..file_names import IMAGE_SUFFIXES
 from ..files import open_regular, printable
 from ..preparation.pairs import Skip
-from ..source import Truth
+from ..source import GroundTruth
 from ..tars import Member
 
 _TYPES = {"classification": ".cls", "multilabel": ".npy", "retrieval": ".txt"}
@@ -55,7 +55,7 @@ class TarSplit:
 
     samples: tuple[_Sample, ...]
     with_captions: bool
-    truth: Truth
+    truth: GroundTruth
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -75,7 +75,7 @@ class TarSplit:
         return {"image": image, "text": captions, "key": f"{sample.tar.name}/{sample.name}"}
 
 
-def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
+def open_set(path: Path, split: str, wording: ClassPrompts) -> TarSplit:
     """See `evaluation_sets.open_set`."""
     kind = (read_lines(path / "dataset_type.txt") or ["classification"])[0].lower()
     if kind not in _TYPES:
@@ -86,7 +86,7 @@ def open_set(path: Path, split: str, wording: Wording) -> TarSplit:
     if kind == "retrieval":
         for sample in samples:
             _captions(sample)
-        return TarSplit(samples, True, Truth())
+        return TarSplit(samples, True, GroundTruth())
     labels = _vectors(samples) if kind == "multilabel" else _numbers(samples)
     truth = labelled(wording, read_lines(path / NAMES), labels, path, path / split)
     if kind == "classification" and all(sample.about is not None for sample in samples):

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
-from ..evaluation_sets.wording import Wording
+from ..evaluation_sets.wording import ClassPrompts
 from ..files import is_file, printable, read_text
-from ..source import Choice, Truth
+from ..source import Choice, GroundTruth
 
 _COLUMNS = ("cue", "candidates", "associations")
 
 
-def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
+def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`; each image once, in the order of their names."""
     del wording
     file = next((one for one in (path / f"{split}.csv", path / "winogavil_dataset.csv") if one.is_file()), None)
@@ -50,7 +50,7 @@ def open_set(path: Path, split: str, wording: Wording) -> LabelledFiles:
         )
         for cue, candidates, right in rows
     )
-    return LabelledFiles(paths, Truth(choices=choices))
+    return LabelledFiles(paths, GroundTruth(choices=choices))
 
 
 def _row(row: dict[str, str]) -> tuple[str, list[str], set[str]]:

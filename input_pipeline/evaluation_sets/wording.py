@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import is_file, read_json, read_text
-from ..source import Classes, Truth
+from ..source import Classes, GroundTruth
 
 _LOGGER = logging.getLogger(__name__)
 PLACE = "{c}"  # for a class's name in a template, as CLIP_benchmark writes it; {} is understood too
@@ -29,7 +29,7 @@ _FILES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Wording:
+class ClassPrompts:
     """Where names and templates come from: a list, a text file of lines, a JSON file, or a key of clip-benchmark's.
 
     Args:
@@ -73,7 +73,9 @@ class Wording:
         return Classes(tuple(found), _prompts(found, sentences), labels)
 
 
-def labelled(wording: Wording, names: Sequence[str] | None, labels: np.ndarray, folder: Path, where: Path) -> Truth:
+def labelled(
+    wording: ClassPrompts, names: Sequence[str] | None, labels: np.ndarray, folder: Path, where: Path
+) -> GroundTruth:
     """The truth about images with labels.
 
     Args:
@@ -84,7 +86,7 @@ def labelled(wording: Wording, names: Sequence[str] | None, labels: np.ndarray, 
       where: what errors name.
 
     Raises:
-      UserError: see `Wording.classes`; or a label is no number of a class, or vectors of them have another length.
+      UserError: see `ClassPrompts.classes`; or a label is no number of a class, or vectors of them have another length.
     """
     templates = read_lines(folder / _TEMPLATES)
     classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
@@ -104,7 +106,7 @@ def labelled(wording: Wording, names: Sequence[str] | None, labels: np.ndarray, 
             "the line to leave it out",
             where,
         )
-    return Truth(classes=classes)
+    return GroundTruth(classes=classes)
 
 
 def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:

@@ -14,7 +14,7 @@ from rankclip_jax.checkpoints.workdir import saved_steps, write_config
 from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training.compilation import compile_step
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.state import create, describe
 
 
@@ -30,13 +30,13 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
       UserError: the settings are not usable, or the step does not fit.
     """
     settings.check(config, jax.device_count())
-    assembly = assemble(config, make_mesh(config.mesh), LENGTH, config.train.global_batch_size)
-    step: Any = compile_step(assembly, announce=True)
-    state, batch = create(assembly), assembly.layout.put_rows(random_batch(assembly))
+    experiment = build_experiment(config, make_mesh(config.mesh), LENGTH, config.train.global_batch_size)
+    step: Any = compile_step(experiment, announce=True)
+    state, batch = create(experiment), experiment.layout.put_rows(random_batch(experiment))
     with tempfile.TemporaryDirectory(dir=folder) as place:
         workdir = Path(place)
         write_config(workdir, config)
-        checkpoints = Checkpoints(workdir, assembly)
+        checkpoints = Checkpoints(workdir, experiment)
 
         def take(save: bool) -> dict:
             nonlocal state
@@ -57,7 +57,7 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
         reading = take_turns(
             {
                 "verify": timed(lambda: faults_of(workdir, last)),
-                "restore": timed(lambda: read_state(workdir, describe(assembly), last)),
+                "restore": timed(lambda: read_state(workdir, describe(experiment), last)),
             }
         )
     a_step = training.median("plain") / steps

@@ -29,12 +29,12 @@ from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_co
 from rankclip_jax.benchmarks.train import LENGTH
 from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.evaluation.embedder import Embedder
-from rankclip_jax.evaluation.tasks import TASKS, Data, Measured
+from rankclip_jax.evaluation.tasks import TASKS, Data, ModelUnderTest
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 
 _OURS = "rankclip_jax"
 _CLASSES = 10
@@ -56,7 +56,7 @@ def run(config: ConfigDict, count: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         folder = Path(place)
         _write(folder, count)
-        source = open_set("webdataset", folder, "test", Wording())
+        source = open_set("webdataset", folder, "test", ClassPrompts())
         versions = {f"{_OURS}, {dtype}": timed(_ours(config, source, dtype)) for dtype in ("float32", "bfloat16")}
         peers = _peers(config, folder, stack)
         timings = take_turns(versions | {name: peer.seconds for name, peer in peers.items()})
@@ -96,10 +96,10 @@ def _write(folder: Path, count: int) -> None:
 
 
 def _ours(config: ConfigDict, source: Source, dtype: str) -> Callable[[], object]:
-    assembly = assemble(config, make_mesh(config.mesh), LENGTH, len(source))
-    execution = dataclasses.replace(assembly.model.execution, dtype=jnp.dtype(dtype))
-    embedder = Embedder(assembly.model.clone(execution=execution), assembly.layout)
-    measured = Measured(embedder, assembly.draw_variables(jax.random.key(0)))
+    experiment = build_experiment(config, make_mesh(config.mesh), LENGTH, len(source))
+    execution = dataclasses.replace(experiment.model.execution, dtype=jnp.dtype(dtype))
+    embedder = Embedder(experiment.model.clone(execution=execution), experiment.layout)
+    measured = ModelUnderTest(embedder, experiment.init_variables(jax.random.key(0)))
 
     def classify() -> object:
         with jax.default_matmul_precision("highest"):

@@ -22,7 +22,7 @@ from rankclip_jax.models.attention import Implementation, attention
 from rankclip_jax.objectives import ranking
 from rankclip_jax.recipes import base
 from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 
 Row = dict[str, Any]
 Experiment = Callable[[bool], Iterator[Row]]
@@ -111,13 +111,13 @@ def _step(small: bool, **changes: Any) -> Row:
     if small:
         config.model.name, config.train.global_batch_size = "ViT-demo", 16
     settings.check(config, jax.device_count())
-    assembly = assemble(config, make_mesh(config.mesh), train.LENGTH, config.train.global_batch_size)
-    step, needed = train.step_of(assembly)
+    experiment = build_experiment(config, make_mesh(config.mesh), train.LENGTH, config.train.global_batch_size)
+    step, needed = train.step_of(experiment)
     timings = take_turns({train.OURS: step}, 3)
-    (row,) = train.rows_of(assembly, timings)
+    (row,) = train.rows_of(experiment, timings)
     used = {name: operator.attrgetter(name)(config) for name in changes}  # in small others than were asked for
     row |= {"settings": used, "needed_gib": needed / 2**30}
-    row |= {"mfu": train.mfu(assembly, timings.median(train.OURS)), "peak_gib": train.peak_gib()}
+    row |= {"mfu": train.mfu(experiment, timings.median(train.OURS)), "peak_gib": train.peak_gib()}
     words = [f"{format_row(row, 'milliseconds')} ms", f"{format_row(row, 'pairs_per_second', ',.0f')} pairs/s"]
     words += [f"MFU {row['mfu']:.1%}"] if row["mfu"] else []
     words += [f"{row['needed_gib']:.2f} GiB by the compiler"]
@@ -188,7 +188,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "attention_in_step": _variants("model.attention", "cudnn", "xla"),
     "layers": _variants("model.scan_layers", True, False),
     "loss": _loss((2048, 8192, 32_768), "objective", "rankclip", "clip"),
-    "remat": _variants("model.rematerialise", "nothing", "cheap", "blocks"),
+    "remat": _variants("model.remat", "nothing", "cheap", "blocks"),
     "RN50": _model("RN50", 512),
     "ViT-L-14": _model("ViT-L-14", 128),
     "clip_ViT-B-32": _model("ViT-B-32", 1024, "clip"),

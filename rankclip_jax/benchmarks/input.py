@@ -27,7 +27,7 @@ from rankclip_jax.input_pipeline.image_files import FORMATS
 from rankclip_jax.input_pipeline.loader import check_readable, training_batches
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
-from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN
+from rankclip_jax.models.clip import PIXEL_MEAN, PIXEL_STD
 from rankclip_jax.models.presets import PRESETS, Preset
 from rankclip_jax.settings import resolution as settings
 
@@ -211,7 +211,7 @@ def _torch_batches(config: ConfigDict, preset: Preset, source: Source) -> Iterat
             transforms.CenterCrop(size),
             lambda image: image.convert("RGB"),
             transforms.ToTensor(),
-            transforms.Normalize(PIXEL_MEAN, PIXEL_DEVIATION),
+            transforms.Normalize(PIXEL_MEAN, PIXEL_STD),
         ]
     )
 

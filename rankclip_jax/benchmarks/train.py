@@ -38,7 +38,7 @@ from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.planning.program import bytes_needed
 from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training.compilation import compile_step
-from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.experiment import Experiment, build_experiment
 from rankclip_jax.training.state import create
 from rankclip_jax.training.step import describe_batch
 
@@ -60,20 +60,22 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
       UserError: the settings are not usable, or the step does not fit.
     """
     settings.check(config, jax.device_count())
-    assembly = assemble(config, make_mesh(config.mesh), config.train.steps or LENGTH, config.train.global_batch_size)
-    ours, needed = step_of(assembly)
-    versions = {OURS: ours, LOSS: loss_of(assembly)}
+    experiment = build_experiment(
+        config, make_mesh(config.mesh), config.train.steps or LENGTH, config.train.global_batch_size
+    )
+    ours, needed = step_of(experiment)
+    versions = {OURS: ours, LOSS: loss_of(experiment)}
     with contextlib.ExitStack() as stack:
-        peer = None if ours_only else stack.enter_context(_peer(assembly))
+        peer = None if ours_only else stack.enter_context(_peer(experiment))
         if peer:
             versions[PEER] = peer.seconds
         timings = take_turns(versions, steps)
-    rows = rows_of(assembly, timings)
+    rows = rows_of(experiment, timings)
     rows[0] |= {
         "loss_share": None if timings.is_busy else timings.median(LOSS) / timings.median(OURS),
         "needed_gib": needed / 2**30,
         "peak_gib": peak_gib(),
-        "mfu": mfu(assembly, timings.median(OURS)),
+        "mfu": mfu(experiment, timings.median(OURS)),
     }
     for row in rows:
         print(_format(row))
@@ -84,9 +86,9 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
     return rows
 
 
-def rows_of(assembly: Assembly, timings: Timings) -> list[dict[str, Any]]:
+def rows_of(experiment: Experiment, timings: Timings) -> list[dict[str, Any]]:
     """A row for each version that was timed, with its range and what it was: model, type, device, batch."""
-    config, batch = assembly.config, assembly.config.train.global_batch_size
+    config, batch = experiment.config, experiment.config.train.global_batch_size
     return [
         {
             "version": name,
@@ -111,10 +113,10 @@ def peak_gib() -> float | None:
     return statistics_of_device.get("peak_bytes_in_use", 0) / 2**30 or None
 
 
-def mfu(assembly: Assembly, seconds: float) -> float | None:
+def mfu(experiment: Experiment, seconds: float) -> float | None:
     """The share of the devices' peak that useful operations reach in a step of so long; None: the peak is not known."""
     peak = (peak_flops(jax.devices()[0].device_kind) or 0.0) * jax.device_count()
-    return useful_flops(assembly) / seconds / peak if peak else None
+    return useful_flops(experiment) / seconds / peak if peak else None
 
 
 def _format(row: dict[str, Any]) -> str:
@@ -132,10 +134,10 @@ def _format(row: dict[str, Any]) -> str:
     return line
 
 
-def step_of(assembly: Assembly) -> tuple[Timed, int]:
+def step_of(experiment: Experiment) -> tuple[Timed, int]:
     """Our training step, as a version to be timed, and the bytes that its program needs on a device."""
-    step: Any = compile_step(assembly, announce=True)
-    state, batch = create(assembly), assembly.layout.put_rows(random_batch(assembly))
+    step: Any = compile_step(experiment, announce=True)
+    state, batch = create(experiment), experiment.layout.put_rows(random_batch(experiment))
 
     def once() -> Any:
         nonlocal state
@@ -145,11 +147,11 @@ def step_of(assembly: Assembly) -> tuple[Timed, int]:
     return timed(once), bytes_needed(step)
 
 
-def random_batch(assembly: Assembly) -> dict[str, np.ndarray]:
+def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
     """Random pixels and words; each text ends somewhere."""
-    rng, vocabulary = np.random.default_rng(0), assembly.model.preset.text.vocabulary_size
+    rng, vocabulary = np.random.default_rng(0), experiment.model.preset.text.vocabulary_size
     rows = {}
-    for name, like in describe_batch(assembly).items():
+    for name, like in describe_batch(experiment).items():
         largest = 256 if like.dtype == np.uint8 else vocabulary - 1
         rows[name] = rng.integers(0, largest, like.shape).astype(like.dtype)
         if name.startswith("text"):
@@ -159,18 +161,18 @@ def random_batch(assembly: Assembly) -> dict[str, np.ndarray]:
     return rows
 
 
-def loss_of(assembly: Assembly) -> Timed:
+def loss_of(experiment: Experiment) -> Timed:
     """The objective and its gradients for embeddings that are there, as a version to be timed."""
-    layout, size = assembly.layout, assembly.config.train.global_batch_size
-    scalars = {name: jnp.asarray(value) for name, value in assembly.own_parameters.items()}
-    scalars["scale"], method_state = jnp.float32(1 / 0.07), assembly.initial_method_state()
+    layout, size = experiment.layout, experiment.config.train.global_batch_size
+    scalars = {name: jnp.asarray(value) for name, value in experiment.objective_params.items()}
+    scalars["scale"], objective_state = jnp.float32(1 / 0.07), experiment.initial_method_state()
 
     def loss(embeddings: dict[str, jax.Array]) -> jax.Array:
-        step = Step(0.5, jax.random.key(0), layout.mesh, method_state, jnp.arange(size))
-        return assembly.objective(Outputs(embeddings, scalars), step)[0]
+        step = Step(0.5, jax.random.key(0), layout.mesh, objective_state, jnp.arange(size))
+        return experiment.objective(Outputs(embeddings, scalars), step)[0]
 
-    rng, width = np.random.default_rng(0), assembly.model.preset.embedding_size
-    names = [name for name in describe_batch(assembly) if name != "sample"]
+    rng, width = np.random.default_rng(0), experiment.model.preset.embedding_size
+    names = [name for name in describe_batch(experiment) if name != "sample"]
     rows = {name: rng.normal(size=(size, width)).astype(np.float32) for name in names}
     embeddings = layout.put_rows({name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in rows.items()})
     program = jax.jit(jax.value_and_grad(loss)).lower(embeddings).compile()
@@ -179,9 +181,9 @@ def loss_of(assembly: Assembly) -> Timed:
 
 
 @contextlib.contextmanager
-def _peer(assembly: Assembly) -> Iterator[Peer | None]:
+def _peer(experiment: Experiment) -> Iterator[Peer | None]:
     """open_clip's step under its best settings; None, with a word on it: it cannot be compared."""
-    config, platform = assembly.config, jax.default_backend()
+    config, platform = experiment.config, jax.default_backend()
     missing = [name for name in ("torch", "open_clip") if not importlib.util.find_spec(name)]
     if missing:
         print(f"note: ours is not compared with open_clip's step. {install_hint(missing)}")

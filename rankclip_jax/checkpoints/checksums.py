@@ -56,7 +56,7 @@ def write(folder: Path, step: int, settings: dict[str, Any]) -> None:
     files.write_atomically(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
 
 
-def seal(folder: Path) -> None:
+def finalize(folder: Path) -> None:
     """Adds the files that a commit has written to the digests of a checkpoint which nothing has happened to since."""
     added = "".join(f"{digest(folder / name)}  {name}\n" for name in _OF_THE_COMMIT)
     files.write_atomically(folder / SUMS, files.read_text(folder / SUMS) + added)

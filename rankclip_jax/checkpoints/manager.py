@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from rankclip_jax.checkpoints import checksums as proof
+from rankclip_jax.checkpoints import checksums
 from rankclip_jax.checkpoints.workdir import misnamed, read_config, saved_steps
-from rankclip_jax.distributed.processes import is_first, largest_of_all, wait_for_all
+from rankclip_jax.distributed.processes import is_primary_process, max_across_processes, wait_for_all
 from rankclip_jax.distributed.sharding import name_of
 from rankclip_jax.input_pipeline import object_stores
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.models.clip import Variables
 from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.state import TrainState, describe, join
 
 _LOGGER = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder.
-      assembly: the parts of the run.
+      experiment: the parts of the run.
       always_kept: steps whose checkpoints stay whatever comes after.
     """
 
-    def __init__(self, workdir: Path, assembly: Assembly, always_kept: Sequence[int] = ()) -> None:
-        config = assembly.config.checkpoint
+    def __init__(self, workdir: Path, experiment: Experiment, always_kept: Sequence[int] = ()) -> None:
+        config = experiment.config.checkpoint
         policies = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps(list(always_kept))]
         if config.keep_every_steps:
             policies.append(preservation_policy.EveryNSteps(config.keep_every_steps))
@@ -53,10 +53,10 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=self._prove),
         )
         self._folder = object_stores.absolute(workdir / "checkpoints")
-        self._settings = settings.to_dict(assembly.config)
+        self._settings = settings.to_dict(experiment.config)
         self._manager = self._open()
         self._under_way: int | None = None
-        self._are_finite = jax.jit(_are_finite).lower(describe(assembly)).compile()
+        self._are_finite = jax.jit(_are_finite).lower(describe(experiment)).compile()
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._folder, options=self._options)
@@ -98,13 +98,13 @@ class Checkpoints:
         """Waits until what was started is safe on disk; raises `SavingFailed` where it cannot be."""
         with self._explained():
             self._manager.wait_until_finished()
-            self._seal()
+            self._finalize()
 
-    def _seal(self) -> None:
+    def _finalize(self) -> None:
         """The digests are of all files now; without this the checkpoint is whole too."""
         step, self._under_way = self._under_way, None
-        if is_first() and step is not None:
-            proof.seal(self._folder / str(step))
+        if is_primary_process() and step is not None:
+            checksums.finalize(self._folder / str(step))
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -143,11 +143,11 @@ class Checkpoints:
 
     def _prove(self) -> None:
         """Called by Orbax when all files of a checkpoint are there, before it takes its name."""
-        if is_first():
+        if is_primary_process():
             assert self._under_way is not None
             folder = self._unfinished(self._under_way)
             assert folder is not None
-            proof.write(folder, self._under_way, self._settings)
+            checksums.write(folder, self._under_way, self._settings)
 
     def _unfinished(self, step: int) -> Path | None:
         """The folder of a checkpoint that is not committed: under another name, or, in a store, without a last file."""
@@ -168,18 +168,18 @@ def faults_of(workdir: Path, step: int) -> list[str]:
       UserError: the folder is not a run's.
     """
     folder = workdir / "checkpoints" / str(step)
-    if faults := list(proof.faults(folder)):
+    if faults := list(checksums.faults(folder)):
         return faults
     try:
-        about = proof.about(folder)
+        about = checksums.about(folder)
     except OSError as error:
-        return [f"{folder / proof.ABOUT} cannot be read ({error.strerror})"]
+        return [f"{folder / checksums.ABOUT} cannot be read ({error.strerror})"]
     except UserError as error:
         return [str(error)]
     if about["step"] != step:
-        return [f"{folder / proof.ABOUT} is of step {about['step']}"]
+        return [f"{folder / checksums.ABOUT} is of step {about['step']}"]
     lines = settings.differences(about["settings"], read_config(workdir))
-    return [f"{folder / proof.ABOUT} is of another run: {printable('; '.join(lines), 1000)}"] if lines else []
+    return [f"{folder / checksums.ABOUT} is of another run: {printable('; '.join(lines), 1000)}"] if lines else []
 
 
 def faults_of_name(workdir: Path, name: str) -> list[str]:
@@ -191,7 +191,7 @@ def faults_of_name(workdir: Path, name: str) -> list[str]:
 def describe_proof(workdir: Path, step: int) -> str:
     """What was found of a whole checkpoint, in a few words."""
     folder = workdir / "checkpoints" / str(step)
-    by, size = proof.about(folder)["versions"], bytes_of(workdir, step)
+    by, size = checksums.about(folder)["versions"], bytes_of(workdir, step)
     versions = printable(f"rankclip_jax {by['rankclip_jax']}, jax {by['jax']}")
     return f"whole, {size / 2**20:,.1f} MiB, saved by {versions}"
 
@@ -212,12 +212,12 @@ def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) ->
       UserError: none is whole, or usable.
     """
     left, broken = saved_steps(workdir), misnamed(workdir)
-    for fault in (fault for name in broken if is_first() for fault in faults_of_name(workdir, name)):
+    for fault in (fault for name in broken if is_primary_process() for fault in faults_of_name(workdir, name)):
         _LOGGER.warning("not used: %s", fault)
     while left:
         step = choose(left)
-        faults = faults_of(workdir, step) if is_first() else []
-        if not largest_of_all(len(faults)):
+        faults = faults_of(workdir, step) if is_primary_process() else []
+        if not max_across_processes(len(faults)):
             return step, broken
         for fault in faults:
             _LOGGER.warning("the checkpoint of step %d is not used: %s", step, fault)
@@ -237,24 +237,26 @@ def read_state(workdir: Path, like: TrainState, step: int) -> TrainState:
     return _read(workdir, like, step)
 
 
-def read_variables(workdir: Path, assembly: Assembly, step: int | None = None, weights: str = "latest") -> Variables:
+def read_variables(
+    workdir: Path, experiment: Experiment, step: int | None = None, weights: str = "latest"
+) -> Variables:
     """The weights of a checkpoint alone, as the layout says, without the optimiser's state; nothing is written.
 
     Args:
       workdir: the run's folder.
-      assembly: the parts of the run, on the mesh that the weights are wanted on.
+      experiment: the parts of the run, on the mesh that the weights are wanted on.
       step: which checkpoint; None: the newest.
-      weights: ``"latest"``, or ``"average"`` for the moving average.
+      weights: ``"latest"``, or ``"ema"`` for the moving average.
 
     Raises:
       UserError: there is no such checkpoint, or the run keeps no average.
     """
     step = choose_step(workdir, step)
-    like = assembly.describe_variables()
-    name = {"latest": "parameters", "average": "average"}[weights]
-    wanted = assembly.layout.describe({name: like["params"], "batch_statistics": like.get("batch_stats", {})})
-    if weights == "average" and not read_config(workdir)["optimizer"]["average"]:
-        raise UserError(f"{workdir} keeps no average of its weights (--config.optimizer.average). Take the latest.")
+    like = experiment.abstract_variables()
+    name = {"latest": "parameters", "ema": "ema"}[weights]
+    wanted = experiment.layout.describe({name: like["params"], "batch_statistics": like.get("batch_stats", {})})
+    if weights == "ema" and not read_config(workdir)["optimizer"]["ema_decay"]:
+        raise UserError(f"{workdir} keeps no average of its weights (--config.optimizer.ema_decay). Take the latest.")
     restored = _read(workdir, wanted, step)
     return join(restored[name], restored["batch_statistics"])
 
@@ -296,7 +298,7 @@ def set_aside(workdir: Path, names: Sequence[str]) -> Path:
     """Moves the checkpoints of these names out of the way, by one process; the others wait. Where they are now."""
     wait_for_all("checkpoints to set aside")
     folder = workdir / "set_aside"
-    if is_first():
+    if is_primary_process():
         number = 1
         while folder.exists():
             number += 1

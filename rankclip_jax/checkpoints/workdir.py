@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import recipes
 from rankclip_jax.checkpoints.lock import Lock
-from rankclip_jax.distributed.processes import is_first, wait_for_all
+from rankclip_jax.distributed.processes import is_primary_process, wait_for_all
 from rankclip_jax.input_pipeline import files, object_stores
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
@@ -28,7 +28,7 @@ def check_writable(workdir: Path) -> None:
         raise UserError(f"--workdir: {workdir} cannot be written ({error}). Name another folder.") from error
 
 
-def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict, ConfigDict | None]:
+def resolve_config(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict, ConfigDict | None]:
     """The settings to train with, and those of the run that the folder holds, the same but for the run's length.
 
     Settings that came after the run was begun keep what it did, unless they are changed. Settings without a checkpoint
@@ -53,7 +53,7 @@ def agree(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict,
     if new.model.dtype == "auto":  # decided when the run was begun, perhaps on other devices
         new.model.dtype = old.model.dtype
     if settings.warmup(old, examples) == settings.warmup(new, examples):
-        new.optimizer.update({name: old.optimizer[name] for name in ("warmup_share", "warmup_steps")})
+        new.optimizer.update({name: old.optimizer[name] for name in ("warmup_fraction", "warmup_steps")})
     lines = settings.differences(stored, settings.to_dict(new))
     if lines:
         raise UserError(
@@ -96,7 +96,7 @@ def write_config(workdir: Path, config: ConfigDict, recipe: Path | None = None) 
       recipe: the file that they are from, copied for whoever needs the code that it adds; nothing runs the copy
         unless somebody names it on a command line.
     """
-    if is_first():
+    if is_primary_process():
         _write(workdir, config)
         if recipe is not None:
             files.write_atomically(workdir / RECIPE, recipe.read_bytes())

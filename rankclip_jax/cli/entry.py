@@ -19,13 +19,13 @@ from rankclip_jax.cli import help as help_page
 from rankclip_jax.distributed import platform
 from rankclip_jax.input_pipeline import memory
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.explained import Explained, PrintableFormatter, log_to_stderr
+from rankclip_jax.input_pipeline.explained import ExitOnUserError, PrintableFormatter, log_to_stderr
 from rankclip_jax.input_pipeline.files import check_writable, printable
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of
 
 STARTED = time.monotonic()  # about when the process began: nothing that takes long was imported before
 _NEAR = 0.75  # of 1, of names that differ by a slip
-EXPLAINED = Explained("rankclip_jax", "What was saved before stays; give the same command again.")
+EXIT_ON_USER_ERROR = ExitOnUserError("rankclip_jax", "What was saved before stays; give the same command again.")
 
 
 def define_config() -> flags.FlagHolder:
@@ -68,22 +68,22 @@ def join_processes(config: Any) -> None:
         print(
             "processes: " + ", ".join(f"{number} on {printable(host)}" for number, host in enumerate(hosts)), flush=True
         )
-    EXPLAINED.program = start_up.named("rankclip_jax")
+    EXIT_ON_USER_ERROR.program = start_up.named("rankclip_jax")
 
 
-def folder_of(flag: flags.FlagHolder, example: str) -> Path:
+def local_path(flag: flags.FlagHolder, example: str) -> Path:
     """The path on a disk that a flag names.
 
     Raises:
       UserError: it is not given, is empty, or is in an object store.
     """
-    path = place_of(flag, example)
+    path = path_flag(flag, example)
     if is_remote(path):
         raise UserError(f"--{flag.name}: expected a path on a disk; found {flag.value}.")
     return path
 
 
-def place_of(flag: flags.FlagHolder, example: str) -> Path:
+def path_flag(flag: flags.FlagHolder, example: str) -> Path:
     """The path that a flag names, on a disk or in an object store.
 
     Raises:
@@ -136,10 +136,10 @@ def run(
         # A save that fails is said in one line by us, and by Orbax and TensorStore in a hundred.
         absl.logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
         sys.unraisablehook = _of_the_main_thread
-        with EXPLAINED:
+        with EXIT_ON_USER_ERROR:
             main(*(argv[1:] if takes_words else _words(argv[1:], subjects)))
 
-    with EXPLAINED:
+    with EXIT_ON_USER_ERROR:
         app.run(guarded, flags_parser=_parse)
 
 
@@ -150,7 +150,7 @@ def _of_the_main_thread(ignored: Any) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    with EXPLAINED:
+    with EXIT_ON_USER_ERROR:
         if {"--help", "-help", "-h", "--helpfull", "--helpshort"}.intersection(argv[1:]):
             print(help_page.text())
             sys.exit(0)

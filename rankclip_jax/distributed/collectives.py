@@ -24,7 +24,7 @@ def gather(part: jax.Array, axes: Axes, dimension: int = 0) -> jax.Array:
     return jax.lax.all_gather(part, axes, axis=dimension, tiled=True)
 
 
-def sum_into_parts(whole: jax.Array, axes: Axes, dimension: int = 0) -> jax.Array:
+def reduce_scatter(whole: jax.Array, axes: Axes, dimension: int = 0) -> jax.Array:
     """The sum over devices of their arrays, of which each is given its own part.
 
     Args:
@@ -45,7 +45,7 @@ def _gather_forward(part: jax.Array, axes: Axes, dimension: int) -> tuple[jax.Ar
 
 def _gather_backward(axes: Axes, dimension: int, kept: None, gradient: jax.Array) -> tuple[jax.Array]:
     del kept
-    return (sum_into_parts(gradient, axes, dimension),)
+    return (reduce_scatter(gradient, axes, dimension),)
 
 
 gather.defvjp(_gather_forward, _gather_backward)

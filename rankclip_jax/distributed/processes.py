@@ -5,7 +5,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-def is_first() -> bool:
+def is_primary_process() -> bool:
     """Whether this process is the one that prints, and writes what one process should."""
     return jax.process_index() == 0
 
@@ -16,13 +16,13 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def sum_over_all(counts: list[int]) -> list[int]:
+def sum_across_processes(counts: list[int]) -> list[int]:
     """The sum of each count over all processes, the same on each of them."""
     if jax.process_count() == 1:
         return counts
     return multihost_utils.process_allgather(np.asarray(counts)).sum(axis=0).tolist()
 
 
-def largest_of_all(number: int) -> int:
+def max_across_processes(number: int) -> int:
     """The largest of the processes' numbers, the same on each of them."""
     return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).max())

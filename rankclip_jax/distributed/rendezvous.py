@@ -155,8 +155,8 @@ def _who(line: bytes, count: int, token: str) -> tuple[int | None, str]:
     words = line.decode(errors="replace").split()
     if len(words) != 3 or not (words[0].isascii() and words[0].isdecimal() and len(words[0]) < 10):
         return None, ""
-    number, host, proof = words
-    if int(number) >= count or not hmac.compare_digest(proof.encode(), _proof(token, number, host).encode()):
+    number, host, checksums = words
+    if int(number) >= count or not hmac.compare_digest(checksums.encode(), _proof(token, number, host).encode()):
         return None, ""
     return int(number), printable(host)
 

@@ -117,7 +117,7 @@ def name_of(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def bytes_a_device(described: Any) -> int:
+def bytes_per_device(described: Any) -> int:
     """What arrays occupy on one device, by their shapes, types and shardings."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize

@@ -37,7 +37,7 @@ _LONGEST = 16_384  # bytes of what a process tells the others of itself
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class TensorMapping:
     """A process's place among the processes of a run.
 
     Args:
@@ -113,7 +113,7 @@ def start(config: ConfigDict) -> list[str]:
     return check_same_on_all({"JAX": jax.__version__, "rankclip_jax": __version__, "devices": _devices_here()})
 
 
-def place_in(environment: Mapping[str, str]) -> Place | None:
+def place_in(environment: Mapping[str, str]) -> TensorMapping | None:
     """What the environment says of the processes; None: this is the only one.
 
     Raises:
@@ -180,7 +180,7 @@ def _devices_here() -> str:
     return f"{jax.local_device_count()} x {', '.join(kinds)}"
 
 
-def _named_by_jax(environment: Mapping[str, str]) -> Place | None:
+def _named_by_jax(environment: Mapping[str, str]) -> TensorMapping | None:
     """The variables that Kubeflow Trainer sets, our scripts too, and in part the manifests of JobSets."""
     count, address = environment.get("JAX_NUM_PROCESSES"), environment.get("JAX_COORDINATOR_ADDRESS")
     number = environment.get("JAX_PROCESS_ID", environment.get("JOB_COMPLETION_INDEX"))
@@ -188,7 +188,7 @@ def _named_by_jax(environment: Mapping[str, str]) -> Place | None:
         return None
     found = {"JAX_NUM_PROCESSES": count, "JAX_COORDINATOR_ADDRESS": address, "JAX_PROCESS_ID": number}
     if count == "1":
-        return Place("JAX_NUM_PROCESSES", 1)
+        return TensorMapping("JAX_NUM_PROCESSES", 1)
     for name, value in found.items():
         if not value:
             given = ", ".join(f"{other}={one}" for other, one in found.items() if one)
@@ -196,10 +196,10 @@ def _named_by_jax(environment: Mapping[str, str]) -> Place | None:
     if ":" not in str(address):
         address = f"{address}:{_PORT}"
     places, place = (_whole(name, found[name]) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-    return Place("JAX_NUM_PROCESSES", places, place, address, _ids(environment.get("JAX_LOCAL_DEVICE_IDS")))
+    return TensorMapping("JAX_NUM_PROCESSES", places, place, address, _ids(environment.get("JAX_LOCAL_DEVICE_IDS")))
 
 
-def _in_skypilot(environment: Mapping[str, str]) -> Place | None:
+def _in_skypilot(environment: Mapping[str, str]) -> TensorMapping | None:
     if "SKYPILOT_NUM_NODES" not in environment:
         return None
     names = ("SKYPILOT_NUM_NODES", "SKYPILOT_NODE_RANK")
@@ -207,10 +207,10 @@ def _in_skypilot(environment: Mapping[str, str]) -> Place | None:
     addresses = environment.get("SKYPILOT_NODE_IPS", "").split()
     if len(addresses) != count:
         raise UserError(f"SKYPILOT_NODE_IPS: expected {count} addresses, SKYPILOT_NUM_NODES; found {addresses}.")
-    return Place("SkyPilot", count, number, f"{addresses[0]}:{_PORT}")
+    return TensorMapping("SkyPilot", count, number, f"{addresses[0]}:{_PORT}")
 
 
-def _in_slurm(environment: Mapping[str, str]) -> Place | None:
+def _in_slurm(environment: Mapping[str, str]) -> TensorMapping | None:
     """A process for each task of a job's step, which ``srun`` starts."""
     names = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_LOCALID")
     if any(name not in environment for name in (*names, "SLURM_STEP_NODELIST")):
@@ -227,7 +227,7 @@ def _in_slurm(environment: Mapping[str, str]) -> Place | None:
     nodes = _whole("SLURM_STEP_NUM_NODES", environment.get("SLURM_STEP_NUM_NODES", "1"))
     visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     shares = count > nodes and len(visible) > 1  # tasks of one node see the same GPUs: each takes its own
-    return Place("SLURM", count, number, coordinator, (local,) if shares else None)
+    return TensorMapping("SLURM", count, number, coordinator, (local,) if shares else None)
 
 
 def _first_host(names: str) -> str:
@@ -236,14 +236,14 @@ def _first_host(names: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else names
 
 
-def _found_by_jax(environment: Mapping[str, str]) -> Place | None:
+def _found_by_jax(environment: Mapping[str, str]) -> TensorMapping | None:
     """Where JAX finds the others by itself."""
     if "OMPI_COMM_WORLD_SIZE" in environment:
-        return Place("Open MPI", _whole("OMPI_COMM_WORLD_SIZE", environment["OMPI_COMM_WORLD_SIZE"]))
+        return TensorMapping("Open MPI", _whole("OMPI_COMM_WORLD_SIZE", environment["OMPI_COMM_WORLD_SIZE"]))
     if importlib.util.find_spec("libtpu") and any(map(Path.exists, (Path("/dev/accel0"), Path("/dev/vfio/0")))):
         workers = environment.get("TPU_WORKER_HOSTNAMES")
         slices = _whole("MEGASCALE_NUM_SLICES", environment.get("MEGASCALE_NUM_SLICES", "1"))
-        return Place("the TPU's environment", len(workers.split(",")) * slices if workers else None)
+        return TensorMapping("the TPU's environment", len(workers.split(",")) * slices if workers else None)
     return None
 
 

@@ -13,7 +13,7 @@ _PAUSE = 1.0  # seconds between two looks for word of others
 _numbers = itertools.count()  # of the notices of this process; each process makes the same ones
 
 
-class Notice:
+class StopCoordinator:
     """Heard by one process, known to all about a second later.
 
     What processes do together (steps, batches of an evaluation) comes in the same order on each, and `begin` counts it.

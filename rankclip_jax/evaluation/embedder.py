@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from rankclip_jax.distributed.processes import largest_of_all
+from rankclip_jax.distributed.processes import max_across_processes
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.images import MAX_PIXELS
@@ -19,7 +19,7 @@ from rankclip_jax.models.clip import Clip, Variables
 
 _LOGGER = logging.getLogger(__name__)
 ROWS_A_DEVICE = 256  # encoded at once, at most
-NOBODY = -1  # the number of a row that is no record
+PADDING_INDEX = -1  # the number of a row that is no record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Embedder:
         threads: int = 4,
         workers: int = 0,
         max_pixels: int = MAX_PIXELS,
-        go_on: Callable[[], None] = lambda: None,
+        check_interrupt: Callable[[], None] = lambda: None,
     ) -> Embedded:
         """The first ``size`` records of a dataset with all their captions; images that cannot be read stand apart.
 
@@ -110,7 +110,7 @@ class Embedder:
           threads: that decode in each worker.
           workers: processes that decode; 0: threads of this one only; -1: as many as its cores allow.
           max_pixels: larger images cannot be read.
-          go_on: called before each batch is encoded, by all processes alike; may raise to break off.
+          check_interrupt: called before each batch is encoded, by all processes alike; may raise to break off.
 
         Raises:
           UserError: no image can be read, or an embedding is not finite.
@@ -129,9 +129,9 @@ class Embedder:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ):
-            go_on()
+            check_interrupt()
             captions = batch.pop("captions")
-            most = _power_of_two(largest_of_all(max(map(len, captions))))
+            most = _power_of_two(max_across_processes(max(map(len, captions))))
             filled = [text for row in captions for text in [*row, *[""] * (most - len(row))]]
             tokens = tokenize(filled, length).reshape(len(captions), most, length)
             rows = self._layout.put_rows(
@@ -189,7 +189,7 @@ def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
     )
     image, index, count, readable = (np.concatenate([part[place] for part in parts]) for place in (0, 2, 3, 5))
     order = np.argsort(index, kind="stable")
-    order = order[index[order] != NOBODY]
+    order = order[index[order] != PADDING_INDEX]
     order, others = order[readable[order]], order[~readable[order]]
     if not order.size:
         raise UserError(f"none of the {size:,} images can be read.")

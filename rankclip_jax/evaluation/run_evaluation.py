@@ -10,13 +10,13 @@ from rankclip_jax.checkpoints import workdir
 from rankclip_jax.checkpoints.manager import choose_step, read_variables
 from rankclip_jax.distributed import start_up
 from rankclip_jax.distributed.mesh import make_mesh
-from rankclip_jax.distributed.processes import is_first
+from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 
 
 def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weights: str | None) -> None:
@@ -26,7 +26,7 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
       folder: of the run.
       step: which checkpoint; None: the newest.
       tasks: see `Evaluator`.
-      weights: ``"latest"`` or their moving ``"average"``; None: as the run's settings say.
+      weights: ``"latest"`` or their moving ``"ema"``; None: as the run's settings say.
 
     Raises:
       UserError: there is no such run, checkpoint, task or average, or the run has no validation data.
@@ -39,10 +39,10 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
         raise UserError(f"config.data.validation: the run in {folder} has no validation data.")
     image_size = settings.image_size(config)
     source = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
-    assembly = assemble(config, make_mesh(config.mesh))
-    evaluator = Evaluator(assembly, source, tasks)
-    evaluated = evaluator(read_variables(folder, assembly, step, weights or config.evaluation.weights))
-    if is_first():
+    experiment = build_experiment(config, make_mesh(config.mesh))
+    evaluator = Evaluator(experiment, source, tasks)
+    evaluated = evaluator(read_variables(folder, experiment, step, weights or config.evaluation.weights))
+    if is_primary_process():
         path = results.write(folder, step, evaluated.metrics)
         table = results.format_table(evaluated.metrics)
         print(

@@ -30,7 +30,7 @@ class Task:
       title: as tables write the dataset; the name unless given.
       split: that is measured on.
       train_split: that a linear probe learns from.
-      classnames: a list, or a name: see `input_pipeline.evaluation_sets.wording.Wording`; empty: the dataset's own.
+      classnames: a list, or a name: see `input_pipeline.evaluation_sets.wording.ClassPrompts`; empty: the dataset's own.
       templates: the same.
       shots: training images of each class for a linear probe; 0: all.
       shared_captions: for retrieval: captions that read the same are one caption, of which any of its images is right;

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from rankclip_jax import recipes
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed.mesh import make_mesh
-from rankclip_jax.distributed.processes import is_first
+from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation import results, suite, suite_run
 from rankclip_jax.evaluation.embedder import Embedder
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.suite_run import Identity
-from rankclip_jax.evaluation.tasks import Measured
+from rankclip_jax.evaluation.tasks import ModelUnderTest
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading, open_clip
 
@@ -42,7 +42,7 @@ def evaluate(
       output: the folder of the results; None: of a workdir ``evaluation/<step>``, else ``evaluations/<name>``.
       step: which checkpoint of a workdir; None: the newest.
       tasks: names of those to run; None: all.
-      weights: of a workdir, ``"latest"`` or their moving ``"average"``.
+      weights: of a workdir, ``"latest"`` or their moving ``"ema"``.
       dtype: type of the computation, ``"float32"`` or ``"bfloat16"``.
 
     Raises:
@@ -57,7 +57,7 @@ def evaluate(
     execution = dataclasses.replace(found.model.execution, dtype=jnp.dtype(dtype))
     layout = Layout(make_mesh(recipes.base().mesh))
     variables = jax.device_put(found.variables, layout.replicated)
-    measured = Measured(Embedder(found.model.clone(execution=execution), layout), variables)
+    measured = ModelUnderTest(Embedder(found.model.clone(execution=execution), layout), variables)
     where = f"{path}, step {step}" if is_run else str(path)
     output = output or (path / "evaluation" / str(step) if is_run else Path("evaluations") / path.stem)
     identity = Identity(
@@ -66,7 +66,7 @@ def evaluate(
     exact = jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext()
     with exact:
         done, faults = suite_run.run(chosen, suite_file, data, measured, identity, output)
-    if is_first():
+    if is_primary_process():
         if is_run:
             flat = [Metric(f"{name}/{key}", value) for name in done for key, value in done[name]["metrics"].items()]
             results.write(path, step or 0, flat)

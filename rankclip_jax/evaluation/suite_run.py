@@ -12,15 +12,15 @@ from typing import Any
 import jax
 
 from rankclip_jax.cli.console import renew, say
-from rankclip_jax.distributed.processes import is_first, largest_of_all
+from rankclip_jax.distributed.processes import is_primary_process, max_across_processes
 from rankclip_jax.evaluation import public_results
 from rankclip_jax.evaluation.suite import Task
-from rankclip_jax.evaluation.tasks import TASKS, UNREADABLE, Data, Measured, check
+from rankclip_jax.evaluation.tasks import TASKS, UNREADABLE, Data, ModelUnderTest, check
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.files import printable
-from rankclip_jax.input_pipeline.source import Source, truth_of
+from rankclip_jax.input_pipeline.source import Source, ground_truth_of
 from rankclip_jax.monitoring.throughput import format_duration
 
 # Beside the first few of a task; chance is the same both ways of retrieval.
@@ -43,7 +43,7 @@ class Identity:
 
 
 def run(
-    tasks: list[Task], suite: Path, data: Path, measured: Measured, identity: Identity, output: Path
+    tasks: list[Task], suite: Path, data: Path, measured: ModelUnderTest, identity: Identity, output: Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Measures what was not measured before of the same weights and data, and writes each result when it is there.
 
@@ -65,7 +65,7 @@ def run(
 
     def note(task: Task, what: str, why: str) -> None:
         faults[task.name] = why
-        if is_first():
+        if is_primary_process():
             say(f"{what}: {printable(task.name)}: {why}")
             path = _path(output, task)
             content = public_results.failed(
@@ -93,9 +93,9 @@ def run(
         provenance = _provenance(task, opened[task.name], data / task.path, identity)
         before = public_results.read(path)
         known = before is not None and before.get("provenance") == provenance
-        if largest_of_all(int(not known)):
+        if max_across_processes(int(not known)):
             title = f"{number}/{len(tasks)} {task.name}"
-            if is_first():
+            if is_primary_process():
                 renew(f"{title}: {len(opened[task.name].source):,} images")
             try:
                 metrics = TASKS[task.task](dataclasses.replace(measured, tell=_progress(title)), opened[task.name])
@@ -113,13 +113,13 @@ def run(
                 metrics=metrics,
                 provenance=provenance,
             )
-            if is_first():
+            if is_primary_process():
                 public_results.write(path, before)
         assert before is not None
         results[task.name] = before
-        if is_first():
+        if is_primary_process():
             _confirm(before, path, known)
-    if results and is_first():
+    if results and is_primary_process():
         lines = {
             task.name: (task.title, results[task.name], task.main_metric) for task in tasks if task.name in results
         }
@@ -187,11 +187,11 @@ def _try_to_open(task: Task, suite: Path, data: Path) -> tuple[Data | None, str]
         check(task.task, found)
     except Exception as error:  # whatever a damaged file makes a reader raise
         why = _words(error)
-    return (None, why or "another process cannot open it.") if largest_of_all(int(bool(why))) else (found, "")
+    return (None, why or "another process cannot open it.") if max_across_processes(int(bool(why))) else (found, "")
 
 
 def _open(task: Task, suite: Path, data: Path) -> Data:
-    wording = Wording(task.classnames, task.templates, suite.parent)
+    wording = ClassPrompts(task.classnames, task.templates, suite.parent)
     source = open_set(task.format, data / task.path, task.split, wording)
     if task.task != "linear_probe":
         return Data(source, shared_captions=task.shared_captions, grouped=task.grouped)
@@ -203,7 +203,7 @@ def _progress(title: str) -> Callable[[int, int], None]:
     start = time.monotonic()
 
     def tell(done: int, size: int) -> None:
-        if done and is_first() and sys.stdout.isatty():
+        if done and is_primary_process() and sys.stdout.isatty():
             rate = done / (time.monotonic() - start)
             left = format_duration((size - done) / rate)
             renew(f"{title}: {done:,} of {size:,} images ({done / size:.0%}), {rate:,.0f} a second, {left} left")
@@ -226,7 +226,7 @@ def _digest(source: Source, path: Path) -> str:
     """Of a dataset's files, by name, size and time of writing, and of what its classes are called."""
     files = {file for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()}
     files.update(getattr(source, "paths", ()))
-    known = truth_of(source).classes
+    known = ground_truth_of(source).classes
     sentences = [list(row) for row in known.prompts] if known else []
     stats = [(str(file), *_size_and_time(file)) for file in sorted(files)]
     return hashlib.sha256(json.dumps([sentences, stats]).encode()).hexdigest()

@@ -16,7 +16,7 @@ from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.retrieval import retrieval
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings, worst_group
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.source import Classes, Source, captions, truth_of
+from rankclip_jax.input_pipeline.source import Classes, Source, captions, ground_truth_of
 from rankclip_jax.models.clip import Variables
 
 PAIRS = 512  # of which the consistency of orders is taken
@@ -28,7 +28,7 @@ def _rows_of_device() -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class ModelUnderTest:
     """A model that is measured.
 
     Args:
@@ -63,7 +63,7 @@ class Measured:
             batch_size=self.batch_size,
             threads=self.threads,
             workers=self.workers,
-            go_on=lambda: self.tell(min(next(done), size), size),
+            check_interrupt=lambda: self.tell(min(next(done), size), size),
         )
 
 
@@ -86,7 +86,7 @@ class Data:
     grouped: bool = False
 
 
-def _zero_shot(measured: Measured, data: Data) -> list[Metric]:
+def _zero_shot(measured: ModelUnderTest, data: Data) -> list[Metric]:
     known = _classes(data.source)
     texts = class_embeddings(lambda sentences: measured.embedder.texts(measured.variables, sentences), known.prompts)
     embedded = measured.embed(data.source)
@@ -97,7 +97,7 @@ def _zero_shot(measured: Measured, data: Data) -> list[Metric]:
     return [*metrics, unreadable_images(embedded)]
 
 
-def _retrieval(measured: Measured, data: Data) -> list[Metric]:
+def _retrieval(measured: ModelUnderTest, data: Data) -> list[Metric]:
     embedded = measured.embed(data.source)
     return [*retrieval_of(embedded, data.shared_captions), unreadable_images(embedded)]
 
@@ -119,7 +119,7 @@ def unreadable_images(embedded: Embedded) -> Metric:
     return Metric(UNREADABLE, len(embedded.unreadable), "count")
 
 
-def _linear_probe(measured: Measured, data: Data) -> list[Metric]:
+def _linear_probe(measured: ModelUnderTest, data: Data) -> list[Metric]:
     assert data.train is not None
     train, test = measured.embed(data.train), measured.embed(data.source)
     labels = _classes(data.train).labels(train.index.tolist()), _classes(data.source).labels(test.records)
@@ -128,7 +128,7 @@ def _linear_probe(measured: Measured, data: Data) -> list[Metric]:
     return [*metrics, of_train, unreadable_images(test)]
 
 
-def _compositionality(measured: Measured, data: Data) -> list[Metric]:
+def _compositionality(measured: ModelUnderTest, data: Data) -> list[Metric]:
     embedded = measured.embed(data.source)
     if (np.bincount(embedded.image_of_text) != 2).any():
         raise UserError("an image has not two captions, the right one and a wrong one.")
@@ -136,8 +136,8 @@ def _compositionality(measured: Measured, data: Data) -> list[Metric]:
     return [*compositionality(embedded.image, texts, len(embedded.unreadable)), unreadable_images(embedded)]
 
 
-def _association(measured: Measured, data: Data) -> list[Metric]:
-    embedded, choices = measured.embed(data.source), truth_of(data.source).choices
+def _association(measured: ModelUnderTest, data: Data) -> list[Metric]:
+    embedded, choices = measured.embed(data.source), ground_truth_of(data.source).choices
     if len(embedded.index) < len(data.source):
         raise UserError(
             f"{len(data.source) - len(embedded.index)} images cannot be read, among which are to be chosen."
@@ -146,7 +146,7 @@ def _association(measured: Measured, data: Data) -> list[Metric]:
     return [*association(embedded.image[np.argsort(embedded.index)], cues, choices), unreadable_images(embedded)]
 
 
-def _consistency(measured: Measured, data: Data) -> list[Metric]:
+def _consistency(measured: ModelUnderTest, data: Data) -> list[Metric]:
     embedded = measured.embed(data.source, PAIRS)
     return [*agreement(embedded), unreadable_images(embedded)]
 
@@ -157,7 +157,7 @@ def agreement(embedded: Embedded) -> list[Metric]:
     return [*modalities.consistency(*pairs), *modalities.geometry(*pairs)]
 
 
-TASKS: dict[str, Callable[[Measured, Data], list[Metric]]] = {
+TASKS: dict[str, Callable[[ModelUnderTest, Data], list[Metric]]] = {
     "zero_shot": _zero_shot,
     "retrieval": _retrieval,
     "linear_probe": _linear_probe,
@@ -187,7 +187,7 @@ def check(task: str, data: Data) -> None:
             if any(len(captions(data.source[number])) != 2 for number in (0, len(data.source) - 1)):
                 raise UserError("expected two captions an image, the right one and a wrong one, as sugar_crepe has.")
         case "association":
-            if not truth_of(data.source).choices:
+            if not ground_truth_of(data.source).choices:
                 raise UserError("expected sets of images to choose among, as winogavil has.")
         case _:
             if not captions(data.source[0]):
@@ -195,14 +195,14 @@ def check(task: str, data: Data) -> None:
 
 
 def _groups(source: Source, numbers: Sequence[int]) -> np.ndarray:
-    found = truth_of(source).groups
+    found = ground_truth_of(source).groups
     if found is None:
         raise UserError("grouped: of the images no groups are known, such as a .npy beside each .cls.")
     return found(numbers)
 
 
 def _classes(source: Source) -> Classes:
-    found = truth_of(source).classes
+    found = ground_truth_of(source).classes
     if found is None:
         raise UserError("the images have captions, and no labels.")
     return found

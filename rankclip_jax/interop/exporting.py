@@ -59,7 +59,7 @@ def _compare(path: Path, form: str, weights: Weights, call: Call) -> str:
     side = model.preset.vision.image_size
     images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3)).astype(np.uint8)
     texts = ["a photo of a cat", "two dogs on a beach, in the rain", "", "Ein Bild 画像 🎨"]
-    pixels = np.asarray(normalise(images, model.pixel_mean, model.pixel_deviation)).transpose(0, 3, 1, 2)
+    pixels = np.asarray(normalise(images, model.pixel_mean, model.pixel_std)).transpose(0, 3, 1, 2)
     tokens = tokenize(texts, model.preset.text.context_length)
     if form == "hugging_face":
         theirs = hugging_face.embeddings(path, pixels, tokens)

@@ -11,7 +11,7 @@ from rankclip_jax.input_pipeline import tokenizer
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.interop import files, open_clip
-from rankclip_jax.interop.weight_map import hugging_face_places
+from rankclip_jax.interop.weight_map import hugging_face_map
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.models.presets import Preset, ResNetPreset, TextPreset, VisionPreset
 from rankclip_jax.models.transformer import LAYER_NORM_EPSILON
@@ -59,7 +59,7 @@ def write(folder: Path, model: Clip, variables: Variables) -> None:
             "--format: Hugging Face's CLIPModel has no ResNets. Take --format open_clip, or train a ViT preset."
         )
     folder.mkdir(parents=True)
-    tensors = {place.name: place.view(variables) for place in hugging_face_places(preset)}
+    tensors = {place.name: place.view(variables) for place in hugging_face_map(preset)}
     files.write(folder / "model.safetensors", tensors, {"format": "pt"})
     _write_json(folder / "config.json", _model_config(model))
     _write_json(folder / "preprocessor_config.json", _processor_config(model))
@@ -219,7 +219,7 @@ def _processor_config(model: Clip) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": model.pixel_mean,
-        "image_std": model.pixel_deviation,
+        "image_std": model.pixel_std,
     }
 
 

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rankclip_jax.checkpoints import checksums as proof
-from rankclip_jax.checkpoints import workdir
+from rankclip_jax.checkpoints import checksums, workdir
 from rankclip_jax.checkpoints.manager import choose_step, read_variables
 from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.input_pipeline.errors import UserError
@@ -24,18 +23,18 @@ from rankclip_jax.input_pipeline.object_stores import is_remote, path_of, sizes_
 from rankclip_jax.interop import files, hugging_face, positions
 from rankclip_jax.interop.weight_map import (
     LOGIT_BIAS,
-    Place,
+    TensorMapping,
     batch_counters,
     empty,
-    hugging_face_places,
+    hugging_face_map,
     like,
-    open_clip_places,
+    open_clip_map,
 )
-from rankclip_jax.models.clip import Clip, Variables, describe_variables
+from rankclip_jax.models.clip import Clip, Variables, abstract_variables
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
 from rankclip_jax.models.transformer import ACTIVATIONS, Execution
 from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 
 _LOGGER = logging.getLogger(__name__)
 _NAMED = 8  # tensors named in an error, of each kind
@@ -64,7 +63,7 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
       path: the workdir, folder or file.
       step: the checkpoint of a workdir; None: the newest.
       activation: a key of `ACTIVATIONS`; None: what the source says, or CLIP's own where it is silent.
-      weights: of a workdir, ``"latest"`` or their moving ``"average"``.
+      weights: of a workdir, ``"latest"`` or their moving ``"ema"``.
 
     Raises:
       UserError: there is nothing of the kind, or its tensors are not a known model's; it names them.
@@ -113,12 +112,12 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
     if (path / "checkpoints").is_dir():
         step = choose_step(path, step)
         saved = path / "checkpoints" / str(step)
-        content = saved / proof.SUMS
+        content = saved / checksums.SUMS
     files_of = sorted(content / name for name in sizes_below(content)) if content.is_dir() else [content]
     whole = hashlib.sha256()
     for name in files_of:
         try:
-            whole.update(bytes.fromhex(proof.digest(name)))
+            whole.update(bytes.fromhex(checksums.digest(name)))
         except OSError as error:
             raise UserError(f"{printable(name)}: cannot be read ({error.strerror}). Expected weights.") from error
     return step, whole.hexdigest()
@@ -153,7 +152,7 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
         raise UserError(
             f"config.init_from: {path} pools by its {theirs.pooling}. Add --config.model.pooling={theirs.pooling}"
         )
-    for name in ("pixel_mean", "pixel_deviation"):
+    for name in ("pixel_mean", "pixel_std"):
         stated, asked = getattr(theirs, name), getattr(model, name)
         if not np.allclose(stated, asked, atol=1e-6):
             raise UserError(
@@ -166,16 +165,16 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
 def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     config = ConfigDict(workdir.read_config(path))
     settings.check_choices(config, "model")
-    assembly = assemble(config, make_local_mesh())
-    if not assembly.knows_method:
+    experiment = build_experiment(config, make_local_mesh())
+    if not experiment.knows_method:
         _LOGGER.warning(
             "note: %s was trained with the objective %r, which is not here. Parameters that it learned beside the "
             "model's, if any, are left out; to have them name its recipe, --config RECIPE, or import its module first.",
             path,
             config.objective.name,
         )
-    variables = jax.tree.map(np.asarray, read_variables(path, assembly, step, weights))
-    return Weights(config.model.name, assembly.model, variables, assembly.model.execution.activation)
+    variables = jax.tree.map(np.asarray, read_variables(path, experiment, step, weights))
+    return Weights(config.model.name, experiment.model, variables, experiment.model.execution.activation)
 
 
 def _read_file(path: Path, activation: str | None) -> Weights:
@@ -190,12 +189,12 @@ def _read_file(path: Path, activation: str | None) -> Weights:
             "with -quickgelu. For open_clip's plain names say activation='gelu' (config.model.activation).",
             path,
         )
-    name, preset = _identify(tensors, lambda preset: open_clip_places(preset, logit_bias), PRESETS)
+    name, preset = _identify(tensors, lambda preset: open_clip_map(preset, logit_bias), PRESETS)
     execution = Execution(activation=activation or stated or "quick_gelu")
-    stated_pixels = [name for name in ("pixel_mean", "pixel_deviation") if name in metadata]
+    stated_pixels = [name for name in ("pixel_mean", "pixel_std") if name in metadata]
     pixels: Any = {name: _stated_channels(path, metadata, name) for name in stated_pixels}
     model = Clip(preset, execution, **pixels)
-    return Weights(name, model, _fill(path, tensors, open_clip_places(preset, logit_bias), model, name), stated)
+    return Weights(name, model, _fill(path, tensors, open_clip_map(preset, logit_bias), model, name), stated)
 
 
 def _read_hugging_face(path: Path) -> Weights:
@@ -208,19 +207,19 @@ def _read_hugging_face(path: Path) -> Weights:
         tensors |= files.read(part)[0]
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
     transformers = {name: preset for name, preset in PRESETS.items() if not isinstance(preset.vision, ResNetPreset)}
-    name, preset = _identify(tensors, hugging_face_places, transformers)
+    name, preset = _identify(tensors, hugging_face_map, transformers)
     activation = hugging_face.check_config(path / "config.json", config, preset)
     pixels: Any = _processor_pixels(path / "preprocessor_config.json")
     model = Clip(preset, Execution(activation=activation), **pixels)
-    return Weights(name, model, _fill(path, tensors, hugging_face_places(preset), model, name), activation)
+    return Weights(name, model, _fill(path, tensors, hugging_face_map(preset), model, name), activation)
 
 
 def _processor_pixels(path: Path) -> dict[str, tuple[float, ...]]:
     """The pixel normalisation that an image processor's settings state, where there are any."""
     stated = _read_settings(path) if path.exists() else {}
     if stated.get("do_normalize") is False:
-        return {"pixel_mean": (0.0, 0.0, 0.0), "pixel_deviation": (1.0, 1.0, 1.0)}
-    names = {"pixel_mean": "image_mean", "pixel_deviation": "image_std"}
+        return {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
+    names = {"pixel_mean": "image_mean", "pixel_std": "image_std"}
     found = {ours: stated[theirs] for ours, theirs in names.items() if stated.get(theirs) is not None}
     return {name: _channels(path, name, value) for name, value in found.items()}
 
@@ -262,7 +261,7 @@ def _channels(path: Path, name: str, value: object) -> tuple[float, ...]:
 
 
 def _identify(
-    tensors: files.Tensors, places_of: Callable[[Preset], list[Place]], presets: dict[str, Preset]
+    tensors: files.Tensors, places_of: Callable[[Preset], list[TensorMapping]], presets: dict[str, Preset]
 ) -> tuple[str, Preset]:
     """The preset that most tensors agree with, made for the file's image size."""
     resnet = any(name.startswith("visual.attnpool.") for name in tensors)
@@ -294,16 +293,16 @@ def _identify(
 
 @functools.cache
 def _shapes_of(preset: Preset) -> Variables:
-    return like(describe_variables(Clip(preset)))
+    return like(abstract_variables(Clip(preset)))
 
 
-def _fill(path: Path, tensors: files.Tensors, places: list[Place], model: Clip, name: str) -> Variables:
+def _fill(path: Path, tensors: files.Tensors, places: list[TensorMapping], model: Clip, name: str) -> Variables:
     """The file's tensors in our arrangement.
 
     Raises:
       UserError: some are missing, too many or of another shape; it names them.
     """
-    shapes = describe_variables(model)
+    shapes = abstract_variables(model)
     if any(place.path == LOGIT_BIAS for place in places):
         shapes["params"]["logit_bias"] = shapes["params"]["logit_scale"]
     expected = like(shapes)

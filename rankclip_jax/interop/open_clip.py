@@ -9,8 +9,8 @@ import numpy as np
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import files
-from rankclip_jax.interop.weight_map import batch_counters, open_clip_places
-from rankclip_jax.models.clip import PIXEL_DEVIATION, PIXEL_MEAN, Clip, Variables
+from rankclip_jax.interop.weight_map import batch_counters, open_clip_map
+from rankclip_jax.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Variables
 from rankclip_jax.models.presets import PRESETS, ResNetPreset
 
 # open_clip has these under the name that ends in -quickgelu too; ViT-S-16 only without.
@@ -57,7 +57,7 @@ def name_of(name: str, model: Clip, variables: Variables) -> str:
 
 def write(path: Path, name: str, model: Clip, variables: Variables) -> None:
     """Writes safetensors in open_clip's layout, and the settings beside them where open_clip has none."""
-    pixels = {"pixel_mean": json.dumps(model.pixel_mean), "pixel_deviation": json.dumps(model.pixel_deviation)}
+    pixels = {"pixel_mean": json.dumps(model.pixel_mean), "pixel_std": json.dumps(model.pixel_std)}
     metadata = {"format": "pt", "model": name, "activation": model.execution.activation, **pixels}
     files.write(path, state_dict(model, variables), metadata)
 
@@ -92,7 +92,7 @@ def write_release(path: Path, name: str, model: Clip, variables: Variables) -> N
 
 def state_dict(model: Clip, variables: Variables) -> files.Tensors:
     """Tensors by OpenAI's names."""
-    places = open_clip_places(model.preset, has_bias(variables))
+    places = open_clip_map(model.preset, has_bias(variables))
     tensors = {place.name: place.view(variables) for place in places}
     return tensors | {name: np.zeros((), np.int64) for name in batch_counters(places)}
 
@@ -138,9 +138,9 @@ def check_pooling(model: Clip) -> None:
 
 def _pixels(model: Clip) -> dict[str, Any]:
     """The arguments for pixels that are not normalised as CLIP's are."""
-    if (model.pixel_mean, model.pixel_deviation) == (PIXEL_MEAN, PIXEL_DEVIATION):
+    if (model.pixel_mean, model.pixel_std) == (PIXEL_MEAN, PIXEL_STD):
         return {}
-    return {"image_mean": model.pixel_mean, "image_std": model.pixel_deviation}
+    return {"image_mean": model.pixel_mean, "image_std": model.pixel_std}
 
 
 def _config(model: Clip, logit_bias: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ MAX_LOGIT_SCALE = math.log(100)
 
 # Mean and standard deviation of CLIP's training images, for pixels in [0, 1].
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 Variables = dict[str, Any]  # Flax's collections: "params", and of ResNets "batch_stats"
@@ -43,9 +43,7 @@ class Outputs(NamedTuple):
 Channels = tuple[float, float, float]
 
 
-def normalise(
-    image: jax.Array | np.ndarray, mean: Channels = PIXEL_MEAN, deviation: Channels = PIXEL_DEVIATION
-) -> jax.Array:
+def normalise(image: jax.Array | np.ndarray, mean: Channels = PIXEL_MEAN, deviation: Channels = PIXEL_STD) -> jax.Array:
     """uint8 pixels ``[B, H, W, 3]`` to float32 with this mean and deviation, which are of pixels in [0, 1]."""
     return (jnp.asarray(image) / 255.0 - jnp.asarray(mean)) / jnp.asarray(deviation)
 
@@ -60,7 +58,7 @@ class Clip(nn.Module):
       patch_dropout: share of an image's patches that training leaves out; transformers only.
       frozen: the tower that does not learn, ``"vision"`` or ``"text"``, or ``""`` for none (LiT, Zhai et al., 2022).
       pooling: of an image transformer's last layer, see `VisionTransformer`.
-      pixel_mean, pixel_deviation: of the red, green and blue of training images, in [0, 1].
+      pixel_mean, pixel_std: of the red, green and blue of training images, in [0, 1].
     """
 
     preset: Preset
@@ -70,7 +68,7 @@ class Clip(nn.Module):
     frozen: str = ""
     pooling: str = "class_token"
     pixel_mean: Channels = PIXEL_MEAN
-    pixel_deviation: Channels = PIXEL_DEVIATION
+    pixel_std: Channels = PIXEL_STD
 
     def setup(self) -> None:
         """Makes the towers and the scale."""
@@ -119,7 +117,7 @@ class Clip(nn.Module):
     def encode_image(self, image: jax.Array, train: bool = False, rows: jax.Array | None = None) -> jax.Array:
         """uint8 pixels ``[B, H, W, 3]`` to float32 unit rows ``[B, D]``."""
         frozen = self.frozen == "vision"
-        pixels = normalise(image, self.pixel_mean, self.pixel_deviation)
+        pixels = normalise(image, self.pixel_mean, self.pixel_std)
         embedding = unit(self.vision(pixels, train and not frozen, rows))
         return jax.lax.stop_gradient(embedding) if frozen else embedding
 
@@ -150,7 +148,7 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
         jnp.dtype(config.dtype),
         config.activation,
         config.scan_layers,
-        config.rematerialise,
+        config.remat,
         config.attention,
         platform or jax.default_backend(),
     )
@@ -162,17 +160,17 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
         frozen=config.frozen,
         pooling=config.pooling,
         pixel_mean=tuple(config.pixel_mean),
-        pixel_deviation=tuple(config.pixel_deviation),
+        pixel_std=tuple(config.pixel_std),
     )
 
 
-def draw_variables(model: Clip, key: jax.Array) -> Variables:
+def init_variables(model: Clip, key: jax.Array) -> Variables:
     """Freshly drawn weights."""
     vision, text = model.preset.vision, model.preset.text
     image = jnp.zeros((1, vision.image_size, vision.image_size, 3), jnp.uint8)
     return dict(model.init(key, {"image": image, "text": jnp.zeros((1, text.context_length), jnp.int32)}))
 
 
-def describe_variables(model: Clip) -> Variables:
+def abstract_variables(model: Clip) -> Variables:
     """The shapes and types of the weights, without computing them."""
-    return jax.eval_shape(lambda: draw_variables(model, jax.random.key(0)))
+    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))

@@ -23,7 +23,7 @@ POLICIES = {"cheap": _is_dear, "blocks": jax.checkpoint_policies.nothing_saveabl
 CHOICES = ("nothing", *POLICIES)
 
 
-def rematerialised(block: type[nn.Module], choice: str, *, in_loop: bool = False, static: tuple[int, ...] = ()) -> Any:
+def rematted(block: type[nn.Module], choice: str, *, in_loop: bool = False, static: tuple[int, ...] = ()) -> Any:
     """The block's class, which computes again in the backward pass what the choice says.
 
     Args:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rankclip_jax.models.presets import ResNetPreset
-from rankclip_jax.models.remat import rematerialised
+from rankclip_jax.models.remat import rematted
 from rankclip_jax.models.transformer import Execution
 
 _MOMENTUM = 0.9  # of running statistics
@@ -40,7 +40,7 @@ class ResNet(nn.Module):
         x = _shrink(x, 2)
 
         # The argument 2 is ``train``, which is not traced.
-        block_class = rematerialised(Bottleneck, self.execution.rematerialise, static=(2,))
+        block_class = rematted(Bottleneck, self.execution.remat, static=(2,))
         for stage, layers in enumerate(self.preset.layers):
             for layer in range(layers):
                 stride = 2 if stage and not layer else 1

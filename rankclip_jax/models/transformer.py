@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from rankclip_jax.models.attention import attention, choose
-from rankclip_jax.models.remat import rematerialised
+from rankclip_jax.models.remat import rematted
 
 LAYER_NORM_EPSILON = 1e-5
 _UNROLLED_LAYERS = 12  # on GPUs, at most
@@ -43,7 +43,7 @@ class Execution:
       scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
         loop is unrolled, which saves copies of weights, gradients and what the backward pass keeps. None: see
         `loops_over`.
-      rematerialise: what the backward pass computes again, see `rematerialisation.rematerialised`.
+      remat: what the backward pass computes again, see `rematerialisation.rematted`.
       attention: one of `attention.IMPLEMENTATIONS`; XLA's where the platform or ``dtype`` has no other.
       platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed.
       axes: of the mesh, if each device computes its own rows of a batch: normalisation by its statistics crosses them.
@@ -52,7 +52,7 @@ class Execution:
     dtype: jnp.dtype = _FLOAT32
     activation: str = "quick_gelu"
     scan_layers: bool | None = None
-    rematerialise: str = "nothing"
+    remat: str = "nothing"
     attention: str = "auto"
     platform: str = "cpu"
     axes: tuple[str, ...] = ()
@@ -177,7 +177,7 @@ class Transformer(nn.Module):
         return x.reshape(shape) if token is None else x
 
     def _block(self, length: int, execution: Execution, in_loop: bool = False) -> nn.Module:
-        block_class = rematerialised(Block, execution.rematerialise, in_loop=in_loop)
+        block_class = rematted(Block, execution.remat, in_loop=in_loop)
         return block_class(self.width, self.heads, self.layers, self.causal, length, execution, parent=None)
 
 

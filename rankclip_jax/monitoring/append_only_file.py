@@ -12,7 +12,7 @@ _LOGGER = logging.getLogger(__name__)
 _PAUSE = 30  # seconds between two times that an object, which cannot be added to, is written anew
 
 
-class Appended:
+class AppendOnlyFile:
     """What cannot be written is kept, and written with what comes next.
 
     Args:

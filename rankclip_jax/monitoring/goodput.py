@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rankclip_jax.input_pipeline.files import write_atomically
-from rankclip_jax.monitoring import json_lines as lines
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring import json_lines
+from rankclip_jax.monitoring.timeline import Timeline
 
 NAME = "goodput.jsonl"
 CAUSES = {
@@ -37,14 +37,14 @@ class Ledger:
 
     Args:
       workdir: the run's folder, which is there.
-      activity: what takes time.
+      timeline: what takes time.
       started: when the first attempt of this process began, by the clock that nobody sets (`time.monotonic`).
     """
 
-    def __init__(self, workdir: Path, activity: Activity, started: float) -> None:
-        self._path, self._activity = workdir / NAME, activity
+    def __init__(self, workdir: Path, timeline: Timeline, started: float) -> None:
+        self._path, self._timeline = workdir / NAME, timeline
         self._start(started)
-        self._before = [json.dumps(found) for found in lines.read_objects(self._path)]
+        self._before = [json.dumps(found) for found in json_lines.read_objects(self._path)]
         self._counted: dict[str, float] = defaultdict(float)
         self._line: dict[str, Any] = {}
         self._writing = threading.RLock()
@@ -56,9 +56,9 @@ class Ledger:
                 self.write()
                 self._before.append(json.dumps(self._line))
                 self._start(time.monotonic())
-                self._counted = self._activity.seconds()
+                self._counted = self._timeline.seconds()
             self._line = {"host": socket.gethostname(), "started": self._began, "from_step": step}
-            self._activity.step = step
+            self._timeline.step = step
             self.write()
 
     def _start(self, started: float) -> None:
@@ -68,10 +68,10 @@ class Ledger:
     def write(self) -> None:
         """Writes how things stand."""
         with self._writing:
-            took, ever = time.monotonic() - self._started, self._activity.seconds()
+            took, ever = time.monotonic() - self._started, self._timeline.seconds()
             seconds = {cause: round(ever[cause] - self._counted[cause], 3) for cause in CAUSES}
             seconds["other"] += round(max(took - sum(seconds.values()), 0.0), 3)
-            self._line |= {"ended": self._began + took, "step": self._activity.step, "seconds": seconds}
+            self._line |= {"ended": self._began + took, "step": self._timeline.step, "seconds": seconds}
             write_atomically(self._path, "\n".join([*self._before, json.dumps(self._line)]) + "\n")
 
 
@@ -111,10 +111,12 @@ def _of_attempt(attempts: Sequence[dict[str, Any]], number: int) -> dict[str, fl
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The attempts in a file; what is no attempt is left out."""
     found = []
-    for attempt in lines.read_objects(path):
-        numbers = {name: lines.number(attempt.get(name)) for name in ("started", "ended", "from_step", "step")}
+    for attempt in json_lines.read_objects(path):
+        numbers = {name: json_lines.number(attempt.get(name)) for name in ("started", "ended", "from_step", "step")}
         told = attempt.get("seconds")
-        seconds = {name: lines.number(value) for name, value in told.items()} if isinstance(told, dict) else {"": None}
+        seconds = (
+            {name: json_lines.number(value) for name, value in told.items()} if isinstance(told, dict) else {"": None}
+        )
         if None not in numbers.values() and None not in seconds.values():
             found.append(numbers | {"seconds": seconds})
     return found

@@ -13,7 +13,7 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import read_json, write_atomically
 from rankclip_jax.monitoring.goodput import Ledger
 from rankclip_jax.monitoring.json_lines import number
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.timeline import Timeline
 
 NAME = "heartbeat.json"
 _LOGGER = logging.getLogger(__name__)
@@ -24,18 +24,18 @@ class Heartbeat(contextlib.ExitStack):
 
     Args:
       workdir: the run's folder, which is there.
-      activity: what the run does.
+      timeline: what the run does.
       ledger: written each time.
       seconds: between two beats.
       total_steps: of the run.
     """
 
     def __init__(
-        self, workdir: Path, activity: Activity, ledger: Ledger, seconds: float = 10, total_steps: int | None = None
+        self, workdir: Path, timeline: Timeline, ledger: Ledger, seconds: float = 10, total_steps: int | None = None
     ) -> None:
         super().__init__()
         self._total_steps = total_steps
-        self._path, self._activity, self._ledger, self._seconds = workdir / NAME, activity, ledger, seconds
+        self._path, self._timeline, self._ledger, self._seconds = workdir / NAME, timeline, ledger, seconds
         self._over, self._failed = threading.Event(), False
 
     def __enter__(self) -> "Heartbeat":
@@ -53,12 +53,12 @@ class Heartbeat(contextlib.ExitStack):
         self._beat(ended=True)
 
     def _beat(self, ended: bool = False) -> None:
-        doing = self._activity.doing
+        doing = self._timeline.doing
         line = {
             "time": time.time(),
             "host": socket.gethostname(),
             "process": os.getpid(),
-            "step": self._activity.step,
+            "step": self._timeline.step,
             "total_steps": self._total_steps,
             "ended": ended,
             "doing": doing.words if doing else "",

@@ -20,8 +20,7 @@ from rankclip_jax.input_pipeline.files import printable, write_atomically
 from rankclip_jax.input_pipeline.images import MAX_PIXELS
 from rankclip_jax.input_pipeline.object_stores import resolve
 from rankclip_jax.interop import loading
-from rankclip_jax.monitoring import charts, goodput, page, status
-from rankclip_jax.monitoring import model_section as findings
+from rankclip_jax.monitoring import charts, goodput, model_section, page, status
 from rankclip_jax.monitoring.throughput import format_duration
 from rankclip_jax.monitoring.writers import read_lines
 from rankclip_jax.recipes import flatten
@@ -178,8 +177,8 @@ def _findings(folder: Path, stored: dict) -> str:
         return ""
     weights = loading.read(folder, weights=config.evaluation.weights)
     embedder = Embedder(weights.model, Layout(make_local_mesh()))
-    size = min(findings.PAIRS, len(source))
+    size = min(model_section.PAIRS, len(source))
     embedded = embedder.dataset(
         weights.variables, source, size, batch_size=size, max_pixels=config.data.get("max_pixels", MAX_PIXELS)
     )
-    return findings.describe(source, embedded, Encoder(weights.model, weights.variables))
+    return model_section.describe(source, embedded, Encoder(weights.model, weights.variables))

@@ -12,7 +12,7 @@ from rankclip_jax.evaluation.embedder import Embedded
 from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.input_pipeline.images import MOST_PIXELS
 from rankclip_jax.input_pipeline.loader import evaluation_pixels
-from rankclip_jax.input_pipeline.source import Source, truth_of
+from rankclip_jax.input_pipeline.source import Source, ground_truth_of
 from rankclip_jax.input_pipeline.source import captions as captions_of
 from rankclip_jax.monitoring.writers import read_lines
 
@@ -33,7 +33,7 @@ def draw(workdir: Path, source: Source, embedded: Embedded) -> Path:
     figure = plt.figure(figsize=(15, 9), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     top, bottom = halves
-    relevance = truth_of(source).relevance
+    relevance = ground_truth_of(source).relevance
     panels = top.subplots(1, 3 if relevance else 2)
     _draw_curves(panels[0], workdir)
     few = _alike_together(source, embedded)
@@ -102,7 +102,7 @@ def _draw_example(axes: Axes, source: Source, embedded: Embedded, row: int) -> N
 def _alike_together(source: Source, embedded: Embedded) -> np.ndarray:
     """Rows for the matrices: sorted by class where there are classes, so that what is shared shows as blocks."""
     few = np.arange(min(_MATRIX, len(embedded.index)))
-    classes = truth_of(source).classes
+    classes = ground_truth_of(source).classes
     return few[np.argsort(classes.labels(embedded.index[few].tolist()), kind="stable")] if classes else few
 
 

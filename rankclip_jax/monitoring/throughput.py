@@ -8,11 +8,11 @@ class Clock:
 
     Args:
       step: updates done.
-      pairs_a_step: over all devices.
+      pairs_per_step: over all devices.
     """
 
-    def __init__(self, step: int, pairs_a_step: int) -> None:
-        self._pairs_a_step = pairs_a_step
+    def __init__(self, step: int, pairs_per_step: int) -> None:
+        self._pairs_a_step = pairs_per_step
         self.restart(step)
 
     def restart(self, step: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 
-class Doing(NamedTuple):
+class Span(NamedTuple):
     """A thing that is under way: one of `goodput.CAUSES`, in words, and since when on the monotonic clock."""
 
     cause: str
@@ -15,18 +15,18 @@ class Doing(NamedTuple):
     since: float
 
 
-class Activity:
+class Timeline:
     """Read by other threads: the one that ends what stands still, and the one that tells those outside."""
 
     def __init__(self) -> None:
         self.step = 0  # updates done
-        self.doing: Doing | None = None
+        self.doing: Span | None = None
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
-    def during(self, cause: str, words: str) -> Iterator[None]:
+    def span(self, cause: str, words: str) -> Iterator[None]:
         """The time that a thing takes; not inside of another."""
-        doing = self.doing = Doing(cause, words, time.monotonic())
+        doing = self.doing = Span(cause, words, time.monotonic())
         try:
             yield
         finally:

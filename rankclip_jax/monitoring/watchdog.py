@@ -10,7 +10,7 @@ import threading
 
 import jax
 
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.timeline import Timeline
 
 
 class Watchdog(contextlib.ExitStack):
@@ -20,13 +20,13 @@ class Watchdog(contextlib.ExitStack):
     in. Seconds are counted in waits of a thread's own: a machine that sleeps meanwhile is no standstill.
 
     Args:
-      activity: what the run does.
+      timeline: what the run does.
       seconds: that one thing may take; 0: any.
     """
 
-    def __init__(self, activity: Activity, seconds: float) -> None:
+    def __init__(self, timeline: Timeline, seconds: float) -> None:
         super().__init__()
-        self._activity, self._seconds = activity, seconds
+        self._timeline, self._seconds = timeline, seconds
         self._over = threading.Event()
 
     def __enter__(self) -> "Watchdog":
@@ -40,7 +40,7 @@ class Watchdog(contextlib.ExitStack):
         pause = min(self._seconds / 10, 10)
         seen, waited = None, 0.0
         while not self._over.wait(pause):
-            doing = self._activity.doing
+            doing = self._timeline.doing
             waited = waited + pause if doing is not None and doing is seen else 0.0
             seen = doing
             if doing is not None and waited >= self._seconds:

@@ -20,8 +20,8 @@ from tensorboardX.record_writer import masked_crc32c
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.input_pipeline.object_stores import absolute, is_remote
-from rankclip_jax.monitoring import json_lines as lines
-from rankclip_jax.monitoring.append_only_file import Appended
+from rankclip_jax.monitoring import json_lines
+from rankclip_jax.monitoring.append_only_file import AppendOnlyFile
 
 Values = Mapping[str, float | None]
 _MOST_STEPS = 10**12  # no run has as many
@@ -53,7 +53,7 @@ class JsonLines:
 
     def __init__(self, path: Path, start_step: int) -> None:
         _drop_later_steps(path, start_step)
-        self._file = Appended(path)
+        self._file = AppendOnlyFile(path)
 
     def write(self, step: int, values: Values) -> None:
         """Adds a line; numbers that are not defined are null."""
@@ -80,7 +80,7 @@ class TensorBoard:
     def __init__(self, folder: Path, start_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._file = Appended(folder / name, makes_folder=True)
+        self._file = AppendOnlyFile(folder / name, makes_folder=True)
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=start_step, session_log=SessionLog(status=SessionLog.START)))
 
@@ -162,12 +162,12 @@ def read_lines(path: Path) -> list[dict]:
     """The objects of a `JsonLines` file: their steps, and numbers or None; none where there is no file.
 
     Raises:
-      OSError: as `lines.read_objects`.
+      OSError: as `json_lines.read_objects`.
       UserError: the same.
     """
     return [
-        {name: lines.number(value) for name, value in found.items()}
-        for found in lines.read_objects(path)
+        {name: json_lines.number(value) for name, value in found.items()}
+        for found in json_lines.read_objects(path)
         if type(found.get("step")) is int and 0 <= found["step"] < _MOST_STEPS
     ]
 

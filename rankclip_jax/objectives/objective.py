@@ -27,7 +27,7 @@ class Step:
       key: the step's PRNG key: it orders columns and so breaks ties, the same on every device; None: in
         their own order.
       mesh: the devices that share the batch, split over all its axes; None: no sharding.
-      state: what the method remembers, by name; see `Objective`.
+      state: what the method is_stateful, by name; see `Objective`.
       sample: each pair's number in the training data, int32 ``[B]``; None for methods that remember nothing.
     """
 
@@ -67,7 +67,7 @@ class Objective(Protocol):
     ``PARAMETERS`` are numbers or arrays by name, with their initial values: learned with the model's, saved and resumed
     with them, never decayed, and handed to `loss` in ``outputs.scalars`` under their names.
 
-    ``initial_state(options, examples)`` gives, by name, what a method remembers from step to step and does not learn,
+    ``initial_state(options, examples)`` gives, by name, what a method is_stateful from step to step and does not learn,
     such as a running normaliser for each of the ``examples`` of the training data: saved and resumed with the rest.
     `loss` finds it in ``step.state`` and returns all of it, as it is after the step, among the metrics.
     """
@@ -83,7 +83,7 @@ def parameters_of(objective: Objective) -> Mapping[str, Any]:
 
 
 def state_of(objective: Objective, options: Options, examples: int) -> dict[str, jax.Array]:
-    """What a method remembers at the start of a run over so many examples; most remember nothing."""
+    """What a method is_stateful at the start of a run over so many examples; most remember nothing."""
     if not hasattr(objective, "initial_state"):
         return {}
     return {name: jnp.asarray(value) for name, value in objective.initial_state(options, examples).items()}

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rankclip_jax.distributed.collectives import gather, sum_into_parts
+from rankclip_jax.distributed.collectives import gather, reduce_scatter
 from rankclip_jax.objectives.objective import Metrics, Options, Step
 from rankclip_jax.objectives.products import Columns, chosen_precision, prepare, product
 
@@ -208,7 +208,7 @@ def _local_mean(
     sums = {name: jnp.zeros((size, own.shape[1]), own.dtype) for name, own in rows.items()}
     start = (zero_total, sums, zeros(scalars))
     (total, gradients, scalar_gradients), _ = jax.lax.scan(forward_and_backward, start, chunks)
-    gradients = _in_turn(lambda x: sum_into_parts(x[places], axes) if axes else x[places], gradients)
+    gradients = _in_turn(lambda x: reduce_scatter(x[places], axes) if axes else x[places], gradients)
     if axes:
         total, scalar_gradients = jax.lax.psum((total, scalar_gradients), axes)
     return total, (gradients, scalar_gradients)

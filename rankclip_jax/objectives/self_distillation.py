@@ -51,4 +51,4 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
 
     scalars = {**outputs.scalars, "share": share}
     total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options)
-    return total, metrics | {"soft_share": share}
+    return total, metrics | {"soft_fraction": share}

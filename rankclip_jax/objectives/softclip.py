@@ -26,7 +26,7 @@ from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_ro
 class Options(objective.Options):
     """The weights of the terms, and ``s_q`` (see `objective.chosen_scale`)."""
 
-    soft_share: float = 0.5
+    soft_fraction: float = 0.5
     relation_weight: float = 0.5
     target_scale: str = "14.3"
 
@@ -47,7 +47,7 @@ def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Met
             logits = scale * similarity(own, other)
             soft += _divergence(target, logits, jnp.ones_like(similarity.own)) / 2
             relation += _divergence(target, logits, ~similarity.own) / 2
-        share = options.soft_share
+        share = options.soft_fraction
         total = (1 - share) * contrastive + share * soft + options.relation_weight * relation
         return total, metrics | {"soft": soft, "relation": relation}
 

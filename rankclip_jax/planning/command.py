@@ -7,8 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.distributed.topology import Topology, topology_of
-from rankclip_jax.planning import formatting as shown
-from rankclip_jax.planning import search_space as search
+from rankclip_jax.planning import formatting, search_space
 from rankclip_jax.planning.hardware import TPUS
 from rankclip_jax.planning.plan import Plan, plan
 
@@ -54,24 +53,24 @@ def run(
         return found
 
     if sweep:
-        rows = list(search.sweep(config, planned, devices, topology.shape[1] if topology.is_gpu else devices))
-        print(shown.compared([(search.as_flags(flags), found) for flags, found in rows]))
+        rows = list(search_space.sweep(config, planned, devices, topology.shape[1] if topology.is_gpu else devices))
+        print(formatting.compared([(search_space.as_flags(flags), found) for flags, found in rows]))
         rows.sort(key=lambda row: (not row[1].fits, -row[1].pairs_per_second))
         plans, changes = [found for _, found in rows], rows[0][0]
     elif find:
-        best, tried = search.largest_batch(config, planned, devices * config.train.accumulation)
+        best, tried = search_space.largest_batch(config, planned, devices * config.train.accumulation)
         plans, changes = [best, *(one for one in tried if one is not best)], {"train.global_batch_size": best.pairs}
     else:
         plans = [planned(config)]
     best = plans[0]
-    print(shown.table(best))
+    print(formatting.table(best))
     if (
         not best.fits
         and not sweep
         and not find
-        and (less := search.what_fits(config, lambda settings: planned(settings).fits))
+        and (less := search_space.find_fitting(config, lambda settings: planned(settings).fits))
     ):
-        print(f"It fits with: {search.as_flags(less)}")
+        print(f"It fits with: {search_space.as_flags(less)}")
         changes = less
     if price is not None and best.pairs_per_second:
         print(_cost(config, best, devices, price, pairs))
@@ -88,7 +87,7 @@ def _cost(config: ConfigDict, best: Plan, devices: int, price: float, pairs: int
 
 def how_to_start(topology: Topology, recipe: str, changes: dict[str, Any]) -> str:
     """The command that starts a run on such devices."""
-    flags = f"--config {shlex.quote(recipe)} {search.as_flags(changes)}".strip()
+    flags = f"--config {shlex.quote(recipe)} {search_space.as_flags(changes)}".strip()
     if not topology.is_gpu:
         shape = "x".join(map(str, topology.shape))
         words = f"tpu {TPUS[topology.kind].label} {shape} 1 -- {flags}"

@@ -60,7 +60,7 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
             left += size
     axes.axvline(plans[0].bytes["capacity"] / 2**30, color="black", linestyle="--", label="there is")
     names = [
-        f"{plan.topology}, {plan.pairs:,} pairs\n{plan.settings['model.rematerialise']}, "
+        f"{plan.topology}, {plan.pairs:,} pairs\n{plan.settings['model.remat']}, "
         f"{plan.settings['train.accumulation']} micro-batch(es)"
         for plan in plans
     ]

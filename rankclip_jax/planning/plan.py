@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.distributed.platform import MEMORY_SHARE
-from rankclip_jax.distributed.sharding import bytes_a_device
+from rankclip_jax.distributed.sharding import bytes_per_device
 from rankclip_jax.distributed.topology import Topology
 from rankclip_jax.planning import arithmetic, program
 from rankclip_jax.planning.hardware import Accelerator
 from rankclip_jax.planning.program import Collective
 from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.experiment import Experiment, build_experiment
 from rankclip_jax.training.state import describe
 from rankclip_jax.training.step import describe_batch, make_step
 
@@ -109,25 +109,25 @@ def plan(config: ConfigDict, topology: Topology, capacity: int | None = None) ->
     """
     devices = topology.devices()
     settings.check(config, len(devices), platform="gpu" if topology.is_gpu else "tpu")
-    assembly = assemble(config, make_mesh(config.mesh, devices), config.train.steps or _STEPS)
+    experiment = build_experiment(config, make_mesh(config.mesh, devices), config.train.steps or _STEPS)
     usable = int((capacity or topology.accelerator.memory) * MEMORY_SHARE)
-    return plan_step(assembly, topology.accelerator, topology.name, usable, topology.compiler_options)
+    return plan_step(experiment, topology.accelerator, topology.name, usable, topology.compiler_options)
 
 
 def plan_step(
-    assembly: Assembly, accelerator: Accelerator, name: str, capacity: int, options: dict[str, Any] | None = None
+    experiment: Experiment, accelerator: Accelerator, name: str, capacity: int, options: dict[str, Any] | None = None
 ) -> Plan:
     """The same for the parts of a run on any mesh, such as the devices that are here."""
-    config, mesh = assembly.config, assembly.layout.mesh
-    state, batch = describe(assembly), describe_batch(assembly)
+    config, mesh = experiment.config, experiment.layout.mesh
+    state, batch = describe(experiment), describe_batch(experiment)
     sizes = {
-        "parameters": bytes_a_device(state.parameters),
-        "optimizer": bytes_a_device(state) - bytes_a_device(state.parameters),
-        "batch": bytes_a_device(batch),
+        "parameters": bytes_per_device(state.parameters),
+        "optimizer": bytes_per_device(state) - bytes_per_device(state.parameters),
+        "batch": bytes_per_device(batch),
     }
     told = {
         name: config[name.partition(".")[0]][name.partition(".")[2]]
-        for name in ("model.name", "model.dtype", "model.rematerialise", "train.accumulation", "objective.name")
+        for name in ("model.name", "model.dtype", "model.remat", "train.accumulation", "objective.name")
     }
     common: dict[str, Any] = {
         "topology": name,
@@ -135,7 +135,7 @@ def plan_step(
         "settings": told,
         "pairs": config.train.global_batch_size,
     }
-    traced = make_step(assembly).trace(state, batch)
+    traced = make_step(experiment).trace(state, batch)
     try:
         compiled = traced.lower().compile(compiler_options=options or {})
     except jax.errors.JaxRuntimeError as error:
@@ -155,7 +155,7 @@ def plan_step(
         **common,
         bytes=sizes | {"temporaries": total - sum(sizes.values()), "total": total, "capacity": capacity},
         flops=sum(operations.values()),
-        useful_flops=useful_flops(assembly),
+        useful_flops=useful_flops(experiment),
         memory_bytes=2 * written,  # what is written is read again, if not from a cache
         collectives=moved,
         seconds=seconds,
@@ -163,11 +163,11 @@ def plan_step(
     )
 
 
-def useful_flops(assembly: Assembly) -> float:
+def useful_flops(experiment: Experiment) -> float:
     """Operations of a step in which nothing is computed again."""
-    config = assembly.config.copy_and_resolve_references()
-    config.model.rematerialise, config.model.attention, config.train.accumulation = "nothing", "xla", 1
-    plain = assemble(config, assembly.layout.mesh, assembly.total_steps)
+    config = experiment.config.copy_and_resolve_references()
+    config.model.remat, config.model.attention, config.train.accumulation = "nothing", "xla", 1
+    plain = build_experiment(config, experiment.layout.mesh, experiment.total_steps)
     return sum(arithmetic.flops(make_step(plain).trace(describe(plain), describe_batch(plain))).values())
 
 

@@ -14,10 +14,10 @@ Planner = Callable[[ConfigDict], Plan]
 
 # From the cheapest to the most frugal: what is computed again for the sake of memory.
 _FRUGAL: tuple[dict[str, Any], ...] = (
-    {"model.rematerialise": "cheap"},
-    {"model.rematerialise": "blocks"},
-    *({"model.rematerialise": "cheap", "train.accumulation": count} for count in (4, 16)),
-    *({"model.rematerialise": "blocks", "train.accumulation": count} for count in (16, 64)),
+    {"model.remat": "cheap"},
+    {"model.remat": "blocks"},
+    *({"model.remat": "cheap", "train.accumulation": count} for count in (4, 16)),
+    *({"model.remat": "blocks", "train.accumulation": count} for count in (16, 64)),
 )
 
 
@@ -90,12 +90,12 @@ def sweep(config: ConfigDict, planner: Planner, devices: int, devices_a_host: in
     """
     groups = [size for size in (1, devices_a_host) if devices % size == 0]
     choices = itertools.product(dict.fromkeys(groups), ("nothing", "cheap", "blocks"), (1, 4, 16))
-    for fsdp, rematerialise, accumulation in choices:
+    for fsdp, remat, accumulation in choices:
         changes = {
             "mesh.replica": 1,
             "mesh.data": -1,
             "mesh.fsdp": fsdp,
-            "model.rematerialise": rematerialise,
+            "model.remat": remat,
             "train.accumulation": accumulation,
         }
         try:
@@ -104,7 +104,7 @@ def sweep(config: ConfigDict, planner: Planner, devices: int, devices_a_host: in
             continue  # such as micro-batches that the rows of a device do not make up
 
 
-def what_fits(config: ConfigDict, fits: Callable[[ConfigDict], bool]) -> dict[str, Any] | None:
+def find_fitting(config: ConfigDict, fits: Callable[[ConfigDict], bool]) -> dict[str, Any] | None:
     """The changes, computing as little again as possible, with which settings fit; None: none of those tried."""
     for changes in _FRUGAL:
         try:

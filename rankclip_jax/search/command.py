@@ -11,7 +11,7 @@ from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.encoder import Encoder
-from rankclip_jax.evaluation.tasks import Measured
+from rankclip_jax.evaluation.tasks import ModelUnderTest
 from rankclip_jax.input_pipeline import array_record
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import check_writable
@@ -44,7 +44,7 @@ def prepare(model: Path, data: Path, split: str, folder: Path) -> Search:
         say(f"embedding {len(source):,} records once, into {folder}")
         layout = Layout(make_local_mesh())
         variables = jax.device_put(weights.variables, layout.replicated)
-        return Measured(Embedder(weights.model, layout), variables).embed(source)
+        return ModelUnderTest(Embedder(weights.model, layout), variables).embed(source)
 
     try:
         index = open_index(folder, about, embed)

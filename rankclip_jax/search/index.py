@@ -92,7 +92,7 @@ class Index:
         ]
 
 
-def folder_of(folder: Path, about: dict[str, Any]) -> Path:
+def local_path(folder: Path, about: dict[str, Any]) -> Path:
     """Where below a folder the index of these weights and data is: a digest of both names it."""
     return folder / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -105,7 +105,7 @@ def open_index(folder: Path, about: dict[str, Any], embed: Callable[[], Embedded
       about: what it is of.
       embed: makes the embeddings.
     """
-    here = folder_of(folder, about)
+    here = local_path(folder, about)
     wrong = _check(here, about)
     if wrong is None:
         with contextlib.suppress(OSError, ValueError):  # another process may have removed it since
@@ -121,7 +121,7 @@ def build(folder: Path, about: dict[str, Any], embedded: Embedded) -> Index:
     What is open elsewhere is never written to: whoever searches an index that is replaced keeps the old one. Indexes of
     other weights or data in this folder, and what was abandoned unfinished, are removed.
     """
-    here = folder_of(folder, about)
+    here = local_path(folder, about)
     partial = here.with_name(f"{here.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:

@@ -12,8 +12,7 @@ from rankclip_jax import recipes
 from rankclip_jax.input_pipeline import SOURCES
 from rankclip_jax.input_pipeline.augmentation import CROPS, POLICIES
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.models import attention
-from rankclip_jax.models import remat as rematerialisation
+from rankclip_jax.models import attention, remat
 from rankclip_jax.models.presets import PRESETS, ResNetPreset, preset_of, to_sizes
 from rankclip_jax.models.transformer import ACTIVATIONS
 from rankclip_jax.models.vision_transformer import POOLINGS
@@ -28,21 +27,21 @@ from rankclip_jax.training.optimizer import OPTIMIZERS
 # Settings that change what a run shows, how fast it goes or where it lies, never what its parameters mean: free to
 # change on resuming.
 _FREE = (
-    *("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_share"),
+    *("logging.", "checkpoint.", "evaluation.", "data.threads", "data.workers", "data.max_unreadable_fraction"),
     *(
         "mesh.",
         "processes.",
         "train.accumulation",
-        "train.when_not_finite",
-        "train.not_finite_limit",
-        "model.rematerialise",
+        "train.on_nonfinite",
+        "train.max_nonfinite_steps",
+        "model.remat",
         "model.scan_layers",
         "model.attention",
     ),
 )
 _SIZES = "model.sizes."
 LENGTH = ("train.steps", "train.epochs")  # changed on resuming where the learning rate allows it
-WEIGHTS = ("latest", "average")
+WEIGHTS = ("latest", "ema")
 
 _CHOICES: dict[str, Iterable[str]] = {
     "data.source": SOURCES,
@@ -54,15 +53,15 @@ _CHOICES: dict[str, Iterable[str]] = {
     "model.pooling": POOLINGS,
     "model.frozen": ("", "vision", "text"),
     "model.attention": attention.IMPLEMENTATIONS,
-    "model.rematerialise": rematerialisation.CHOICES,
+    "model.remat": remat.CHOICES,
     "objective.name": OBJECTIVES,
     "objective.precision": ("auto", *PRECISIONS),
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": schedule.SCHEDULES,
-    "optimizer.moments": ("float32", "bfloat16"),
+    "optimizer.mu_dtype": ("float32", "bfloat16"),
     "evaluation.weights": WEIGHTS,
     "logging.wandb": ("", "offline", "online"),
-    "train.when_not_finite": ("stop", "skip", "go_back"),
+    "train.on_nonfinite": ("stop", "skip", "rollback"),
 }
 
 
@@ -97,10 +96,10 @@ def check(config: ConfigDict, device_count: int, platform: str | None = None) ->
             f"config.train: expected either steps or epochs; found steps={train.steps} and epochs={train.epochs}. "
             "Set the one that is not meant to 0, such as --config.train.epochs=0."
         )
-    if config.evaluation.weights == "average" and not config.optimizer.average:
+    if config.evaluation.weights == "ema" and not config.optimizer.ema_decay:
         raise UserError(
             "config.evaluation.weights: there is no average of the weights. Keep one with "
-            "--config.optimizer.average=0.999, or say --config.evaluation.weights=latest."
+            "--config.optimizer.ema_decay=0.999, or say --config.evaluation.weights=latest."
         )
 
 
@@ -116,7 +115,7 @@ def _check_accumulation(config: ConfigDict, device_count: int) -> None:
         raise UserError(
             f"config.train.accumulation: {config.model.name} normalises by the statistics of the whole batch, which "
             f"{count} micro-batches do not have: they would train another model. Say --config.train.accumulation=1 "
-            "and --config.model.rematerialise=blocks, or take more devices or a ViT preset."
+            "and --config.model.remat=blocks, or take more devices or a ViT preset."
         )
 
 

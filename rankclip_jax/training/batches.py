@@ -8,30 +8,30 @@ from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.loader import name_of_record, training_batches
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
-from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.forward import Batch
 
 
 def device_batches(
-    assembly: Assembly, source: Source, start_step: int, unreadable: UnreadableTally
+    experiment: Experiment, source: Source, start_step: int, unreadable: UnreadableTally
 ) -> Generator[Batch]:
     """The batches of steps ``start_step``, ``start_step + 1``, ..., each sent while the step before it is computed.
 
     Args:
-      assembly: the run's parts.
+      experiment: the run's parts.
       source: the training data.
       start_step: updates done.
       unreadable: counts records, and stops the run where too many cannot be read.
     """
-    config = assembly.config
-    batches = _batches(assembly, source, start_step, config.data.threads, config.data.workers)
+    config = experiment.config
+    batches = _batches(experiment, source, start_step, config.data.threads, config.data.workers)
     ahead: list[tuple[list[str], Batch]] = []
     try:
         for batch in batches:
             lines = batch.pop("unreadable")
-            if not assembly.remembers:
+            if not experiment.is_stateful:
                 del batch["sample"]
-            ahead.append((lines, assembly.layout.put_rows(batch)))
+            ahead.append((lines, experiment.layout.put_rows(batch)))
             if len(ahead) > 1:
                 lines, sent = ahead.pop(0)
                 unreadable.add(lines, len(batch["text"]))
@@ -40,17 +40,17 @@ def device_batches(
         batches.close()
 
 
-def records_of_step(assembly: Assembly, source: Source, step: int) -> list[str]:
+def records_of_step(experiment: Experiment, source: Source, step: int) -> list[str]:
     """Names of the records in this process's rows of a step's batch, which is made again."""
-    batches = _batches(assembly, source, step - 1, threads=1, workers=0)
+    batches = _batches(experiment, source, step - 1, threads=1, workers=0)
     try:
         return [name_of_record(source, int(number)) for number in next(batches)["sample"]]
     finally:
         batches.close()
 
 
-def _batches(assembly: Assembly, source: Source, start_step: int, threads: int, workers: int) -> Generator[dict]:
-    config, preset = assembly.config, assembly.model.preset
+def _batches(experiment: Experiment, source: Source, start_step: int, threads: int, workers: int) -> Generator[dict]:
+    config, preset = experiment.config, experiment.model.preset
     return training_batches(
         source,
         image_size=preset.vision.image_size,

@@ -10,29 +10,29 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed.platform import COMPILER_OPTIONS, give_freed_memory_back
-from rankclip_jax.distributed.sharding import bytes_a_device
+from rankclip_jax.distributed.sharding import bytes_per_device
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.monitoring.throughput import format_duration
 from rankclip_jax.planning.program import bytes_needed
-from rankclip_jax.planning.search_space import as_flags, what_fits
+from rankclip_jax.planning.search_space import as_flags, find_fitting
 from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.experiment import Experiment, build_experiment
 from rankclip_jax.training.state import describe
 from rankclip_jax.training.step import StepFunction, describe_batch, make_step
 
 _ADVICE = (
-    "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.rematerialise=blocks, by "
+    "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.remat=blocks, by "
     "--config.model.dtype=bfloat16, or by a smaller model (--config.model.name; ViT-demo is the smallest)."
 )
 
 _KEPT = 3  # times what a step needs: what a process may come to keep of it on CPUs, if it gives nothing back
 
 
-def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
+def compile_step(experiment: Experiment, announce: bool) -> StepFunction:
     """The step, compiled for the run's shapes.
 
     Args:
-      assembly: the run's parts.
+      experiment: the run's parts.
       announce: say what is going on, and how long it took.
 
     Raises:
@@ -41,28 +41,28 @@ def compile_step(assembly: Assembly, announce: bool) -> StepFunction:
     if announce:
         say("compiling the training step: seconds for a small model, about a minute for a large one")
     start = time.perf_counter()
-    with ExplainedMemory(assembly):
-        compiled = _compile(assembly)
+    with ExplainMemory(experiment):
+        compiled = _compile(experiment)
     needed = bytes_needed(compiled)
     if announce:
         say(
             f"compiled in {format_duration(time.perf_counter() - start)}; a step needs {needed / 2**30:.2f} GiB a "
             "device"
         )
-    _check_device_memory(needed, assembly)
-    _check_host_memory(needed - _bytes_of_state(assembly), assembly)
+    _check_device_memory(needed, experiment)
+    _check_host_memory(needed - _bytes_of_state(experiment), experiment)
     return compiled
 
 
-class ExplainedMemory:
+class ExplainMemory:
     """A context, entered any number of times, in which memory that runs out is said with what can be done about it.
 
     Args:
-      assembly: the parts of the run, which are named.
+      experiment: the parts of the run, which are named.
     """
 
-    def __init__(self, assembly: Assembly) -> None:
-        self._what = _what(assembly)
+    def __init__(self, experiment: Experiment) -> None:
+        self._what = _what(experiment)
 
     def __enter__(self) -> None:
         """Nothing is different until memory runs out."""
@@ -76,19 +76,19 @@ class ExplainedMemory:
             raise UserError(f"{self._what} does not fit in memory ({words[:200]}). {_ADVICE}") from error
 
 
-def _bytes_of_state(assembly: Assembly) -> int:
+def _bytes_of_state(experiment: Experiment) -> int:
     """What the state occupies on one device, which it does before the first step."""
-    return bytes_a_device(describe(assembly))
+    return bytes_per_device(describe(experiment))
 
 
-def _check_device_memory(needed: int, assembly: Assembly) -> None:
+def _check_device_memory(needed: int, experiment: Experiment) -> None:
     limit = bytes_of_device()
     if limit is None or needed <= limit:
         return
-    changes = what_fits(assembly.config, lambda config: _needs(config, assembly) <= limit)
+    changes = find_fitting(experiment.config, lambda config: _needs(config, experiment) <= limit)
     advice = f"It fits with: {as_flags(changes)}" if changes else _ADVICE
     raise UserError(
-        f"{_what(assembly)} needs {needed / 2**30:.1f} GiB on each device, which has {limit / 2**30:.1f}. {advice}"
+        f"{_what(experiment)} needs {needed / 2**30:.1f} GiB on each device, which has {limit / 2**30:.1f}. {advice}"
     )
 
 
@@ -98,26 +98,26 @@ def bytes_of_device() -> int | None:
     return statistics.get("bytes_limit")
 
 
-def _needs(config: ConfigDict, like: Assembly) -> int:
+def _needs(config: ConfigDict, like: Experiment) -> int:
     """Bytes on one device of a step with other settings, on the same devices."""
     settings.check(config, like.layout.mesh.size)
-    return bytes_needed(_compile(assemble(config, like.layout.mesh, like.total_steps, like.examples)))
+    return bytes_needed(_compile(build_experiment(config, like.layout.mesh, like.total_steps, like.examples)))
 
 
-def _compile(assembly: Assembly) -> Any:
-    program = make_step(assembly).lower(describe(assembly), describe_batch(assembly))
+def _compile(experiment: Experiment) -> Any:
+    program = make_step(experiment).lower(describe(experiment), describe_batch(experiment))
     return program.compile(compiler_options=COMPILER_OPTIONS[jax.default_backend()])
 
 
-def _check_host_memory(needed: int, assembly: Assembly) -> None:
+def _check_host_memory(needed: int, experiment: Experiment) -> None:
     """On the CPU a program that needs more than is left would not be refused, but be killed without a word."""
     if jax.default_backend() != "cpu":
         return
-    needed *= len(assembly.layout.mesh.local_devices)
+    needed *= len(experiment.layout.mesh.local_devices)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _reclaimable()
     if needed > there:
         raise UserError(
-            f"{_what(assembly)} needs {needed / 2**30:.1f} GiB of memory beside the model's; this machine has "
+            f"{_what(experiment)} needs {needed / 2**30:.1f} GiB of memory beside the model's; this machine has "
             f"{there / 2**30:.1f} GiB left. {_ADVICE}"
         )
     if needed > there / _KEPT:
@@ -134,6 +134,6 @@ def _reclaimable() -> int:
         return 0
 
 
-def _what(assembly: Assembly) -> str:
-    config = assembly.config
+def _what(experiment: Experiment) -> str:
+    config = experiment.config
     return f"config.train.global_batch_size: a step of {config.train.global_batch_size:,} pairs of {config.model.name}"

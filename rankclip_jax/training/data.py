@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import input_pipeline
 from rankclip_jax.cli.console import say
-from rankclip_jax.distributed.processes import is_first
+from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.input_pipeline import files
 from rankclip_jax.input_pipeline.array_record import PreparedSplit
 from rankclip_jax.input_pipeline.errors import UserError
@@ -30,13 +30,13 @@ def _open(config: ConfigDict, split: str) -> Source:
     image_size = settings.image_size(config)
     source = input_pipeline.open_source(config.data, split, image_size=image_size, seed=config.seed)
     parts = [part for part in _parts(source) if isinstance(part, PreparedSplit)]
-    damaged, limit = sum(part.damaged_records for part in parts), config.data.max_unreadable_share
+    damaged, limit = sum(part.damaged_records for part in parts), config.data.max_unreadable_fraction
     if damaged > limit * len(source):
         reasons = [shard.reason for part in parts for shard in part.damaged]
         more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         raise UserError(
             f"config.data.{split}: {damaged:,} of {len(source):,} records are in damaged shards: "
-            f"{'; '.join(reasons[:3])}{more}. Or train without them: --config.data.max_unreadable_share=SHARE"
+            f"{'; '.join(reasons[:3])}{more}. Or train without them: --config.data.max_unreadable_fraction=SHARE"
         )
     check_readable(source, f"config.data.{split}", config.data.max_pixels)
     return source
@@ -79,13 +79,13 @@ def check_unchanged(workdir: Path, source: Source) -> None:
             f"{'; '.join(lines)}. Restore the data to go on with the run, or name another --workdir. To go on with the "
             f"changed data all the same, remove {path}."
         )
-    if notes and is_first():
+    if notes and is_primary_process():
         say(f"note: since the run was begun the training data have changed: {'; '.join(notes)}")
 
 
 def write_identity(workdir: Path, source: Source) -> None:
     """Writes what `check_unchanged` compares with, by one process."""
-    if is_first():
+    if is_primary_process():
         files.write_atomically(workdir / NAME, json.dumps(identity_of(source), indent=2) + "\n")
 
 

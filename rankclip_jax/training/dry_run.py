@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rankclip_jax.checkpoints.manager import Checkpoints, SavingFailed, faults_of, read_state
 from rankclip_jax.checkpoints.workdir import write_config
 from rankclip_jax.cli.console import say
-from rankclip_jax.distributed.processes import is_first, wait_for_all
+from rankclip_jax.distributed.processes import is_primary_process, wait_for_all
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import nearest_folder
 from rankclip_jax.input_pipeline.object_stores import is_remote, remove_folder
@@ -20,16 +20,16 @@ from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.monitoring.throughput import format_duration
 from rankclip_jax.training.batches import device_batches
-from rankclip_jax.training.compilation import ExplainedMemory
-from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.compilation import ExplainMemory
+from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.state import TrainState, describe
 from rankclip_jax.training.step import StepFunction
 
 _FOLDER = "dry_run"
 
 
-def rehearse(
-    assembly: Assembly,
+def perform_dry_run(
+    experiment: Experiment,
     source: Source,
     workdir: Path,
     step_function: StepFunction,
@@ -39,7 +39,7 @@ def rehearse(
     """Makes one step of a batch, writes a checkpoint, verifies it and reads it; nothing stays.
 
     Args:
-      assembly: the run's parts.
+      experiment: the run's parts.
       source: the training data.
       workdir: the run's folder; the checkpoint is written where it is or would be.
       step_function: compiled.
@@ -50,10 +50,10 @@ def rehearse(
       UserError: a batch, a step or a checkpoint cannot be made.
     """
     start = time.perf_counter()
-    with contextlib.closing(device_batches(assembly, source, int(state.step), tally)) as batches:
+    with contextlib.closing(device_batches(experiment, source, int(state.step), tally)) as batches:
         batch = next(batches)
     ready = time.perf_counter()
-    with ExplainedMemory(assembly):
+    with ExplainMemory(experiment):
         state, metrics = step_function(state, batch)
         loss, step = float(metrics["loss"]), int(state.step)
     if not metrics["finite"]:
@@ -61,14 +61,14 @@ def rehearse(
     made = time.perf_counter()
     there = workdir if is_remote(workdir) else nearest_folder(workdir)
     with _temporary(there / _FOLDER) as folder:
-        _write(assembly, folder, state)
+        _write(experiment, folder, state)
         faults = faults_of(folder, step)
         written = jax.device_get(_sums_of_bits(state))
         del state  # two may not fit
-        read = jax.device_get(_sums_of_bits(read_state(folder, describe(assembly), step)))
+        read = jax.device_get(_sums_of_bits(read_state(folder, describe(experiment), step)))
     if faults or written != read:
         raise UserError(f"--workdir: in {there} files are not read as they are written. {' '.join(faults)}")
-    if is_first():
+    if is_primary_process():
         moments = (start, ready, made, time.perf_counter())
         times = [format_duration(after - before) for before, after in itertools.pairwise(moments)]
         say(
@@ -80,19 +80,19 @@ def rehearse(
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
     """A folder that all processes know, and that is gone afterwards."""
-    if is_first() and folder.exists():
+    if is_primary_process() and folder.exists():
         raise UserError(f"{folder} is there, of a dry run that was killed. Remove it, and give the command again.")
     try:
         yield folder
     finally:
         wait_for_all(_FOLDER)
-        if is_first():
+        if is_primary_process():
             remove_folder(folder)
 
 
-def _write(assembly: Assembly, folder: Path, state: TrainState) -> None:
-    write_config(folder, assembly.config)
-    checkpoints = Checkpoints(folder, assembly)
+def _write(experiment: Experiment, folder: Path, state: TrainState) -> None:
+    write_config(folder, experiment.config)
+    checkpoints = Checkpoints(folder, experiment)
     try:
         checkpoints.save(state)
         checkpoints.close()

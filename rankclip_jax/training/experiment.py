@@ -20,7 +20,7 @@ from rankclip_jax.training import optimizer, schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Assembly:
+class Experiment:
     """What training, evaluation and benchmarks are made of; its parts are built when first asked for.
 
     Args:
@@ -44,7 +44,7 @@ class Assembly:
         """The loss and its metrics, with the options of the settings."""
         return self.method.loss(outputs, self._options, step)
 
-    def objective_at_the_end(self, outputs: Outputs, key: jax.Array, mesh: Mesh | None) -> tuple[jax.Array, Metrics]:
+    def validation_loss(self, outputs: Outputs, key: jax.Array, mesh: Mesh | None) -> tuple[jax.Array, Metrics]:
         """The same at the end of training, for pairs that are not of the training data; metrics that are numbers."""
         count = len(outputs.embeddings["image"])
         state = state_of(self.method, self._options, count)
@@ -66,19 +66,19 @@ class Assembly:
         return options_of(self.method, self.config.objective)
 
     @functools.cached_property
-    def own_parameters(self) -> dict[str, np.ndarray]:
+    def objective_params(self) -> dict[str, np.ndarray]:
         """What the method learns beside the model, as it starts; nothing where the method is not here."""
         if not self.knows_method:
             return {}
         return {name: np.asarray(value, np.float32) for name, value in parameters_of(self.method).items()}
 
     @property
-    def remembers(self) -> bool:
+    def is_stateful(self) -> bool:
         """Whether the method has a state of its own, and so wants to know which samples it sees."""
         return hasattr(self.method, "initial_state")
 
     def initial_method_state(self) -> dict[str, jax.Array]:
-        """What the method remembers and does not learn, as it starts."""
+        """What the method is_stateful and does not learn, as it starts."""
         return state_of(self.method, self._options, self.examples)
 
     @functools.cached_property
@@ -90,30 +90,30 @@ class Assembly:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """From gradients to updates."""
-        parameters = self.describe_variables()["params"]
+        parameters = self.abstract_variables()["params"]
         return optimizer.build(self.config.optimizer, self.learning_rate, parameters, frozen=self.model.frozen)
 
-    def draw_variables(self, key: jax.Array) -> Variables:
+    def init_variables(self, key: jax.Array) -> Variables:
         """Freshly drawn weights, the method's own beside the model's."""
-        return self.with_own_parameters(clip.draw_variables(self.model, key))
+        return self.with_objective_params(clip.init_variables(self.model, key))
 
-    def with_own_parameters(self, variables: Variables) -> Variables:
+    def with_objective_params(self, variables: Variables) -> Variables:
         """Weights of the model with the method's own: kept where they are there, from the start where not."""
-        own = {name: variables["params"].get(name, value) for name, value in self.own_parameters.items()}
+        own = {name: variables["params"].get(name, value) for name, value in self.objective_params.items()}
         model = {name: variables["params"][name] for name in ("vision", "text", "logit_scale")}
         return variables | {"params": model | own}
 
-    def describe_variables(self) -> Variables:
+    def abstract_variables(self) -> Variables:
         """The shapes and types of the weights, without computing them."""
-        return jax.eval_shape(lambda: self.draw_variables(jax.random.key(0)))
+        return jax.eval_shape(lambda: self.init_variables(jax.random.key(0)))
 
     def outputs_with(self, outputs: Outputs, parameters: optax.Params) -> Outputs:
         """The model's outputs with the method's own parameters among the scalars."""
-        own = {name: parameters[name] for name in self.own_parameters}
+        own = {name: parameters[name] for name in self.objective_params}
         return outputs._replace(scalars=outputs.scalars | own)
 
 
-def assemble(config: ConfigDict, mesh: Mesh, total_steps: int | None = None, examples: int = 0) -> Assembly:
+def build_experiment(config: ConfigDict, mesh: Mesh, total_steps: int | None = None, examples: int = 0) -> Experiment:
     """The parts of the run that the settings describe, on a mesh.
 
     Args:
@@ -123,4 +123,4 @@ def assemble(config: ConfigDict, mesh: Mesh, total_steps: int | None = None, exa
       examples: records of the training data; 0 where nothing is trained.
     """
     layout = Layout(mesh, tuple((pattern, dimension) for pattern, dimension in config.mesh.overrides))
-    return Assembly(settings.resolve_dtype(config, mesh.devices.flat[0]), layout, total_steps, examples)
+    return Experiment(settings.resolve_dtype(config, mesh.devices.flat[0]), layout, total_steps, examples)

@@ -17,29 +17,29 @@ from jax.sharding import PartitionSpec
 from rankclip_jax.distributed.collectives import gather
 from rankclip_jax.distributed.mesh import FSDP
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.state import join
 
 Batch = dict[str, jax.Array]
 
 
-def outputs_of_batch(
-    assembly: Assembly, parameters: optax.Params, batch_statistics: dict[str, Any], batch: Batch, key: jax.Array
+def forward(
+    experiment: Experiment, parameters: optax.Params, batch_statistics: dict[str, Any], batch: Batch, key: jax.Array
 ) -> tuple[Outputs, dict[str, Any]]:
     """All views of a batch to what the objective is given, and the batch statistics after them.
 
     Args:
-      assembly: the run's parts.
+      experiment: the run's parts.
       parameters: as the layout says.
       batch_statistics: of ResNets.
       batch: views by name, ``[B, ...]``, rows over all devices.
       key: of the step.
     """
-    layout = assembly.layout
+    layout = experiment.layout
     alone = layout.mesh.size == 1  # which XLA would have exchange everything with itself
     axes = () if alone else layout.mesh.axis_names
-    execution = dataclasses.replace(assembly.model.execution, axes=axes)
-    model = assembly.model.clone(execution=execution)
+    execution = dataclasses.replace(experiment.model.execution, axes=axes)
+    model = experiment.model.clone(execution=execution)
     towers = {part: parameters[part] for part in ("vision", "text", "logit_scale")}
     if model.frozen:
         towers[model.frozen] = jax.lax.stop_gradient(towers[model.frozen])
@@ -56,7 +56,7 @@ def outputs_of_batch(
             )
             return outputs.embeddings, changed.get("batch_stats", statistics)
 
-        count = assembly.config.train.accumulation
+        count = experiment.config.train.accumulation
         if count == 1:
             return encode((batch, numbers))
         parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, numbers))
@@ -77,7 +77,7 @@ def outputs_of_batch(
     )
     embeddings, batch_statistics = encode_all(towers, batch_statistics, batch, jax.random.fold_in(key, 0))
     outputs = Outputs(embeddings, {"scale": jnp.exp(parameters["logit_scale"])})
-    return assembly.outputs_with(outputs, parameters), batch_statistics
+    return experiment.outputs_with(outputs, parameters), batch_statistics
 
 
 def _gathered(towers: optax.Params, split: Any) -> optax.Params:

@@ -19,7 +19,7 @@ from rankclip_jax.checkpoints.manager import Checkpoints, set_aside
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed import start_up
 from rankclip_jax.distributed.mesh import make_mesh
-from rankclip_jax.distributed.processes import is_first, largest_of_all, sum_over_all
+from rankclip_jax.distributed.processes import is_primary_process, max_across_processes, sum_across_processes
 from rankclip_jax.distributed.sharding import table
 from rankclip_jax.evaluation import results
 from rankclip_jax.evaluation.evaluator import Evaluator
@@ -28,11 +28,11 @@ from rankclip_jax.input_pipeline.object_stores import path_of, time_of
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.models.presets import preset_of
-from rankclip_jax.monitoring import summary_figure as picture
+from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.events import Events
 from rankclip_jax.monitoring.goodput import Ledger
 from rankclip_jax.monitoring.heartbeat import Heartbeat
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.timeline import Timeline
 from rankclip_jax.monitoring.watchdog import Watchdog
 from rankclip_jax.monitoring.writers import check_writers, make_writers
 from rankclip_jax.objectives.objective import Metrics
@@ -41,16 +41,16 @@ from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training import input_sizes, schedule
 from rankclip_jax.training.batches import device_batches, records_of_step
-from rankclip_jax.training.compilation import ExplainedMemory, compile_step
+from rankclip_jax.training.compilation import ExplainMemory, compile_step
 from rankclip_jax.training.data import check_unchanged, open_data, shared_facts, write_identity
-from rankclip_jax.training.dry_run import rehearse
-from rankclip_jax.training.experiment import Assembly, assemble
+from rankclip_jax.training.dry_run import perform_dry_run
+from rankclip_jax.training.experiment import Experiment, build_experiment
 from rankclip_jax.training.forward import Batch
 from rankclip_jax.training.hooks import Hook, StepInfo
-from rankclip_jax.training.hooks.anomalies import Oddities
+from rankclip_jax.training.hooks.anomalies import AnomalyHook
 from rankclip_jax.training.hooks.checkpointing import Saving
 from rankclip_jax.training.hooks.evaluation import Evaluation
-from rankclip_jax.training.hooks.finiteness import Finiteness, GoBack
+from rankclip_jax.training.hooks.finiteness import NonFiniteHook, Rollback
 from rankclip_jax.training.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.training.hooks.logging import Logging
 from rankclip_jax.training.hooks.profiling import Profiling
@@ -111,41 +111,43 @@ def train(
     workdirs.check_writable(workdir)
     source, validation = open_data(config)
     with Lock(workdir) as lock:
-        if (workdirs.saved_steps(workdir) or workdirs.misnamed(workdir)) and is_first():
+        if (workdirs.saved_steps(workdir) or workdirs.misnamed(workdir)) and is_primary_process():
             lock.take()
-        config, stored = workdirs.agree(workdir, config, len(source))
+        config, stored = workdirs.resolve_config(workdir, config, len(source))
         total_steps = settings.total_steps(config, len(source))
         start_up.check_same_on_all(shared_facts(config, source))
         if stored:
             check_unchanged(workdir, source)
-        assembly = assemble(config, mesh, total_steps, len(source))
-        evaluator = Evaluator(assembly, validation) if validation else None
-        start = choose_start(assembly, workdir, stored, len(source))
-        activity = Activity()
-        activity.add("start", time.monotonic() - started)
-        with ExplainedMemory(assembly), activity.during("recovery" if start.saved else "start", "the first state"):
-            state = restore_or_initialise(assembly, workdir, start)
-        _print_banner(assembly, workdir, start.step, state, source, validation)
+        experiment = build_experiment(config, mesh, total_steps, len(source))
+        evaluator = Evaluator(experiment, validation) if validation else None
+        start = choose_start(experiment, workdir, stored, len(source))
+        timeline = Timeline()
+        timeline.add("start", time.monotonic() - started)
+        with ExplainMemory(experiment), timeline.span("recovery" if start.saved else "start", "the first state"):
+            state = restore_or_initialise(experiment, workdir, start)
+        _print_banner(experiment, workdir, start.step, state, source, validation)
         if start.step == total_steps:
-            return _finished_before(assembly, workdir, state, evaluator)
+            return _finished_before(experiment, workdir, state, evaluator)
 
-        with activity.during("compile", "the compilation"):
-            step_function = compile_step(assembly, announce=is_first())
+        with timeline.span("compile", "the compilation"):
+            step_function = compile_step(experiment, announce=is_primary_process())
         if dry_run:
-            rehearse(assembly, source, workdir, step_function, state, _make_tally(config, source))
+            perform_dry_run(experiment, source, workdir, step_function, state, _make_tally(config, source))
             return Outcome(start.step, finished=False)
-        ledger = Ledger(workdir, activity, started)
-        run = _Run(assembly, workdir, source, evaluator, step_function, lock, Events(workdir), activity, ledger, recipe)
-        left_out: set[int] = set()
+        ledger = Ledger(workdir, timeline, started)
+        run = _Run(
+            experiment, workdir, source, evaluator, step_function, lock, Events(workdir), timeline, ledger, recipe
+        )
+        skipped_steps: set[int] = set()
         while True:
             try:
-                return _take_steps(run, start, state, left_out)
-            except GoBack as back:
-                left_out.add(back.step)
-            with activity.during("recovery", "the way back to the last checkpoint"):
+                return _take_steps(run, start, state, skipped_steps)
+            except Rollback as back:
+                skipped_steps.add(back.step)
+            with timeline.span("recovery", "the way back to the last checkpoint"):
                 start = newest(workdir)
-                state = restore_or_initialise(assembly, workdir, start)
-            if is_first():
+                state = restore_or_initialise(experiment, workdir, start)
+            if is_primary_process():
                 say(f"going on from step {start.step}")
 
 
@@ -153,73 +155,73 @@ def train(
 class _Run:
     """What stays the same when a run goes back."""
 
-    assembly: Assembly
+    experiment: Experiment
     workdir: Path
     source: Source
     evaluator: Evaluator | None
     step_function: StepFunction
     lock: Lock
     events: Events
-    activity: Activity
+    timeline: Timeline
     ledger: Ledger
     recipe: Path | None
 
 
-def _take_steps(run: _Run, start: Start, state: TrainState, left_out: Set[int]) -> Outcome:
+def _take_steps(run: _Run, start: Start, state: TrainState, skipped_steps: Set[int]) -> Outcome:
     """From a state to the end of the run, and what is said of it there.
 
     Raises:
-      GoBack: the run is to go on from its last checkpoint.
+      Rollback: the run is to go on from its last checkpoint.
     """
-    assembly, workdir, activity = run.assembly, run.workdir, run.activity
-    config, total_steps, memory = assembly.config, assembly.total_steps, ExplainedMemory(assembly)
+    experiment, workdir, timeline = run.experiment, run.workdir, run.timeline
+    config, total_steps, memory = experiment.config, experiment.total_steps, ExplainMemory(experiment)
     assert total_steps is not None
     tally = _make_tally(config, run.source)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(Watchdog(activity, config.processes.hang_seconds))
-        batches = stack.enter_context(contextlib.closing(device_batches(assembly, run.source, start.step, tally)))
-        with memory, activity.during("start", "the wait for the first batch"):
+        stack.enter_context(Watchdog(timeline, config.processes.hang_seconds))
+        batches = stack.enter_context(contextlib.closing(device_batches(experiment, run.source, start.step, tally)))
+        with memory, timeline.span("start", "the wait for the first batch"):
             batch = next(batches)
-        _settle(run, start)
-        if is_first():
+        _prepare_workdir(run, start)
+        if is_primary_process():
             run.ledger.begin(start.step)
-            stack.enter_context(Heartbeat(workdir, activity, run.ledger, total_steps=total_steps))
-        logging = stack.enter_context(_make_logging(assembly, workdir, start.step, lambda: tally.count, activity))
+            stack.enter_context(Heartbeat(workdir, timeline, run.ledger, total_steps=total_steps))
+        logging = stack.enter_context(_make_logging(experiment, workdir, start.step, lambda: tally.count, timeline))
         try:
             with contextlib.ExitStack() as inner:
                 hooks, interruption = _enter_hooks(inner, run, logging, start.step)
                 for step in range(start.step + 1, total_steps + 1):
                     interruption.step_begins()
-                    take = _leave_out if step in left_out else run.step_function
+                    take = _skip_step if step in skipped_steps else run.step_function
                     with (
                         memory,
                         jax.transfer_guard("disallow"),
-                        activity.during("step", f"step {step}"),
+                        timeline.span("step", f"step {step}"),
                         jax.profiler.StepTraceAnnotation("train", step_num=step),
                     ):
                         state, metrics = take(state, batch)
-                    activity.step = step
+                    timeline.step = step
                     info = StepInfo(step, start.step + 1, total_steps, state, metrics)
                     for cause, hook in hooks:
-                        with activity.during(cause, f"{type(hook).__name__.lower()} after step {step}"):
+                        with timeline.span(cause, f"{type(hook).__name__.lower()} after step {step}"):
                             hook(info)
                     if step < total_steps:
-                        with activity.during("input", f"the wait for the batch of step {step + 1}"):
+                        with timeline.span("input", f"the wait for the batch of step {step + 1}"):
                             batch = next(batches)
                 batches.close()  # what decodes has nothing left to do
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
-        with activity.during("evaluation", "the evaluation at the end"):
+        with timeline.span("evaluation", "the evaluation at the end"):
             found = show_results(run.evaluator, state, workdir, total_steps, logging)
     return Outcome(total_steps, finished=True, results=found)
 
 
 def _make_tally(config: ConfigDict, source: Source) -> UnreadableTally:
-    share, every = config.data.max_unreadable_share, config.logging.every_steps
-    return UnreadableTally(share, len(source), every_batches=every, sum_over_all=sum_over_all)
+    share, every = config.data.max_unreadable_fraction, config.logging.every_steps
+    return UnreadableTally(share, len(source), every_batches=every, sum_across_processes=sum_across_processes)
 
 
-def _leave_out(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def _skip_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """A step that takes no notice of its batch, and has nothing to tell."""
     del batch
     return _count(state), {}
@@ -230,19 +232,19 @@ def _count(state: TrainState) -> TrainState:
     return dataclasses.replace(state, step=state.step + 1)
 
 
-def _settle(run: _Run, start: Start) -> None:
+def _prepare_workdir(run: _Run, start: Start) -> None:
     """The step is compiled and the first batch is there: from here on things are written."""
-    if is_first():
+    if is_primary_process():
         run.workdir.mkdir(parents=True, exist_ok=True)
         run.lock.take()
         if not start.saved and workdirs.saved_steps(run.workdir):
             raise UserError(f"--workdir: another run was begun in {run.workdir} meanwhile. Give the command again.")
     if start.aside:
         folder = set_aside(run.workdir, start.aside)
-        if is_first():
+        if is_primary_process():
             say(f"note: checkpoints that are not used are now in {folder}")
     write_identity(run.workdir, run.source)
-    workdirs.write_config(run.workdir, run.assembly.config, run.recipe)
+    workdirs.write_config(run.workdir, run.experiment.config, run.recipe)
 
 
 def _restore_folder(run: _Run, checkpoints: Checkpoints, step: int) -> None:
@@ -252,14 +254,14 @@ def _restore_folder(run: _Run, checkpoints: Checkpoints, step: int) -> None:
       UserError: another run is in the folder now.
     """
     restored, replaced = False, None
-    if is_first():
+    if is_primary_process():
         try:
-            restored = workdirs.restore(run.workdir, run.assembly.config, run.lock, step)
+            restored = workdirs.restore(run.workdir, run.experiment.config, run.lock, step)
         except UserError as error:
             replaced = error
         except OSError:  # the save that follows will say so
             pass
-    match largest_of_all(2 if replaced else int(restored)):
+    match max_across_processes(2 if replaced else int(restored)):
         case 2:
             raise replaced or UserError(f"--workdir: {run.workdir} was replaced while this run trained in it.")
         case 1:
@@ -272,15 +274,15 @@ def _restore_folder(run: _Run, checkpoints: Checkpoints, step: int) -> None:
 
 
 def _make_logging(
-    assembly: Assembly, workdir: Path, start_step: int, unreadable: Callable[[], int], activity: Activity
+    experiment: Experiment, workdir: Path, start_step: int, unreadable: Callable[[], int], timeline: Timeline
 ) -> Logging:
-    config, peak = assembly.config, peak_flops(assembly.layout.mesh.devices.flat[0].device_kind)
+    config, peak = experiment.config, peak_flops(experiment.layout.mesh.devices.flat[0].device_kind)
     return Logging(
-        make_writers(workdir, start_step, config) if is_first() else [],
+        make_writers(workdir, start_step, config) if is_primary_process() else [],
         start_step,
-        activity,
-        useful_share=useful_flops(assembly) / (peak * assembly.layout.mesh.size) if peak else None,
-        pairs_a_step=config.train.global_batch_size,
+        timeline,
+        useful_share=useful_flops(experiment) / (peak * experiment.layout.mesh.size) if peak else None,
+        pairs_per_step=config.train.global_batch_size,
         every_steps=config.logging.every_steps,
         unreadable=unreadable,
     )
@@ -290,11 +292,11 @@ def _enter_hooks(
     stack: contextlib.ExitStack, run: _Run, logging: Logging, start_step: int
 ) -> tuple[list[tuple[str, Hook]], Interruption]:
     """What happens beside the step, in this order, with what it counts as, and the one that hears of beginnings too."""
-    assembly, workdir, evaluator = run.assembly, run.workdir, run.evaluator
-    config, total_steps = assembly.config, assembly.total_steps
+    experiment, workdir, evaluator = run.experiment, run.workdir, run.evaluator
+    config, total_steps = experiment.config, experiment.total_steps
     assert total_steps is not None
     decay = schedule.decay_start(config.optimizer, total_steps)
-    checkpoints = Checkpoints(workdir, assembly, always_kept=[decay] if decay < total_steps else [])
+    checkpoints = Checkpoints(workdir, experiment, always_kept=[decay] if decay < total_steps else [])
     every = config.logging.every_steps
 
     def before_save(step: int) -> None:
@@ -305,13 +307,13 @@ def _enter_hooks(
         checkpoints, config.checkpoint, also_at=decay, look_every=every, events=run.events, before=before_save
     )
     stack.enter_context(saving)
-    finiteness = Finiteness(
-        config.train.when_not_finite,
-        config.train.not_finite_limit,
+    finiteness = NonFiniteHook(
+        config.train.on_nonfinite,
+        config.train.max_nonfinite_steps,
         config.logging.every_steps,
         config.checkpoint.every_steps,
         config.evaluation.every_steps,
-        records_of=functools.partial(records_of_step, assembly, run.source),
+        records_of=functools.partial(records_of_step, experiment, run.source),
         events=run.events,
         kept=checkpoints.kept,
     )
@@ -319,17 +321,17 @@ def _enter_hooks(
     def save_if_finite(info: StepInfo) -> int:
         try:
             finiteness.check()
-        except GoBack:  # where the run goes on from, whenever it does
+        except Rollback:  # where the run goes on from, whenever it does
             return max(workdirs.saved_steps(workdir), default=0)
         saving.save(info)
         return info.step
 
     def evaluate(info: StepInfo) -> None:
         if evaluator:
-            evaluated = evaluator(info.state.variables_of(evaluator.weights), interruption.go_on)
+            evaluated = evaluator(info.state.variables_of(evaluator.weights), interruption.check_interrupt)
             found = write_results(evaluated, workdir, info.step, logging)
             shown = [f"{name} {found[name]:.4f}" for name in _HEADLINES if found.get(name) is not None]
-            if is_first():
+            if is_primary_process():
                 say(f"evaluation at step {info.step}: {'  '.join(shown)}")
             logging.restart_clock(info.step)
 
@@ -341,7 +343,7 @@ def _enter_hooks(
     stack.enter_context(profiling)
     hooks: list[tuple[str, Hook]] = [
         ("step", logging),  # which waits for the step, as what looks at its numbers does
-        ("step", Oddities(every, run.events)),
+        ("step", AnomalyHook(every, run.events)),
         ("step", finiteness),
         ("other", profiling),
         ("checkpoint", saving),
@@ -351,15 +353,15 @@ def _enter_hooks(
     return hooks, interruption
 
 
-def _finished_before(assembly: Assembly, workdir: Path, state: TrainState, evaluator: Evaluator | None) -> Outcome:
+def _finished_before(experiment: Experiment, workdir: Path, state: TrainState, evaluator: Evaluator | None) -> Outcome:
     """Nothing is left to train; what was cut off after it, the evaluation or the report, is made now."""
     step, found = int(state.step), None
-    measured, drawn = results.path_of(workdir, step), workdir / picture.NAME
+    measured, drawn = results.path_of(workdir, step), workdir / summary_figure.NAME
     there = measured.exists() and drawn.exists() and time_of(drawn) >= time_of(measured)
     if evaluator and not there:
-        with _make_logging(assembly, workdir, step, lambda: 0, Activity()) as logging:
+        with _make_logging(experiment, workdir, step, lambda: 0, Timeline()) as logging:
             found = show_results(evaluator, state, workdir, step, logging)
-    if is_first():
+    if is_primary_process():
         say(
             f"This run is finished: {step} steps are done."
             + (f" Its results are in {workdir}/evaluation." if evaluator else "")
@@ -370,31 +372,31 @@ def _finished_before(assembly: Assembly, workdir: Path, state: TrainState, evalu
 
 
 def _print_banner(
-    assembly: Assembly, workdir: Path, step: int, state: TrainState, source: Source, validation: Source | None
+    experiment: Experiment, workdir: Path, step: int, state: TrainState, source: Source, validation: Source | None
 ) -> None:
-    if not is_first():
+    if not is_primary_process():
         return
-    config, mesh = assembly.config, assembly.layout.mesh
+    config, mesh = experiment.config, experiment.layout.mesh
     count = sum(math.prod(np.shape(value)) for value in jax.tree.leaves(state.parameters))
-    batch, total_steps = config.train.global_batch_size, assembly.total_steps or 0
+    batch, total_steps = config.train.global_batch_size, experiment.total_steps or 0
     epochs = total_steps * batch / len(source)
     lines = {
         "run": f"{workdir}" + (f", going on from step {step}" if step else ""),
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es)",
         "mesh": ", ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         "model": f"{config.model.name}, {count:,} parameters, {config.model.dtype} compute",
-        **input_sizes.describe(assembly.model.preset),
+        **input_sizes.describe(experiment.model.preset),
         "objective": config.objective.name,
         "data": f"{len(source):,} training pairs, {len(validation) if validation else 0:,} validation pairs",
         "batch": f"{batch:,} pairs a step, {batch // mesh.size:,} a device",
         "steps": f"{total_steps:,} ({epochs:,.2f} epochs)",
     }
     say("\n".join(f"{name + ':':<11}{line}" for name, line in lines.items()))
-    if assembly.layout.shards > 1:
-        arrays = table({"parameters": state.parameters}, assembly.layout)
+    if experiment.layout.shards > 1:
+        arrays = table({"parameters": state.parameters}, experiment.layout)
         say(f"parameters, split over the axis fsdp:\n{arrays}")
     for note in input_sizes.notes(
-        config.model.name, assembly.model.preset, preset_of(config.model).vision.image_size, source
+        config.model.name, experiment.model.preset, preset_of(config.model).vision.image_size, source
     ):
         say(note)
     if len(source) < batch:

@@ -127,7 +127,7 @@ def _muon(config: ConfigDict) -> optax.GradientTransformation:
         -1.0,  # the direction alone: `build` takes it down the gradient at the rate of the schedule
         beta=config.b1,
         eps=config.eps,
-        mu_dtype=config.moments,
+        mu_dtype=config.mu_dtype,
         adam_b1=config.b1,
         adam_b2=config.b2,
         muon_weight_dimension_numbers=matrices,
@@ -138,14 +138,14 @@ def _muon(config: ConfigDict) -> optax.GradientTransformation:
 # Each gives the direction of an update from the settings under ``config.optimizer``; decay and rate come after.
 OPTIMIZERS: dict[str, Callable[[ConfigDict], optax.GradientTransformation]] = {
     # Loshchilov and Hutter, 2019
-    "adamw": lambda config: optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.moments),
+    "adamw": lambda config: optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.mu_dtype),
     # Chen et al., 2023; its rates are three to ten times smaller than AdamW's
-    "lion": lambda config: optax.scale_by_lion(b1=config.b1, b2=config.b2, mu_dtype=config.moments),
+    "lion": lambda config: optax.scale_by_lion(b1=config.b1, b2=config.b2, mu_dtype=config.mu_dtype),
     # Shazeer and Stern, 2018, as used by Zhai et al., 2022: factored second moments, momentum
     "adafactor": lambda config: optax.chain(
         optax.scale_by_factored_rms(),
         optax.clip_by_block_rms(1.0),
-        optax.ema(config.b1, debias=False, accumulator_dtype=config.moments),
+        optax.ema(config.b1, debias=False, accumulator_dtype=config.mu_dtype),
     ),
     # Jordan et al., 2024
     "muon": _muon,

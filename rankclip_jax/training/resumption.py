@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 from rankclip_jax.checkpoints import workdir as workdirs
 from rankclip_jax.checkpoints.manager import choose_whole, read_state
 from rankclip_jax.cli.console import say
-from rankclip_jax.distributed.processes import is_first
+from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.interop import loading
 from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training import schedule
-from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.state import TrainState, create, describe
 
 
@@ -26,18 +26,18 @@ class Start:
     aside: tuple[str, ...] = ()
 
 
-def choose_start(assembly: Assembly, workdir: Path, stored: ConfigDict | None, examples: int) -> Start:
+def choose_start(experiment: Experiment, workdir: Path, stored: ConfigDict | None, examples: int) -> Start:
     """Where the run goes on: from its newest whole checkpoint, or where it is to be longer, one that can be."""
     if stored is None:
         return Start()
-    before, now = settings.total_steps(stored, examples), assembly.total_steps
+    before, now = settings.total_steps(stored, examples), experiment.total_steps
     assert now is not None
     if before == now:
         return newest(workdir)
-    lengthen = functools.partial(schedule.step_to_lengthen_from, assembly.config.optimizer, before, now)
+    lengthen = functools.partial(schedule.step_to_lengthen_from, experiment.config.optimizer, before, now)
     step, broken = choose_whole(workdir, lengthen)
     later = {str(later) for later in workdirs.saved_steps(workdir) if later > step}
-    if is_first():
+    if is_primary_process():
         say(f"note: to become {now} steps long the run goes back to step {step}, before its rate fell")
     return Start(step, saved=True, aside=tuple(sorted(later.union(broken))))
 
@@ -50,8 +50,8 @@ def newest(workdir: Path) -> Start:
     return Start(step, saved=True, aside=tuple(broken))
 
 
-def restore_or_initialise(assembly: Assembly, workdir: Path, start: Start) -> TrainState:
+def restore_or_initialise(experiment: Experiment, workdir: Path, start: Start) -> TrainState:
     """The checkpoint to go on from, or else the weights to start from, or else a draw."""
     if not start.saved:
-        return create(assembly, loading.weights_to_start_from(assembly.config, assembly.model))
-    return read_state(workdir, describe(assembly), start.step)
+        return create(experiment, loading.weights_to_start_from(experiment.config, experiment.model))
+    return read_state(workdir, describe(experiment), start.step)

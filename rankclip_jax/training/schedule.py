@@ -15,9 +15,9 @@ SCHEDULES = ("cosine", "constant", "warmup_stable_decay")
 def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     """The rate of update ``k = 0, 1, ...`` of a run: linear to the peak over the warmup, then as the schedule says.
 
-    ``cosine`` falls from the end of the warmup to the end of the run, to ``final_share`` of the peak. ``constant``
-    stays. ``warmup_stable_decay`` (Hu et al., 2024) stays, and falls linearly to ``final_share`` over the last
-    ``decay_share`` of the run.
+    ``cosine`` falls from the end of the warmup to the end of the run, to ``final_fraction`` of the peak. ``constant``
+    stays. ``warmup_stable_decay`` (Hu et al., 2024) stays, and falls linearly to ``final_fraction`` over the last
+    ``decay_fraction`` of the run.
 
     Args:
       config: the settings under ``config.optimizer``.
@@ -36,41 +36,43 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
             shape = jnp.clip((total_steps - step) / decay, 0, 1)
         else:
             shape = jnp.ones(())
-        falling = config.final_share + (1 - config.final_share) * shape
+        falling = config.final_fraction + (1 - config.final_fraction) * shape
         return config.learning_rate * jnp.where(step < warmup, (step + 1) / max(warmup, 1), falling)
 
     return rate
 
 
 def warmup_steps(config: ConfigDict, total_steps: int) -> int:
-    """Updates before the peak: ``warmup_steps``, or ``warmup_share`` of the run.
+    """Updates before the peak: ``warmup_steps``, or ``warmup_fraction`` of the run.
 
     Raises:
       UserError: both are given, or the warmup takes the whole run.
     """
-    if config.warmup_steps and config.warmup_share:
+    if config.warmup_steps and config.warmup_fraction:
         raise UserError(
-            f"config.optimizer: expected either warmup_steps or warmup_share; found {config.warmup_steps} and "
-            f"{config.warmup_share}. Set the one that is not meant to 0, such as --config.optimizer.warmup_steps=0."
+            f"config.optimizer: expected either warmup_steps or warmup_fraction; found {config.warmup_steps} and "
+            f"{config.warmup_fraction}. Set the one that is not meant to 0, such as --config.optimizer.warmup_steps=0."
         )
     if config.warmup_steps >= max(total_steps, 1):
         raise UserError(
             f"config.optimizer.warmup_steps: {config.warmup_steps} steps of warmup leave none of the run's "
-            f"{total_steps}. Give a share of the run instead, such as --config.optimizer.warmup_share=0.05."
+            f"{total_steps}. Give a share of the run instead, such as --config.optimizer.warmup_fraction=0.05."
         )
     return warmup_length(config, total_steps)
 
 
 def warmup_length(config: ConfigDict, total_steps: int) -> int:
     """The same of settings that are not checked."""
-    return config.warmup_steps or min(round(config.warmup_share * total_steps), total_steps - 1)
+    return config.warmup_steps or min(round(config.warmup_fraction * total_steps), total_steps - 1)
 
 
 def decay_start(config: ConfigDict, total_steps: int) -> int:
     """The update from which on the rate falls for good under ``warmup_stable_decay``; the run's end for others."""
     if config.schedule != "warmup_stable_decay":
         return total_steps
-    return total_steps - min(round(config.decay_share * total_steps), total_steps - warmup_steps(config, total_steps))
+    return total_steps - min(
+        round(config.decay_fraction * total_steps), total_steps - warmup_steps(config, total_steps)
+    )
 
 
 def step_to_lengthen_from(config: ConfigDict, old_total: int, new_total: int, saved_steps: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from rankclip_jax.models.clip import Variables
-from rankclip_jax.training.experiment import Assembly
+from rankclip_jax.training.experiment import Experiment
 
 
 @flax.struct.dataclass
@@ -20,17 +20,17 @@ class TrainState:
       step: updates done.
       parameters: what is learned: ``vision``, ``text``, ``logit_scale`` and a method's own.
       batch_statistics: the running means and variances of ResNets; other models have none.
-      optimizer_state: what the optimiser remembers.
-      average: the moving average of the parameters, where one is kept.
-      method_state: what the method remembers and does not learn, by name.
+      optimizer_state: what the optimiser is_stateful.
+      ema: the moving average of the parameters, where one is kept.
+      objective_state: what the method is_stateful and does not learn, by name.
     """
 
     step: jax.Array
     parameters: optax.Params
     batch_statistics: dict[str, Any]
     optimizer_state: optax.OptState
-    average: dict[str, Any]
-    method_state: dict[str, Any]
+    ema: dict[str, Any]
+    objective_state: dict[str, Any]
 
     @property
     def variables(self) -> Variables:
@@ -39,7 +39,7 @@ class TrainState:
 
     def variables_of(self, weights: str) -> Variables:
         """The ``latest`` weights or their ``average``."""
-        return self.variables if weights == "latest" else join(self.average, self.batch_statistics)
+        return self.variables if weights == "latest" else join(self.ema, self.batch_statistics)
 
 
 def join(parameters: optax.Params, batch_statistics: dict[str, Any]) -> Variables:
@@ -48,32 +48,32 @@ def join(parameters: optax.Params, batch_statistics: dict[str, Any]) -> Variable
     return {name: values for name, values in collections.items() if values}
 
 
-def create(assembly: Assembly, variables: Variables | None = None) -> TrainState:
+def create(experiment: Experiment, variables: Variables | None = None) -> TrainState:
     """The state at step 0, a pure function of the settings, laid out on the mesh.
 
     Args:
-      assembly: the run's parts.
+      experiment: the run's parts.
       variables: weights that were learned elsewhere; None: drawn from the seed.
     """
-    like = describe(assembly)
+    like = describe(experiment)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     if variables is not None:
-        start = jax.jit(lambda variables: _at_start(assembly, variables), out_shardings=shardings)
-        return start(assembly.with_own_parameters(jax.tree.map(np.asarray, variables)))
-    start = jax.jit(lambda key: _at_start(assembly, assembly.draw_variables(key)), out_shardings=shardings)
-    return start(jax.random.key(assembly.config.seed))
+        start = jax.jit(lambda variables: _at_start(experiment, variables), out_shardings=shardings)
+        return start(experiment.with_objective_params(jax.tree.map(np.asarray, variables)))
+    start = jax.jit(lambda key: _at_start(experiment, experiment.init_variables(key)), out_shardings=shardings)
+    return start(jax.random.key(experiment.config.seed))
 
 
-def describe(assembly: Assembly) -> TrainState:
+def describe(experiment: Experiment) -> TrainState:
     """The shapes, types and layout of the state, without computing it."""
-    shapes = jax.eval_shape(lambda variables: _at_start(assembly, variables), assembly.describe_variables())
-    assembly.layout.check_overrides(shapes)
-    return assembly.layout.describe(shapes)
+    shapes = jax.eval_shape(lambda variables: _at_start(experiment, variables), experiment.abstract_variables())
+    experiment.layout.check_overrides(shapes)
+    return experiment.layout.describe(shapes)
 
 
-def _at_start(assembly: Assembly, variables: Variables) -> TrainState:
+def _at_start(experiment: Experiment, variables: Variables) -> TrainState:
     parameters = variables["params"]
-    average = jax.tree.map(jnp.copy, parameters) if assembly.config.optimizer.average else {}
+    ema = jax.tree.map(jnp.copy, parameters) if experiment.config.optimizer.ema_decay else {}
     statistics = variables.get("batch_stats", {})
-    optimizer_state, method_state = assembly.optimizer.init(parameters), assembly.initial_method_state()
-    return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer_state, average, method_state)
+    optimizer_state, objective_state = experiment.optimizer.init(parameters), experiment.initial_method_state()
+    return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer_state, ema, objective_state)

@@ -11,7 +11,7 @@ from rankclip_jax.benchmarks import input as input_benchmark
 from rankclip_jax.benchmarks.timing import ProcessorTime
 from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.models.presets import PRESETS
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 from tests.training.conftest import TINY
 
 
@@ -85,7 +85,7 @@ def test_nothing_is_concluded_beside_other_work(subject, load, tmp_path, monkeyp
 
 
 def step_beside_open_clip(folder):
-    with train._peer(assemble(recipe(demo.get_config()), make_local_mesh(), 10)) as found:
+    with train._peer(build_experiment(recipe(demo.get_config()), make_local_mesh(), 10)) as found:
         assert found is None
 
 

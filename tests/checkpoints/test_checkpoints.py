@@ -17,10 +17,10 @@ import pytest
 from absl import flags
 from jax.sharding import AxisType, Mesh
 
-from rankclip_jax.checkpoints import checksums as proof
+from rankclip_jax.checkpoints import checksums
 from rankclip_jax.checkpoints.manager import choose_step, faults_of, set_aside
 from rankclip_jax.checkpoints.workdir import saved_steps
-from rankclip_jax.cli.entry import EXPLAINED
+from rankclip_jax.cli.entry import EXIT_ON_USER_ERROR
 from rankclip_jax.distributed.mesh import AXES
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.training import loop
@@ -219,7 +219,7 @@ def verify(workdir, capsys):
     flags.FLAGS(["verify", f"--workdir={workdir}"])
     status = 0
     try:
-        with EXPLAINED:
+        with EXIT_ON_USER_ERROR:
             command.main()
     except SystemExit as stopped:
         status = stopped.code
@@ -272,14 +272,14 @@ def test_what_holds_a_value_that_is_not_finite_is_never_saved(tmp_path, monkeypa
 
 def full_disk(monkeypatch, times):
     """The first so many saves end in what a full disk raises, in Orbax's own thread."""
-    real, left = proof.write, iter(range(times))
+    real, left = checksums.write, iter(range(times))
 
     def write(*arguments):
         if next(left, None) is not None:
             raise OSError(28, "No space left on device")
         real(*arguments)
 
-    monkeypatch.setattr(proof, "write", write)
+    monkeypatch.setattr(checksums, "write", write)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

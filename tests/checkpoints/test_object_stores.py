@@ -18,7 +18,7 @@ import rankclip_jax
 from rankclip_jax.checkpoints import lock
 from rankclip_jax.input_pipeline import object_stores
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.monitoring.append_only_file import Appended
+from rankclip_jax.monitoring.append_only_file import AppendOnlyFile
 from rankclip_jax.monitoring.writers import read_lines
 from tests.checkpoints.test_lock import check_that_the_second_waits_for_the_death_of_the_first
 from tests.commands import run
@@ -149,7 +149,7 @@ def test_a_dead_owner_keeps_a_lock_for_as_long_as_it_may_be_silent(place, monkey
 
 def test_what_is_added_to_an_object_comes_after_what_it_held(place):
     (place / "x.jsonl").write_text("a\n")
-    added = Appended(place / "x.jsonl")
+    added = AppendOnlyFile(place / "x.jsonl")
     for word in ("b\n", "c\n"):
         added.add(word.encode())
     added.flush()

@@ -16,7 +16,7 @@ from rankclip_jax.evaluation import suite_run
 from rankclip_jax.evaluation.suite import Task
 from rankclip_jax.input_pipeline import inspect, prepare
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.explained import Explained, PrintableFormatter
+from rankclip_jax.input_pipeline.explained import ExitOnUserError, PrintableFormatter
 from rankclip_jax.monitoring.events import Events
 from tests.commands import run
 from tests.interop.conftest import make_run
@@ -69,7 +69,7 @@ def table_of(folder):
     return "csv", path
 
 
-def folder_of(folder):
+def local_path(folder):
     place = folder / "images"
     place.mkdir()
     for name, content, caption in (("0", image(), "whole"), (FILE, b"none", EVIL), (f"{FILE}1", image(), None)):
@@ -84,7 +84,7 @@ def gone(folder):
 
 
 @pytest.mark.filterwarnings("ignore")  # TensorFlow Datasets warns of much
-@pytest.mark.parametrize("source", [tar_of, table_of, folder_of, gone])
+@pytest.mark.parametrize("source", [tar_of, table_of, local_path, gone])
 def test_preparation_and_inspection(source, tmp_path):
     kind, path = source(tmp_path)
     output = tmp_path / "data"
@@ -155,7 +155,7 @@ def test_a_training_over_files_with_such_names(tmp_path):
     done = run(
         "train", "--config", "csv_small", "--workdir", tmp_path / "run", f"--config.data.train={tmp_path}/list.csv",
         "--config.data.delimiter=,", "--config.data.validation=", "--config.train.steps=4",
-        "--config.train.global_batch_size=8", "--config.data.max_unreadable_share=0.9", "--config.data.workers=0",
+        "--config.train.global_batch_size=8", "--config.data.max_unreadable_fraction=0.9", "--config.data.workers=0",
     )  # fmt: skip
     check(done.stdout, done.stderr)
 
@@ -171,9 +171,9 @@ def test_the_log_keeps_inserted_words_on_their_line():
 
 
 def test_paragraphs_lines_and_events(capsys, tmp_path):
-    with pytest.raises(SystemExit), Explained("rankclip_jax", ""):
+    with pytest.raises(SystemExit), ExitOnUserError("rankclip_jax", ""):
         raise UserError(f"{EVIL}: cannot be read")
-    with pytest.raises(SystemExit), Explained("rankclip_jax", ""):
+    with pytest.raises(SystemExit), ExitOnUserError("rankclip_jax", ""):
         raise FileNotFoundError(2, "No such file", EVIL)
     console.renew(EVIL)
     Events(tmp_path).say(EVIL)

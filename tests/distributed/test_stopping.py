@@ -7,8 +7,8 @@ import time
 import jax
 import pytest
 
-from rankclip_jax.distributed import stopping as notice
-from rankclip_jax.distributed.stopping import Notice
+from rankclip_jax.distributed import stopping
+from rankclip_jax.distributed.stopping import StopCoordinator
 
 
 class Store:
@@ -34,8 +34,8 @@ class Process:
     """One of several: its main thread begins things until it may not, and another listens."""
 
     def __init__(self, number, store, things, monkeypatch):
-        self.notice, self.over, self.done = Notice(), threading.Event(), 0
-        self.notice._store, self.notice._key = store, "key"
+        self.stopping, self.over, self.done = StopCoordinator(), threading.Event(), 0
+        self.stopping._store, self.notice._key = store, "key"
         monkeypatch.setattr(jax, "process_index", lambda: self._numbers[threading.get_ident()])
         self._things = things
         self.threads = [threading.Thread(target=work, args=(number,)) for work in (self._main, self._listen)]
@@ -45,30 +45,30 @@ class Process:
     def _main(self, number):
         self._numbers[threading.get_ident()] = number
         pace = random.Random(number)
-        while self.done < self._things and self.notice.begin():
+        while self.done < self._things and self.stopping.begin():
             time.sleep(pace.uniform(0, 0.01))
             self.done += 1
         self.over.set()
-        self.notice.close()
+        self.stopping.close()
 
     def _listen(self, number):
         self._numbers[threading.get_ident()] = number
-        if self.notice.wait(self.over):
-            self.notice.agree(self.over)
+        if self.stopping.wait(self.over):
+            self.stopping.agree(self.over)
 
 
 @pytest.mark.parametrize(("things", "after"), [(10_000, 0.3), (10_000, 0.0), (40, 0.19)], ids=["on", "start", "end"])
 def test_all_do_the_same_things_and_stop_soon_after_one_is_told(things, after, monkeypatch):
     """Also where some have come to the end of all that there is to do when another is told."""
     monkeypatch.setattr(jax, "process_count", lambda: 3)
-    monkeypatch.setattr(notice, "_PAUSE", 0.01)
+    monkeypatch.setattr(stopping, "_PAUSE", 0.01)
     store = Store()
     processes = [Process(number, store, things, monkeypatch) for number in range(3)]
     for process in processes:
         for thread in process.threads:
             thread.start()
     time.sleep(after)
-    processes[1].notice.tell(15)
+    processes[1].stopping.tell(15)
     for process in processes:
         for thread in process.threads:
             thread.join(20)
@@ -77,15 +77,15 @@ def test_all_do_the_same_things_and_stop_soon_after_one_is_told(things, after, m
     assert 1 <= processes[0].done <= things
     if things == 10_000:
         assert processes[0].done < things
-        assert {process.notice.signal_number for process in processes} == {15}
+        assert {process.stopping.signal_number for process in processes} == {15}
 
 
 def test_a_process_that_is_alone_stops_where_it_is_but_after_a_first_thing():
-    alone = Notice()
+    alone = StopCoordinator()
     alone.tell(2)
     assert alone.begin()
     assert not alone.begin()
-    later = Notice()
+    later = StopCoordinator()
     assert later.begin()
     assert later.begin()
     later.tell(2)

@@ -10,7 +10,7 @@ from PIL import Image
 from rankclip_jax.evaluation.embedder import ROWS_A_DEVICE
 from rankclip_jax.evaluation.encoder import Encoder
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.models.clip import Clip, draw_variables
+from rankclip_jax.models.clip import Clip, init_variables
 from rankclip_jax.models.presets import PRESETS
 
 MODEL = Clip(PRESETS["ViT-demo"])
@@ -18,7 +18,7 @@ MODEL = Clip(PRESETS["ViT-demo"])
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder(MODEL, jax.jit(lambda key: draw_variables(MODEL, key))(jax.random.key(0)))
+    return Encoder(MODEL, jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0)))
 
 
 def test_arrays_pictures_and_paths_give_the_same(encoder, tmp_path):

@@ -11,11 +11,11 @@ from rankclip_jax.evaluation import public_results, suite, suite_run
 from rankclip_jax.evaluation.compositionality import compositionality
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.retrieval import retrieval
-from rankclip_jax.evaluation.tasks import Measured
+from rankclip_jax.evaluation.tasks import ModelUnderTest
 from rankclip_jax.evaluation.zero_shot import accuracy, worst_group
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from tests.evaluation import layouts
 from tests.evaluation.test_metrics import unit, values
 
@@ -57,11 +57,11 @@ def test_labels_that_are_no_zeros_and_ones_are_refused(name, tmp_path):
     image = layouts.encoded(layouts.scenes()[0]["image"])
     good = [{"png": image, "npy": npy([0, 1, 0, 0, 1, 0], kind)} for kind in (np.int64, np.float32, bool)]
     layouts.write_tars(tmp_path / "good", good, shards=1)
-    found = open_set("webdataset", tmp_path, "good", Wording()).truth.classes.labels([0, 1, 2])
+    found = open_set("webdataset", tmp_path, "good", ClassPrompts()).truth.classes.labels([0, 1, 2])
     assert found.tolist() == [[0, 1, 0, 0, 1, 0]] * 3
     layouts.write_tars(tmp_path / "bad", [*good, {"png": image, "npy": content}], shards=1)
     with pytest.raises(UserError, match=rf"0\.tar: a \.npy .*{words}"):
-        open_set("webdataset", tmp_path, "bad", Wording())
+        open_set("webdataset", tmp_path, "bad", ClassPrompts())
 
 
 def fake_tasks(monkeypatch, **measures):
@@ -71,7 +71,9 @@ def fake_tasks(monkeypatch, **measures):
 
 def run(tmp_path, names):
     tasks = [suite.Task(name, name, "webdataset", "set") for name in names]
-    found = suite_run.run(tasks, tmp_path / "suite.json", tmp_path, Measured(None, None, 1), IDENTITY, tmp_path / "out")
+    found = suite_run.run(
+        tasks, tmp_path / "suite.json", tmp_path, ModelUnderTest(None, None, 1), IDENTITY, tmp_path / "out"
+    )
     return tasks, found
 
 

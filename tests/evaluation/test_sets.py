@@ -13,11 +13,11 @@ from rankclip_jax.evaluation import public_results, suite
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set, wording
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.recipes import FOLDER
 from tests.evaluation import layouts
 
-PLAIN = Wording()
+PLAIN = ClassPrompts()
 
 
 def array_of_halves():
@@ -125,7 +125,7 @@ def test_a_split_of_tensorflow_datasets(tmp_path):
     tfds.folder_dataset.write_metadata(
         data_dir=tmp_path, features=features, split_infos=[split], filename_template=name, check_data=False
     )
-    found = open_set("tfds", tmp_path, "test", Wording(templates=str(lines(tmp_path / "t.txt", "a {}"))))
+    found = open_set("tfds", tmp_path, "test", ClassPrompts(templates=str(lines(tmp_path / "t.txt", "a {}"))))
     assert (len(found), found.truth.classes.names) == (3, ("cat", "dog"))
     assert found.truth.classes.labels([0, 1, 2]).tolist() == [0, 1, 0]
     with pytest.raises(UserError, match="expected the split 'train'"):
@@ -141,17 +141,17 @@ def test_names_come_from_json_from_sentences_and_from_the_package(tmp_path, monk
     names, labels = ["cat", "dog"], len
     (tmp_path / "names.json").write_text('["Katze", "Hund"]')
     (tmp_path / "sentences.json").write_text('{"Katze": ["eine Katze {"], "Hund": ["ein Hund", "mein Hund"]}')
-    both = Wording("names.json", "sentences.json", tmp_path)
+    both = ClassPrompts("names.json", "sentences.json", tmp_path)
     assert both.classes(names, ["x"], labels).prompts == [["eine Katze {"], ["ein Hund", "mein Hund"]]
     (tmp_path / "known.json").write_text('{"pets": ["cat", "dog", "cow"]}')
     (tmp_path / "templates.json").write_text('{"pets": ["my {c}"]}')
     files = {"en_classnames.json": "known.json", "en_zeroshot_classification_templates.json": "templates.json"}
     monkeypatch.setattr(wording, "_package_file", lambda name: tmp_path / files[name] if name in files else None)
-    assert Wording("pets", "pets").classes(None, None, labels).prompts == [["my cat"], ["my dog"], ["my cow"]]
+    assert ClassPrompts("pets", "pets").classes(None, None, labels).prompts == [["my cat"], ["my dog"], ["my cow"]]
     with pytest.raises(UserError, match="'birds' is neither a file nor a key"):
-        Wording("birds").classes(None, None, labels)
+        ClassPrompts("birds").classes(None, None, labels)
     with pytest.raises(UserError, match="no sentences for the class 'dog'"):
-        Wording("", "sentences.json", tmp_path).classes(["Katze", "dog"], None, labels)
+        ClassPrompts("", "sentences.json", tmp_path).classes(["Katze", "dog"], None, labels)
 
 
 def test_names_are_never_evaluated():
@@ -258,14 +258,14 @@ def test_names_and_templates_as_lists_in_the_suite_itself(tmp_path):
         json.dumps({"tasks": [GOOD | {"classnames": names, "templates": ["a photo of a {}", "the {c}"]}]})
     )
     (task,) = suite.read(tmp_path / "suite.json")
-    found = open_set("webdataset", tmp_path / "set", "test", Wording(task.classnames, task.templates))
+    found = open_set("webdataset", tmp_path / "set", "test", ClassPrompts(task.classnames, task.templates))
     assert found.truth.classes.prompts[3] == ["a photo of a shape 3", "the shape 3"]
     for wrong in ([], [3], {"a": ["b"]}, 3, None, "", ["a", None]):
         (tmp_path / "suite.json").write_text(json.dumps({"tasks": [GOOD | {"templates": wrong}]}))
         with pytest.raises(UserError, match=r'templates: expected a list of sentences.*"a photo of a \{\}".*\{c\}'):
             suite.read(tmp_path / "suite.json")
     with pytest.raises(UserError, match=r"'a photo' has no place \{\} or \{c\}"):
-        Wording("", ["a photo"]).classes(names, None, len)
+        ClassPrompts("", ["a photo"]).classes(names, None, len)
 
 
 def test_templates_are_filled_as_str_format_fills_them():

@@ -13,7 +13,7 @@ from sklearn.metrics import jaccard_score
 
 from rankclip_jax.evaluation import suite, suite_run
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from tests.commands import run
 from tests.evaluation import layouts
 from tests.interop.conftest import make_run, open_clip, torch  # noqa: F401  (fixtures)
@@ -104,7 +104,7 @@ def test_figures_are_clip_benchmarks_on_the_exported_model(place, exported, open
     expected = image_caption_selection.evaluate(model, batches, tokenizer, "cpu", amp=False)
     assert results["swap"]["metrics"]["acc"] == pytest.approx(expected["acc"], abs=1e-6)
 
-    choose = open_set("winogavil", place / "data" / "choose", "test", Wording())
+    choose = open_set("winogavil", place / "data" / "choose", "test", ClassPrompts())
     with torch.no_grad():
         images = model.encode_image(torch.stack([transform(Image.open(path)) for path in choose.paths]), normalize=True)
         cues = model.encode_text(tokenizer([choice.cue for choice in choose.truth.choices]), normalize=True)

@@ -11,7 +11,7 @@ from rankclip_jax.checkpoints import workdir
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation.embedder import Embedder
 from rankclip_jax.input_pipeline.scenes import Scenes
-from rankclip_jax.models.clip import Clip, draw_variables
+from rankclip_jax.models.clip import Clip, init_variables
 from rankclip_jax.models.presets import Preset, TextPreset, VisionPreset
 
 MODEL = Clip(Preset(16, VisionPreset(32, 8, 32, 1, 1), TextPreset(32, 1, 1, context_length=24)))
@@ -20,7 +20,7 @@ TEXTS = [f"number {number}" for number in range(11)]
 
 
 def variables():
-    return jax.tree.map(np.asarray, jax.jit(lambda key: draw_variables(MODEL, key))(jax.random.key(0)))
+    return jax.tree.map(np.asarray, jax.jit(lambda key: init_variables(MODEL, key))(jax.random.key(0)))
 
 
 def main(port: str, index: str, path: str, folder: str) -> None:

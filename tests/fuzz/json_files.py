@@ -18,17 +18,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from rankclip_jax.checkpoints import checksums as proof
-from rankclip_jax.checkpoints import lock, workdir
+from rankclip_jax.checkpoints import checksums, lock, workdir
 from rankclip_jax.checkpoints import manager as checkpoints
 from rankclip_jax.evaluation import public_results, results, suite
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import hugging_face, loading
 from rankclip_jax.models.clip import Clip
 from rankclip_jax.models.presets import PRESETS
-from rankclip_jax.monitoring import goodput, html_report, status, writers
-from rankclip_jax.monitoring import summary_figure as picture
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring import goodput, html_report, status, summary_figure, writers
+from rankclip_jax.monitoring.timeline import Timeline
 from rankclip_jax.recipes import base
 from rankclip_jax.settings.resolution import to_dict
 from tests import fuzz
@@ -73,10 +71,10 @@ class Files:
         (self.saved / "default").mkdir(parents=True)
         workdir.write_config(self.run, config)
         (self.saved / "default" / "array").write_bytes(bytes(100))
-        proof.write(self.saved, 3, to_dict(config))
-        for name, beginning in proof._OF_THE_COMMIT.items():
+        checksums.write(self.saved, 3, to_dict(config))
+        for name, beginning in checksums._OF_THE_COMMIT.items():
             (self.saved / name).write_text(beginning)
-        proof.seal(self.saved)
+        checksums.finalize(self.saved)
         assert not checkpoints.faults_of(self.run, 3)
         (self.run / "evaluation").mkdir()
         run, preset = self.run, PRESETS["ViT-B-32"]
@@ -134,7 +132,7 @@ class Files:
 
     def read_metrics(self):
         axes = plt.figure().subplots()
-        picture._draw_curves(axes, self.run)
+        summary_figure._draw_curves(axes, self.run)
         axes.figure.savefig(self.folder / "x.png", dpi=20)
         plt.close("all")
         writers._drop_later_steps(self.run / "metrics.jsonl", 2)
@@ -142,7 +140,7 @@ class Files:
 
     def read_goodput(self):
         said = self.read_run()
-        goodput.Ledger(self.run, Activity(), time.monotonic()).begin(3)
+        goodput.Ledger(self.run, Timeline(), time.monotonic()).begin(3)
         return said
 
     def read_results(self):

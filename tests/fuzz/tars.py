@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.preparation.pairs import Pair
 from rankclip_jax.input_pipeline.preparation.webdataset import WebDataset
 from tests import fuzz
@@ -258,7 +258,7 @@ def _check_evaluation(draw: random.Random, folder: Path) -> None:
     (folder / "set" / "classnames.txt").write_text("a\nb\nc")
     (folder / "set" / "zeroshot_classification_templates.txt").write_text("{c}")
     try:
-        found = open_set("webdataset", folder / "set", "test", Wording())
+        found = open_set("webdataset", folder / "set", "test", ClassPrompts())
     except UserError as error:
         if refused is False:
             raise AssertionError(f"refused: {error}") from error

@@ -17,7 +17,7 @@ from rankclip_jax.evaluation import suite
 from rankclip_jax.input_pipeline import tokenizer
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.preparation.folder import Folder
 from rankclip_jax.input_pipeline.preparation.pairs import Pair
 from rankclip_jax.input_pipeline.preparation.webdataset import WebDataset
@@ -82,13 +82,13 @@ def _opens_or_refuses(open_it: Callable[[], object]) -> object:
         return None
 
 
-def _wording(draw: random.Random, folder: Path) -> Wording:
+def _wording(draw: random.Random, folder: Path) -> ClassPrompts:
     """Mostly the set's own; else of files of any form."""
     if draw.random() < 0.7:
-        return Wording()
+        return ClassPrompts()
     (folder / "names.json").write_bytes(_json(draw, ["a", "b"]))
     (folder / "templates.json").write_bytes(_json(draw, draw.choice((["a {c}"], {"a": ["x"], "b": ["y"]}))))
-    return Wording(draw.choice(("", "names.json")), draw.choice(("", "templates.json")), folder)
+    return ClassPrompts(draw.choice(("", "names.json")), draw.choice(("", "templates.json")), folder)
 
 
 def _open(draw: random.Random, kind: str, folder: Path, path: Path | None = None) -> None:
@@ -160,7 +160,7 @@ def _suite(draw: random.Random, folder: Path) -> None:
     task = {"name": "a", "task": "zero_shot", "format": "webdataset", "path": "x", "templates": "t.txt", "shots": 1}
     (folder / "suite.json").write_bytes(_json(draw, {"name": "s", "tasks": [task, task | {"name": "b"}]}))
     for one in _opens_or_refuses(lambda: suite.read(folder / "suite.json")) or []:
-        _opens_or_refuses(lambda one=one: open_set(one.format, folder / one.path, one.split, Wording()))
+        _opens_or_refuses(lambda one=one: open_set(one.format, folder / one.path, one.split, ClassPrompts()))
 
 
 def _captions(draw: random.Random, folder: Path) -> None:

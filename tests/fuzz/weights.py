@@ -25,7 +25,7 @@ import numpy as np
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import files, hugging_face, loading, open_clip
-from rankclip_jax.models.clip import Clip, describe_variables
+from rankclip_jax.models.clip import Clip, abstract_variables
 from rankclip_jax.models.presets import Preset, TextPreset, VisionPreset
 from tests import fuzz
 from tests.fuzz.mutation import HOSTILE, dump, mutate_bytes, mutate_value
@@ -48,7 +48,7 @@ class Originals:
     def __init__(self, folder):
         self.torch = files.import_torch("the fuzzer")
         model = Clip(MINI["mini"])
-        variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), describe_variables(model))
+        variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), abstract_variables(model))
         open_clip.write(folder / "x.safetensors", "mini", model, variables)
         self.tensors = open_clip.state_dict(model, variables)
         self.safetensors = (folder / "x.safetensors").read_bytes()
@@ -164,13 +164,13 @@ def run(count, seed, kinds=KINDS):
     faulthandler.enable()
     wrong, whole = [], 0
     # The shapes of a model are traced once for each: what is read differs, not the presets.
-    traced = functools.cache(describe_variables)
+    traced = functools.cache(abstract_variables)
     with (
         fuzz.quiet(),
         tempfile.TemporaryDirectory() as name,
         warnings.catch_warnings(),
         mock.patch.dict(loading.PRESETS, MINI, clear=True),
-        mock.patch.object(loading, "describe_variables", lambda model: jax.tree.map(lambda leaf: leaf, traced(model))),
+        mock.patch.object(loading, "abstract_variables", lambda model: jax.tree.map(lambda leaf: leaf, traced(model))),
     ):
         warnings.simplefilter("ignore")
         loading._shapes_of.cache_clear()

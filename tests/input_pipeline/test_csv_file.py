@@ -12,7 +12,7 @@ from rankclip_jax.evaluation import suite
 from rankclip_jax.input_pipeline import csv_file, object_stores, prepare
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import image_list
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.preparation import urls
 from rankclip_jax.input_pipeline.preparation.pairs import Skip
 from rankclip_jax.input_pipeline.preparation.table import Table
@@ -225,13 +225,13 @@ def test_several_tables_with_commas_between_and_commas_in_their_names(tmp_path, 
 def test_evaluation_refuses_the_same_rows(line, said, tmp_path):
     path = write(tmp_path, f"filepath,title,split\na.jpg,x,test\nb.jpg,y,test\n{line}\nc.jpg,z,test\n")
     with pytest.raises(UserError, match=said):
-        image_list.open_set(path, "test", Wording())
+        image_list.open_set(path, "test", ClassPrompts())
 
 
 def test_evaluation_loses_no_rows_to_stray_quotes(tmp_path, caplog):
     rows = [f"{number}.jpg,{chr(34) * (number in (5, 9))}a cat {number},test" for number in range(40)]
     path = write(tmp_path, "\n".join(["filepath,title,split", *rows]))
-    assert len(image_list.open_set(path, "test", Wording())) == 40
+    assert len(image_list.open_set(path, "test", ClassPrompts())) == 40
     assert "lines 7, 11" in caplog.text
 
 

@@ -14,7 +14,7 @@ from rankclip_jax.evaluation import suite
 from rankclip_jax.input_pipeline import file_names, prepare
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.preparation.folder import Folder
 from rankclip_jax.input_pipeline.preparation.pairs import Pair, Skip
 from rankclip_jax.input_pipeline.preparation.tfds_dataset import TfdsDataset
@@ -184,7 +184,7 @@ def test_hidden_folders_are_no_classes_and_other_files_are_counted(tmp_path, cap
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "test" / name).write_bytes(b"x")
     (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c}")
-    found = open_set("folder", tmp_path, "test", Wording())
+    found = open_set("folder", tmp_path, "test", ClassPrompts())
     with_avif = ".avif" in file_names.IMAGE_SUFFIXES
     names = (["0.avif"] if with_avif else []) + ["1.jfif", "0.TIF"]
     assert found.truth.classes.names == ("a", "b")
@@ -197,7 +197,7 @@ def test_a_folder_of_a_class_may_have_any_name(tmp_path):
         (tmp_path / "test" / os.fsdecode(name)).mkdir(parents=True)
         (tmp_path / "test" / os.fsdecode(name) / "0.png").write_bytes(b"x")
     (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c}")
-    assert open_set("folder", tmp_path, "test", Wording()).truth.classes.names == ("b", r"caf\udce9")
+    assert open_set("folder", tmp_path, "test", ClassPrompts()).truth.classes.names == ("b", r"caf\udce9")
 
 
 def add_marks(folder):
@@ -243,9 +243,9 @@ def labelled_list(folder):
 )  # fmt: skip
 def test_a_byte_order_mark_changes_nothing_of_an_evaluation_set(make, form, file, split, tmp_path):
     make(tmp_path / "set")
-    before = described(open_set(form, tmp_path / "set" / file, split, Wording()))
+    before = described(open_set(form, tmp_path / "set" / file, split, ClassPrompts()))
     add_marks(tmp_path / "set")
-    assert described(open_set(form, tmp_path / "set" / file, split, Wording())) == before
+    assert described(open_set(form, tmp_path / "set" / file, split, ClassPrompts())) == before
 
 
 def test_a_byte_order_mark_changes_nothing_of_suites_and_wordings(tmp_path):
@@ -258,7 +258,7 @@ def test_a_byte_order_mark_changes_nothing_of_suites_and_wordings(tmp_path):
     (tmp_path / "names.txt").write_text(mark + "a\nb\n")
     (tmp_path / "templates.json").write_text(mark + '{"a": ["x"], "b": ["y"]}')
     for names in ("names.json", "names.txt"):
-        found = Wording(names, "templates.json", tmp_path).classes(None, None, len)
+        found = ClassPrompts(names, "templates.json", tmp_path).classes(None, None, len)
         assert (found.names, found.prompts) == (("a", "b"), [["x"], ["y"]])
 
 
@@ -267,7 +267,7 @@ def test_a_count_of_tars_that_cannot_be_is_refused_at_once(count, tmp_path):
     layouts.classification(tmp_path)
     (tmp_path / "test" / "nshards.txt").write_text(count)
     with pytest.raises(UserError, match=r"nshards\.txt: expected the number of tars|1\.tar: missing"):
-        open_set("webdataset", tmp_path, "test", Wording())
+        open_set("webdataset", tmp_path, "test", ClassPrompts())
 
 
 def test_a_file_cannot_name_others_outside_its_folder(tmp_path):
@@ -277,7 +277,7 @@ def test_a_file_cannot_name_others_outside_its_folder(tmp_path):
         row = {"filename": name, "caption": "a", "negative_caption": "b"}
         (tmp_path / "in" / "test.json").write_text(json.dumps([row]))
         with pytest.raises(UserError, match="expected names of files in"):
-            open_set("sugar_crepe", tmp_path / "in", "test", Wording())
+            open_set("sugar_crepe", tmp_path / "in", "test", ClassPrompts())
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud83d"])
@@ -285,9 +285,9 @@ def test_a_name_that_no_file_can_have_is_missing(name, tmp_path):
     row = {"filename": name, "caption": "a", "negative_caption": "b"}
     (tmp_path / "test.json").write_text(json.dumps([row]))
     with pytest.raises(UserError, match="missing, as 1 of 1 images"):
-        open_set("sugar_crepe", tmp_path, "test", Wording())
+        open_set("sugar_crepe", tmp_path, "test", ClassPrompts())
     with pytest.raises(UserError, match=r"nothing at|File name too long"):
-        open_set("webdataset", Path(name), "test", Wording())
+        open_set("webdataset", Path(name), "test", ClassPrompts())
 
 
 def test_prepared_tars_of_img2dataset_keep_their_captions(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from rankclip_jax.input_pipeline import tars
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.preparation import webdataset
 from rankclip_jax.input_pipeline.preparation.pairs import Pair
 from rankclip_jax.input_pipeline.preparation.webdataset import WebDataset
@@ -226,7 +226,7 @@ def evaluation_set(folder, content, kind="classification"):
     (folder / "dataset_type.txt").write_text(kind)
     (folder / "classnames.txt").write_text("a\nb")
     (folder / "zeroshot_classification_templates.txt").write_text("a {c}")
-    return open_set("webdataset", folder, "test", Wording())
+    return open_set("webdataset", folder, "test", ClassPrompts())
 
 
 LABELLED = [("d.x/0.jpg", b"image 0"), ("d.x/0.cls", b"1"), ("1.PNG", b"image 1"), ("1.cls", b"0")]

@@ -10,7 +10,7 @@ import pytest
 from rankclip_jax.input_pipeline import array_record, inspect, prepare, tfds_folder
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import tfds_split
-from rankclip_jax.input_pipeline.evaluation_sets.wording import Wording
+from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from tests.input_pipeline.test_prepare import run, write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow Datasets warns of much
@@ -81,7 +81,7 @@ def test_every_command_refuses_it(evil, tmp_path, capsys):
     with pytest.raises(UserError, match=said):
         array_record.open_split(evil, "train", flag="config.data.train")
     with pytest.raises(UserError, match=said):
-        tfds_split.open_set(evil, "train", Wording())
+        tfds_split.open_set(evil, "train", ClassPrompts())
     for command in (
         lambda: inspect.main([str(evil)]),
         lambda: prepare.main(["--source", "tfds", "--input", str(evil), "--output", str(tmp_path / "x")]),

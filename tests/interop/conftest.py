@@ -9,7 +9,7 @@ from rankclip_jax.checkpoints import workdir
 from rankclip_jax.checkpoints.manager import Checkpoints
 from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.interop import files
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.state import create
 
 
@@ -18,12 +18,12 @@ def make_run(folder, objective="rankclip", **model_settings):
     config = demo.get_config()
     config.model.update(model_settings)
     config.objective.name = objective
-    assembly = assemble(config, make_local_mesh(), total_steps=1)
-    state = create(assembly)
+    experiment = build_experiment(config, make_local_mesh(), total_steps=1)
+    state = create(experiment)
     noise = np.random.default_rng(0)
     shifted = jax.tree.map(lambda leaf: leaf + noise.normal(0, 0.02, leaf.shape).astype(np.float32), state.parameters)
     workdir.write_config(folder, config)
-    checkpoints = Checkpoints(folder, assembly)
+    checkpoints = Checkpoints(folder, experiment)
     checkpoints.save(state.replace(parameters=shifted))
     checkpoints.close()
     return folder

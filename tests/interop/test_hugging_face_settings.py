@@ -112,7 +112,7 @@ def test_an_image_processor_that_does_not_normalise_is_believed(tmp_path):
     for content, expected in {
         "{}": {}, '{"image_mean": null}': {}, '{"image_mean": [0.5, 0.5, 1]}': {"pixel_mean": (0.5, 0.5, 1.0)},
         '{"do_normalize": false, "image_mean": [0.5, 0.5, 0.5]}': {"pixel_mean": (0.0,) * 3,
-                                                                   "pixel_deviation": (1.0,) * 3},
+                                                                   "pixel_std": (1.0,) * 3},
     }.items():  # fmt: skip
         path.write_text(content)
         assert loading._processor_pixels(path) == expected

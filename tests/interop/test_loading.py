@@ -18,7 +18,7 @@ from PIL import Image
 
 import rankclip_jax
 from configs import demo
-from rankclip_jax.cli.entry import EXPLAINED
+from rankclip_jax.cli.entry import EXIT_ON_USER_ERROR
 from rankclip_jax.evaluation.zero_shot import class_embeddings
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.scenes import Scenes
@@ -26,7 +26,7 @@ from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.interop import files, hugging_face, loading, positions
 from rankclip_jax.interop import open_clip as open_clip_files
 from rankclip_jax.models import clip
-from rankclip_jax.models.clip import Clip, draw_variables, normalise
+from rankclip_jax.models.clip import Clip, init_variables, normalise
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.transformer import Execution
 from tests.interop.conftest import make_run
@@ -107,7 +107,7 @@ def export(capsys):
         flags.FLAGS(["export", f"--workdir={folder}", f"--format={form}", f"--output={output}", *more])
         found = 0
         try:
-            with EXPLAINED:
+            with EXIT_ON_USER_ERROR:
                 command.main()
         except SystemExit as stopped:
             found = stopped.code
@@ -192,17 +192,17 @@ def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "no checkpoint of step 3" in export(
         run_folder, "open_clip", tmp_path / "x.safetensors", "--step=3", status=2
     )
-    assert "no average" in export(run_folder, "open_clip", tmp_path / "a/x.safetensors", "--weights=average", status=2)
+    assert "no average" in export(run_folder, "open_clip", tmp_path / "a/x.safetensors", "--weights=ema", status=2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_pixel_normalisation_goes_along_and_comes_back(export, transformers, open_clip, tmp_path):
     half = (0.5, 0.5, 0.5)
-    folder = make_run(tmp_path / "run", pixel_mean=half, pixel_deviation=half)
+    folder = make_run(tmp_path / "run", pixel_mean=half, pixel_std=half)
     for form, output in (("open_clip", "x.safetensors"), ("hugging_face", "x")):
         assert "Read back" in export(folder, form, tmp_path / output)
         model = loading.read(tmp_path / output).model
-        assert (model.pixel_mean, model.pixel_deviation) == (half, half)
+        assert (model.pixel_mean, model.pixel_std) == (half, half)
     assert "knows CLIP's pixel normalisation only" in export(folder, "rankclip", tmp_path / "x.pt", status=2)
 
 
@@ -564,7 +564,7 @@ def test_training_starts_from_files_and_folders_only_where_they_agree_with_the_s
 
 def test_a_file_for_another_image_size_is_loaded_as_such(tmp_path):
     model = Clip(PRESETS["ViT-demo"].with_image_size(48), Execution())
-    variables = jax.jit(lambda key: draw_variables(model, key))(jax.random.key(0))
+    variables = jax.jit(lambda key: init_variables(model, key))(jax.random.key(0))
     files.write(tmp_path / "x.safetensors", open_clip_files.state_dict(model, variables), {"activation": "quick_gelu"})
     weights = loading.read(tmp_path / "x.safetensors")
     assert weights.model.preset == model.preset

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rankclip_jax.interop.weight_map import batch_counters, empty, hugging_face_places, open_clip_places
-from rankclip_jax.models.clip import Clip, describe_variables
+from rankclip_jax.interop.weight_map import batch_counters, empty, hugging_face_map, open_clip_map
+from rankclip_jax.models.clip import Clip, abstract_variables
 from rankclip_jax.models.presets import PRESETS
 
 
@@ -18,8 +18,8 @@ def test_names_and_shapes_are_the_librarys(file, name):
     lines = (Path(__file__).parent / f"{file}.txt").read_text().splitlines()
     expected = {key: ast.literal_eval(shape) for key, shape, _ in (line.split("\t") for line in lines)}
     preset = PRESETS[name]
-    places = hugging_face_places(preset) if "hf" in file else open_clip_places(preset, logit_bias=False)
-    arrays = empty(describe_variables(Clip(preset)))
+    places = hugging_face_map(preset) if "hf" in file else open_clip_map(preset, logit_bias=False)
+    arrays = empty(abstract_variables(Clip(preset)))
     ours = {place.name: place.view(arrays).shape for place in places} | dict.fromkeys(batch_counters(places), ())
     assert ours == expected
 
@@ -27,9 +27,9 @@ def test_names_and_shapes_are_the_librarys(file, name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_one_of_our_tensors_has_its_place_and_no_two_share_one(name):
     preset = PRESETS[name]
-    arrays = empty(describe_variables(Clip(preset)))
+    arrays = empty(abstract_variables(Clip(preset)))
     count = sum(leaf.size for collection in arrays.values() for leaf in _leaves(collection))
-    for places in (open_clip_places(preset, False), *([hugging_face_places(preset)] if "ViT" in name else [])):
+    for places in (open_clip_map(preset, False), *([hugging_face_map(preset)] if "ViT" in name else [])):
         views = [place.view(arrays) for place in places]
         assert sum(view.size for view in views) == count
         for number, view in enumerate(views):

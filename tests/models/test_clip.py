@@ -100,12 +100,12 @@ def test_flash_attention_is_taken_where_a_gpu_16_bits_and_length_make_it_win():
 
 
 @pytest.mark.parametrize(
-    ("layers", "scan", "rematerialise"),
+    ("layers", "scan", "remat"),
     [(1, True, "nothing"), (3, True, "cheap"), (3, False, "cheap"), (3, False, "blocks")],
 )
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_token_that_is_read_out_is_that_of_all_tokens_and_so_are_its_gradients(layers, causal, scan, rematerialise):
-    execution = Execution(scan_layers=scan, rematerialise=rematerialise)
+def test_a_token_that_is_read_out_is_that_of_all_tokens_and_so_are_its_gradients(layers, causal, scan, remat):
+    execution = Execution(scan_layers=scan, remat=remat)
     transformer = Transformer(width=32, heads=4, layers=layers, causal=causal, execution=execution)
     x = jax.random.normal(jax.random.key(0), (3, 7, 32))
     token, weights = jnp.asarray([0, 6, 2]), jax.random.normal(jax.random.key(1), (3, 32))
@@ -138,8 +138,8 @@ def test_of_the_last_block_only_the_token_that_is_read_out_is_computed():
 @pytest.mark.parametrize("choice", POLICIES)
 @pytest.mark.parametrize("scan", [True, False])
 def test_rematerialising_changes_no_gradient(variables, scan, choice):
-    def gradients(rematerialise):
-        model = Clip(DEMO, Execution(scan_layers=scan, rematerialise=rematerialise))
+    def gradients(remat):
+        model = Clip(DEMO, Execution(scan_layers=scan, remat=remat))
         return jax.jit(jax.grad(lambda v: model.apply(v, inputs(4)).embeddings["image"][:, 0].sum()))(variables)
 
     for kept, computed_again in zip(*map(jax.tree.leaves, (gradients("nothing"), gradients(choice))), strict=True):
@@ -198,8 +198,8 @@ def test_a_blank_row_has_finite_gradients(variables):
 def test_pixels_are_normalised_as_the_settings_say(variables):
     """SigLIP's mean and deviation of a half: black and white become -1 and 1."""
     batch = inputs(2)
-    shifted = Clip(DEMO, pixel_mean=(0.5,) * 3, pixel_deviation=(0.5,) * 3)
-    expected = Clip(DEMO, pixel_mean=(0.0,) * 3, pixel_deviation=(1.0,) * 3)
+    shifted = Clip(DEMO, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3)
+    expected = Clip(DEMO, pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
     ours = shifted.apply(variables, batch).embeddings["image"]
     plain = Clip(DEMO).apply(variables, batch).embeddings["image"]
     assert np.abs(ours - plain).max() > 1e-4

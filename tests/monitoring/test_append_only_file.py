@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rankclip_jax.monitoring.append_only_file import Appended
+from rankclip_jax.monitoring.append_only_file import AppendOnlyFile
 from rankclip_jax.monitoring.events import Events, read
 from rankclip_jax.monitoring.writers import make_writers, read_lines
 from rankclip_jax.recipes import base
@@ -46,7 +46,7 @@ def disk(monkeypatch):
 
 def test_what_did_not_fit_comes_later_and_nothing_twice(disk, tmp_path, caplog):
     (tmp_path / "x").write_bytes(b"there\n")
-    added = Appended(tmp_path / "x")
+    added = AppendOnlyFile(tmp_path / "x")
     added.add(b"first\n")
     disk.room = 3
     added.add(b"second\n")

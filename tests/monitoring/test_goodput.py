@@ -7,7 +7,7 @@ import pytest
 from rankclip_jax.monitoring import goodput, heartbeat
 from rankclip_jax.monitoring.goodput import Ledger
 from rankclip_jax.monitoring.heartbeat import Heartbeat
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.timeline import Timeline
 
 
 def attempt(started, ended, from_step, until, **seconds):
@@ -51,51 +51,51 @@ def test_all_time_is_accounted_for_over_attempts_of_one_process(tmp_path, monkey
     now = [100.0]
     monkeypatch.setattr("time.time", lambda: now[0])
     monkeypatch.setattr("time.monotonic", lambda: now[0] - 90)
-    activity = Activity()
-    activity.add("start", 4.0)
-    ledger = Ledger(tmp_path, activity, started=6.0)
+    timeline = Timeline()
+    timeline.add("start", 4.0)
+    ledger = Ledger(tmp_path, timeline, started=6.0)
     ledger.begin(0)
     monkeypatch.setattr("time.time", lambda: now[0] - 3600)  # somebody sets the clock back
     for step in (1, 2):
-        with activity.during("step", "a step"):
+        with timeline.span("step", "a step"):
             now[0] += 3
-        activity.step = step
+        timeline.step = step
         now[0] += 0.5  # of nothing in particular
-    with activity.during("recovery", "the way back"):
+    with timeline.span("recovery", "the way back"):
         now[0] += 2
     monkeypatch.setattr("time.time", lambda: now[0])
     ledger.begin(1)
     monkeypatch.setattr("time.time", lambda: now[0] + 3600)
-    with activity.during("step", "a step"):
+    with timeline.span("step", "a step"):
         now[0] += 5
-        activity.step = 2
+        timeline.step = 2
         ledger.write()  # by another thread, while the step is under way
     assert goodput.seconds_of(tmp_path) == {
         "step": 3.0 + 5.0, "lost": 3.0, "start": 4.0, "recovery": 2.0, "other": 1.0,
     }  # fmt: skip
     monkeypatch.setattr("time.time", lambda: now[0])
-    again = Ledger(tmp_path, Activity(), started=now[0] - 90)
+    again = Ledger(tmp_path, Timeline(), started=now[0] - 90)
     again.begin(2)
     assert goodput.attempts_of(tmp_path) == 3
 
 
 def test_the_heart_beats_at_the_beginning_and_the_end_and_says_what_goes_on(tmp_path):
-    activity = Activity()
-    activity.step = 7
-    ledger = Ledger(tmp_path, activity, started=0.0)
-    with activity.during("evaluation", "the evaluation after step 7"):
-        with Heartbeat(tmp_path, activity, ledger, seconds=100, total_steps=9):
+    timeline = Timeline()
+    timeline.step = 7
+    ledger = Ledger(tmp_path, timeline, started=0.0)
+    with timeline.span("evaluation", "the evaluation after step 7"):
+        with Heartbeat(tmp_path, timeline, ledger, seconds=100, total_steps=9):
             while not heartbeat.last(tmp_path):
                 pass
             assert heartbeat.last(tmp_path)["doing"] == "the evaluation after step 7"
             assert not heartbeat.last(tmp_path)["ended"]
-            activity.step = 8
+            timeline.step = 8
         assert heartbeat.last(tmp_path)["step"] == 8
         assert (heartbeat.last(tmp_path)["ended"], heartbeat.last(tmp_path)["total_steps"]) == (True, 9)
 
 
 def test_a_heart_that_cannot_write_stops_nothing(tmp_path, caplog):
-    with Heartbeat(tmp_path / "gone", Activity(), Ledger(tmp_path, Activity(), 0.0), seconds=0.01):
+    with Heartbeat(tmp_path / "gone", Timeline(), Ledger(tmp_path, Timeline(), 0.0), seconds=0.01):
         pass
     assert len([record for record in caplog.records if "cannot be written" in record.message]) == 1
     assert heartbeat.last(tmp_path / "gone") is None

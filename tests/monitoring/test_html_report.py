@@ -11,8 +11,7 @@ import pytest
 
 from rankclip_jax.evaluation.embedder import Embedded
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.monitoring import charts, heat_maps, html_report, page
-from rankclip_jax.monitoring import model_section as findings
+from rankclip_jax.monitoring import charts, heat_maps, html_report, model_section, page
 from tests.commands import run
 from tests.evaluation.test_metrics import unit
 from tests.interop.conftest import make_run
@@ -135,7 +134,7 @@ def test_what_is_right_is_marked_and_words_of_data_stay_words(monkeypatch):
     source = [{"image": np.full((8, 8, 3), index, np.uint8), "text": text} for index, text in enumerate(texts)]
     rows = unit(0, 4, 8)
     embedded = Embedded(rows, rows, np.arange(4), np.arange(4), np.arange(4))
-    told = findings.describe(source, embedded, Quadrants())
+    told = model_section.describe(source, embedded, Quadrants())
     read = Reader(told)
     assert "<script>" in read.text
     assert "<script>" not in told
@@ -153,7 +152,7 @@ def test_several_captions_are_shown_and_each_counts_as_right():
     texts = [["one", "two", "three", "four", "five"], ["two", "three"], ["three", "one"]]
     source = [{"image": np.full((8, 8, 3), index, np.uint8), "text": text} for index, text in enumerate(texts)]
     rows = unit(0, 3, 8)
-    told = findings.describe(source, Embedded(rows, rows, np.arange(3), np.arange(3), np.arange(3)), Quadrants())
+    told = model_section.describe(source, Embedded(rows, rows, np.arange(3), np.arange(3), np.arange(3)), Quadrants())
     cards = re.findall(r'<div class="card">.*?</ol></div>', told)
     assert re.findall("<p>(.*?)</p>", cards[0]) == ["one", "two", "three", "and 2 more"]
     assert re.findall("<p>(.*?)</p>", cards[1]) == ["two", "three"]

@@ -195,7 +195,7 @@ def test_soft_targets_stay_soft_however_large_the_learned_scale(name):
     x, t = (jnp.asarray(row / np.linalg.norm(row, axis=1, keepdims=True), jnp.float32) for row in rows)
 
     def soft(scale, target):
-        return float(evaluate(name, x, t, jnp.float32(scale), target_scale=target, soft_share=1.0)[2]["soft"])
+        return float(evaluate(name, x, t, jnp.float32(scale), target_scale=target, soft_fraction=1.0)[2]["soft"])
 
     def expected(target_scale):
         x64, t64 = (np.asarray(rows, np.float64) for rows in (x, t))

@@ -19,13 +19,12 @@ from configs import demo
 from rankclip_jax.distributed.mesh import AXES, make_mesh
 from rankclip_jax.distributed.topology import topology_of
 from rankclip_jax.models.presets import PRESETS, VisionPreset
-from rankclip_jax.planning import arithmetic, program
-from rankclip_jax.planning import search_space as search
+from rankclip_jax.planning import arithmetic, program, search_space
 from rankclip_jax.planning.command import how_to_start
 from rankclip_jax.planning.hardware import GPUS
 from rankclip_jax.planning.plan import Plan, plan_step, useful_flops
 from rankclip_jax.recipes import names
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.state import create, describe
 from rankclip_jax.training.step import describe_batch, make_step
 from tests.planning.conftest import ROOT
@@ -116,13 +115,13 @@ def planned():
     config = demo.get_config()
     config.model.name, config.optimizer.name, config.objective.name = "tiny", "adamw", "clip"
     config.train.global_batch_size = 64
-    assembly = assemble(config, make_mesh(config.mesh), 10)
-    return assembly, plan_step(assembly, GPUS["h200"], "cpu", 10**9)
+    experiment = build_experiment(config, make_mesh(config.mesh), 10)
+    return experiment, plan_step(experiment, GPUS["h200"], "cpu", 10**9)
 
 
 def test_a_plan_has_the_bytes_of_the_state_and_the_gradients_collectives(planned):
-    assembly, found = planned
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(assembly.describe_variables()["params"]))
+    experiment, found = planned
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(experiment.abstract_variables()["params"]))
     assert found.bytes["parameters"] == 4 * count
     assert 8 * count <= found.bytes["optimizer"] <= 8 * count + 64
     assert found.bytes["batch"] == 8 * (32 * 32 * 3 + 24 * 4)
@@ -139,14 +138,14 @@ def test_a_plan_has_the_bytes_of_the_state_and_the_gradients_collectives(planned
 def test_operations_are_those_that_xla_counts():
     """It counts additions and functions of single numbers too, which are few beside a ViT's products."""
     config = demo.get_config()
-    config.model.name, config.model.scan_layers, config.model.rematerialise = "ViT-S-16", False, "nothing"
+    config.model.name, config.model.scan_layers, config.model.remat = "ViT-S-16", False, "nothing"
     config.optimizer.name, config.objective.name, config.train.global_batch_size = "adamw", "clip", 32
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
-    assembly = assemble(config, mesh, 10)
-    traced = make_step(assembly).trace(describe(assembly), describe_batch(assembly))
+    experiment = build_experiment(config, mesh, 10)
+    traced = make_step(experiment).trace(describe(experiment), describe_batch(experiment))
     counted = sum(arithmetic.flops(traced).values())
     assert counted <= traced.lower().cost_analysis()["flops"] <= 1.01 * counted
-    assert useful_flops(assembly) == counted
+    assert useful_flops(experiment) == counted
 
 
 def test_a_run_keeps_and_exchanges_what_its_plan_says(tmp_path):
@@ -154,12 +153,12 @@ def test_a_run_keeps_and_exchanges_what_its_plan_says(tmp_path):
     config = demo.get_config()
     config.model.name, config.optimizer.name, config.objective.name = "tiny", "adamw", "rankclip"
     config.train.global_batch_size, config.mesh.fsdp, config.mesh.replica = 64, 2, 2
-    assembly = assemble(config, make_mesh(config.mesh), 10)
-    found = plan_step(assembly, GPUS["h200"], "cpu", 10**9)
-    state, step = create(assembly), make_step(assembly)
+    experiment = build_experiment(config, make_mesh(config.mesh), 10)
+    found = plan_step(experiment, GPUS["h200"], "cpu", 10**9)
+    state, step = create(experiment), make_step(experiment)
     batch = {
         name: jax.device_put(np.zeros(row.shape, row.dtype), row.sharding)
-        for name, row in describe_batch(assembly).items()
+        for name, row in describe_batch(experiment).items()
     }
     shards = [shard for leaf in jax.tree.leaves((state, batch)) for shard in leaf.addressable_shards]
     here = sum(shard.data.nbytes for shard in shards if shard.device == jax.devices()[0])
@@ -186,7 +185,7 @@ def test_the_largest_batch_is_found_to_a_few_percent():
         total = 3 * 10**9 + 7 * 10**6 * size
         return Plan("t", {}, {}, size, {"total": total, "capacity": 80 * 10**9})
 
-    best, tried = search.largest_batch(demo.get_config(), planner, multiple=8)
+    best, tried = search_space.largest_batch(demo.get_config(), planner, multiple=8)
     assert 0.95 * 11_000 <= best.pairs <= 11_000
     assert best.pairs % 8 == 0
     assert len(tried) <= 8
@@ -220,9 +219,9 @@ AT_32K = "--config.train.global_batch_size=32768"
     [
         *(["--config", name, *H200, "--memory", "80", "--config.data.train=x.csv"] for name in names()),
         ["--config", "csv", *H200, "--memory", "24", "--config.data.train=x.csv"],
-        ["--config", "cc3m", *H100, AT_32K, "--config.model.rematerialise=cheap", "--config.train.accumulation=16"],
+        ["--config", "cc3m", *H100, AT_32K, "--config.model.remat=cheap", "--config.train.accumulation=16"],
         ["--config", "cc3m", "--topology", "h200:8x8", AT_32K, "--config.model.name=ViT-L-14",
-         "--config.model.rematerialise=cheap"],
+         "--config.model.remat=cheap"],
     ],
 )  # fmt: skip
 def test_recipes_fit_by_the_compilers_word(words, run_command):
@@ -239,8 +238,8 @@ BF16, FLASH = "--config.model.dtype=bfloat16", "--config.model.attention=cudnn"
     ("model", "more"),
     [
         *((name, []) for name, preset in PRESETS.items() if isinstance(preset.vision, VisionPreset)),
-        ("ViT-B-16", ["--config.model.patch_dropout=0.3", "--config.model.rematerialise=blocks"]),
-        ("ViT-B-16", ["--config.model.scan_layers=True", "--config.model.rematerialise=nothing"]),
+        ("ViT-B-16", ["--config.model.patch_dropout=0.3", "--config.model.remat=blocks"]),
+        ("ViT-B-16", ["--config.model.scan_layers=True", "--config.model.remat=none"]),
         ("ViT-B-32", ["--topology", "h200:1x8", "--config.mesh.fsdp=2", "--config.train.accumulation=2"]),
     ],
 )

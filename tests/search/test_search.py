@@ -72,7 +72,7 @@ def test_an_index_is_made_once_for_each_weights_and_data_and_those_before_are_re
     for about in ({"of": 1}, {"of": 1}, {"of": 2}):
         index.open_index(tmp_path, about, embed)
     assert len(made) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {index.folder_of(tmp_path, {"of": 2}).name, "mine"}
+    assert {path.name for path in tmp_path.iterdir()} == {index.local_path(tmp_path, {"of": 2}).name, "mine"}
 
 
 def damage(how, folder):
@@ -109,7 +109,7 @@ def damage(how, folder):
     ids=lambda how: how[:12],
 )  # fmt: skip
 def test_a_damaged_index_is_named_and_made_again(how, tmp_path, capsys):
-    known, here = embedded(9), index.folder_of(tmp_path, {"of": 1})
+    known, here = embedded(9), index.local_path(tmp_path, {"of": 1})
     index.open_index(tmp_path, {"of": 1}, lambda: known)
     damage(how, here)
     found = index.open_index(tmp_path, {"of": 1}, lambda: known)

@@ -94,7 +94,7 @@ TOGETHER = {
     "long list": ({"objective__list_size": 17}, "expected 0 .* to 16, the batch"),
     "crops": ({"data__crop_scale": (1.0, 0.5)}, "the smaller share first"),
     "delimiter": ({"data__source": "csv", "data__delimiter": "ab"}, "expected one character"),
-    "no average": ({"evaluation__weights": "average"}, "--config.optimizer.average=0.999"),
+    "no average": ({"evaluation__weights": "average"}, "--config.optimizer.ema_decay=0.999"),
     "pattern": ({"optimizer__rate_overrides": (("(", 0.1),)}, "is not a regular expression"),
 }
 
@@ -107,10 +107,10 @@ def test_settings_that_cannot_be_together_are_refused(name):
 
 
 def test_warmup_is_given_once_and_leaves_some_of_the_run():
-    with pytest.raises(UserError, match="either warmup_steps or warmup_share"):
+    with pytest.raises(UserError, match="either warmup_steps or warmup_fraction"):
         schedule.warmup_steps(small(optimizer__warmup_steps=5).optimizer, 100)
     late = small(optimizer__warmup_steps=20, optimizer__warmup_share=0.0).optimizer
-    with pytest.raises(UserError, match=r"20 steps of warmup leave none of the run's 20\. .*warmup_share"):
+    with pytest.raises(UserError, match=r"20 steps of warmup leave none of the run's 20\. .*warmup_fraction"):
         schedule.warmup_steps(late, 20)
     assert schedule.warmup_steps(late, 21) == 20
     for total in (1, 2, 7, 1000):
@@ -123,7 +123,7 @@ def test_warmup_is_given_once_and_leaves_some_of_the_run():
 @pytest.mark.parametrize("name", schedule.SCHEDULES)
 def test_the_rate_is_its_formula(name):
     config = small(optimizer__schedule=name, optimizer__final_share=0.1, optimizer__decay_share=0.3).optimizer
-    config.warmup_share = 0.1
+    config.warmup_fraction = 0.1
     rates = np.array([float(schedule.learning_rate(config, 100)(step)) for step in range(100)]) / config.learning_rate
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-6)
     steps = np.arange(10, 100)
@@ -164,10 +164,10 @@ def test_a_run_resumes_with_the_defaults_of_settings_that_were_added_since(tmp_p
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
     path = tmp_path / "run" / "config.json"
     stored = json.loads(path.read_text())
-    del stored["objective"]["soft_share"]
+    del stored["objective"]["soft_fraction"]
     path.write_text(json.dumps(stored))
     assert train_small(tmp_path / "run", train__steps=10, objective__name="clip").finished
-    assert json.loads(path.read_text())["objective"]["soft_share"] == 0.5
+    assert json.loads(path.read_text())["objective"]["soft_fraction"] == 0.5
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"data": 3}', '{"extra": 99}', "not json", '{"data": {}}'])
@@ -181,7 +181,7 @@ def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     import jax
 
     from rankclip_jax.distributed.mesh import make_local_mesh
-    from rankclip_jax.training.experiment import assemble
+    from rankclip_jax.training.experiment import build_experiment
 
     config = demo.get_config()
     config.optimizer.name = "adamw"
@@ -189,24 +189,24 @@ def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     config.optimizer.gradient_clip = 0.0
     config.optimizer.rate_overrides = (("vision/transformer/blocks/[01]/", 0.0), ("^text/", 0.5))
     config.optimizer.decay_overrides = (("projection", 0.7),)
-    assembly = assemble(config, make_local_mesh(), 10)
-    shapes = assembly.describe_variables()["params"]
+    experiment = build_experiment(config, make_local_mesh(), 10)
+    shapes = experiment.abstract_variables()["params"]
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
-    updates, _ = assembly.optimizer.update(ones, assembly.optimizer.init(ones), ones)
-    rate = float(assembly.learning_rate(0))
+    updates, _ = experiment.optimizer.update(ones, experiment.optimizer.init(ones), ones)
+    rate = float(experiment.learning_rate(0))
     blocks = updates["vision"]["transformer"]["blocks"]["mlp_in"]["kernel"]
     np.testing.assert_allclose(np.asarray(blocks).reshape(4, -1).mean(1), [0, 0, -rate, -rate], rtol=1e-4)
     np.testing.assert_allclose(updates["text"]["final_norm"]["norm"]["bias"], -0.5 * rate, rtol=1e-4)
     np.testing.assert_allclose(updates["vision"]["projection"]["kernel"], -1.7 * rate, rtol=1e-4)
     config.model.frozen = "vision"
     config.optimizer.rate_overrides, config.optimizer.decay_overrides = (("^text/", 0.5),), (("text/projection", 0.7),)
-    frozen = assemble(config, make_local_mesh(), 10).optimizer
+    frozen = build_experiment(config, make_local_mesh(), 10).optimizer
     updates, _ = frozen.update(ones, frozen.init(ones), ones)
     np.testing.assert_array_equal(updates["vision"]["projection"]["kernel"], 0)
     np.testing.assert_allclose(updates["text"]["projection"]["kernel"], -0.5 * 1.7 * rate, rtol=1e-4)
     config.optimizer.rate_overrides = (("visoin", 0.1),)
     with pytest.raises(UserError, match=r"config\.optimizer\.rate_overrides: no parameter has a name with 'visoin'"):
-        optimizer.build(config.optimizer, assembly.learning_rate, shapes)
+        optimizer.build(config.optimizer, experiment.learning_rate, shapes)
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
@@ -215,17 +215,17 @@ def test_every_optimizer_walks_downhill(name):
     import optax
 
     from rankclip_jax.distributed.mesh import make_local_mesh
-    from rankclip_jax.training.experiment import assemble
+    from rankclip_jax.training.experiment import build_experiment
 
     config = small(optimizer__name=name, optimizer__schedule="constant", optimizer__warmup_share=0.0,
                    optimizer__learning_rate=1e-2)  # fmt: skip
-    assembly = assemble(config, make_local_mesh(), 40)
-    shapes = assembly.describe_variables()["params"]
+    experiment = build_experiment(config, make_local_mesh(), 40)
+    shapes = experiment.abstract_variables()["params"]
     rng = np.random.default_rng(0)
     x = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     loss = jax.jit(lambda x: sum(optax.tree.sum(leaf**2) for leaf in jax.tree.leaves(x)))
-    state, before = assembly.optimizer.init(x), float(loss(x))
-    update = jax.jit(assembly.optimizer.update)
+    state, before = experiment.optimizer.init(x), float(loss(x))
+    update = jax.jit(experiment.optimizer.update)
     for _ in range(20):
         updates, state = update(x, state, x)
         x = optax.apply_updates(x, updates)

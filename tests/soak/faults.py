@@ -142,9 +142,9 @@ def a_slow_host(workdir: Path, undisturbed: Path, draw: random.Random) -> str:
 
 def a_number_that_is_not_finite(workdir: Path, undisturbed: Path, draw: random.Random) -> str:
     """In what is made of a batch, in a gradient, in a parameter, under each policy: as configured, and never saved."""
-    where, policy = draw.choice(("batch", "gradient", "parameter")), draw.choice(("stop", "skip", "go_back"))
+    where, policy = draw.choice(("batch", "gradient", "parameter")), draw.choice(("stop", "skip", "rollback"))
     bad = draw.randrange(8, STEPS)
-    told, wanted = f"a {where} of step {bad}, {policy}", f"--config.train.when_not_finite={policy}"
+    told, wanted = f"a {where} of step {bad}, {policy}", f"--config.train.on_nonfinite={policy}"
     attempt = Attempt(workdir, Shape(flags=(wanted,), variables=(("SOAK_NAN", f"{bad} {where}"),)))
     statuses = attempt.end(300)
     events = [line for line in (workdir / "events.jsonl").read_text().splitlines() if '"not_finite"' in line]
@@ -153,7 +153,7 @@ def a_number_that_is_not_finite(workdir: Path, undisturbed: Path, draw: random.R
     for folder in (workdir / "checkpoints").iterdir():
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state_of(folder)) if leaf.dtype.kind == "f"):
             raise Broken(f"{told}: {folder} is not finite")
-    ends = policy == "go_back" or (policy == "skip" and where != "parameter")  # which stays bad, whatever is skipped
+    ends = policy == "rollback" or (policy == "skip" and where != "parameter")  # which stays bad, whatever is skipped
     if any(statuses) == ends or (ends and newest(workdir).name != str(STEPS)):
         raise Broken(f"{told}: ended with {statuses}\n{attempt.said}")
     if policy == "stop":

@@ -46,7 +46,7 @@ def main() -> None:
 
 def spoil(bad: int, where: str) -> None:
     """One NaN: in what the model makes of a step's batch, in a gradient of that step, or in a parameter before it."""
-    outputs_of_batch, compile_step = steps.outputs_of_batch, loop.compile_step
+    forward, compile_step = steps.forward, loop.compile_step
 
     @jax.custom_vjp
     def with_gradient(x, factor):
@@ -54,15 +54,15 @@ def spoil(bad: int, where: str) -> None:
 
     with_gradient.defvjp(lambda x, factor: (x, factor), lambda factor, g: (g.at[0, 0].mul(factor), None))
 
-    def spoiled_outputs(assembly, parameters, statistics, batch, key):
-        outputs, statistics = outputs_of_batch(assembly, parameters, statistics, batch, key)
+    def spoiled_outputs(experiment, parameters, statistics, batch, key):
+        outputs, statistics = forward(experiment, parameters, statistics, batch, key)
         factor = jnp.where((batch["image"] == 255).all(), jnp.nan, 1.0)
         image = outputs.embeddings["image"]
         image = image.at[0, 0].mul(factor) if where == "batch" else with_gradient(image, factor)
         return Outputs(outputs.embeddings | {"image": image}, outputs.scalars), statistics
 
-    def compile_spoiled(assembly, announce):
-        step = compile_step(assembly, announce)
+    def compile_spoiled(experiment, announce):
+        step = compile_step(experiment, announce)
 
         @jax.jit
         def with_parameter(parameters):
@@ -79,7 +79,7 @@ def spoil(bad: int, where: str) -> None:
     if where == "parameter":
         loop.compile_step = compile_spoiled
     else:
-        steps.outputs_of_batch = spoiled_outputs
+        steps.forward = spoiled_outputs
         noted = batches.training_batches
 
         def training_batches(*arguments, start_step, **settings):

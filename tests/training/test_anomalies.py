@@ -7,7 +7,7 @@ import pytest
 
 from rankclip_jax.monitoring.events import Events
 from rankclip_jax.training.hooks import StepInfo
-from rankclip_jax.training.hooks.anomalies import Oddities
+from rankclip_jax.training.hooks.anomalies import AnomalyHook
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def watched(tmp_path):
     """From losses and scales of steps 1, 2, ... to the events that they make: what, and at which step."""
 
     def watch(losses, scales=None, every_steps=1):
-        oddities = Oddities(every_steps, Events(tmp_path))
+        oddities = AnomalyHook(every_steps, Events(tmp_path))
         for step, loss in enumerate(losses, 1):
             metrics = {"loss": loss, "logit_scale": scales[step - 1] if scales else 14.3}
             oddities(StepInfo(step, 1, len(losses), None, metrics))

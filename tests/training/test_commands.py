@@ -139,7 +139,7 @@ def own_images(tmp_path):
 
 
 def test_a_person_trains_on_their_own_images(own_images, tmp_path):
-    done = run("train", *own_images, "--config.train.epochs=2", "--config.data.max_unreadable_share=0.1")
+    done = run("train", *own_images, "--config.train.epochs=2", "--config.data.max_unreadable_fraction=0.1")
     assert "40 training pairs, 4 validation pairs" in done.stdout
     assert "10 (2.00 epochs)" in done.stdout
     assert f"\nunreadable record replaced by another: {tmp_path / '5.jpg'}" in "\n" + done.stderr

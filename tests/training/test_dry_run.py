@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.training import dry_run as rehearsal
+from rankclip_jax.training import dry_run
 from rankclip_jax.training.loop import train
 from tests.training.conftest import one_device, small, train_small
 
@@ -42,8 +42,8 @@ def test_what_a_killed_one_left_is_named(tmp_path):
 
 
 def test_what_is_not_read_as_it_was_written_is_said(tmp_path, monkeypatch):
-    real = rehearsal.read_state
-    monkeypatch.setattr(rehearsal, "read_state", lambda *arguments: jax.tree.map(lambda x: x + 1, real(*arguments)))
+    real = dry_run.read_state
+    monkeypatch.setattr(dry_run, "read_state", lambda *arguments: jax.tree.map(lambda x: x + 1, real(*arguments)))
     with pytest.raises(UserError, match="not read as they are written"):
         train(small(), tmp_path / "run", one_device(), dry_run=True)
     assert not list(tmp_path.iterdir())

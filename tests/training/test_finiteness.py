@@ -22,8 +22,8 @@ def poison(monkeypatch):
     def make(always=True):
         left = [1]
 
-        def compile_poisoned(assembly, announce):
-            step = compile_real(assembly, announce)
+        def compile_poisoned(experiment, announce):
+            step = compile_real(experiment, announce)
 
             def poisoned(state, batch):
                 with jax.transfer_guard("allow"):
@@ -62,7 +62,7 @@ def test_the_run_stops_and_names_the_step_its_records_and_what_was_not_finite(po
 
 def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys, monkeypatch):
     poison(always=False)
-    assert train_small(tmp_path / "run", train__when_not_finite="go_back").finished
+    assert train_small(tmp_path / "run", train__when_not_finite="rollback").finished
     said = capsys.readouterr().out
     assert "its batch is left out" in said
     assert "going on from step 5" in said
@@ -70,7 +70,7 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
 
     # The same by hand: all steps but the eighth.
     real = loop._take_steps
-    monkeypatch.setattr(loop, "_take_steps", lambda run, start, state, left_out: real(run, start, state, {BAD}))
+    monkeypatch.setattr(loop, "_take_steps", lambda run, start, state, skipped_steps: real(run, start, state, {BAD}))
     train_small(tmp_path / "plain")
     assert_bit_identical(final_state(tmp_path / "run"), final_state(tmp_path / "plain"))
     steps = [line["step"] for line in read_metrics(tmp_path / "run") if "loss" in line]
@@ -79,21 +79,21 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
 
 def test_a_run_that_cannot_get_over_it_stops_at_the_limit(poison, tmp_path):
     poison()
-    with pytest.raises(UserError, match=r"that makes 3 such steps, more than config\.train\.not_finite_limit=2"):
+    with pytest.raises(UserError, match=r"that makes 3 such steps, more than config\.train\.max_nonfinite_steps=2"):
         train_small(tmp_path / "run", train__when_not_finite="skip", train__not_finite_limit=2)
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_the_state_is_kept():
     """A batch of which the loss is NaN: nothing but the number of the step changes."""
-    from rankclip_jax.training.experiment import assemble
+    from rankclip_jax.training.experiment import build_experiment
     from rankclip_jax.training.state import create
     from rankclip_jax.training.step import describe_batch, make_step
     from tests.training.conftest import small
 
-    assembly = assemble(small(train__when_not_finite="skip"), one_device(), 20)
-    state = create(assembly)
-    batch = {name: jnp.ones(like.shape, like.dtype) for name, like in describe_batch(assembly).items()}
-    step = make_step(assembly)
+    experiment = build_experiment(small(train__when_not_finite="skip"), one_device(), 20)
+    state = create(experiment)
+    batch = {name: jnp.ones(like.shape, like.dtype) for name, like in describe_batch(experiment).items()}
+    step = make_step(experiment)
     scale = jnp.float32(np.nan)
     bad = state.replace(parameters=state.parameters | {"logit_scale": scale})
     before = jax.tree.map(np.asarray, bad)

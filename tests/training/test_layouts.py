@@ -10,12 +10,12 @@ from jax.sharding import AxisType, Mesh
 
 from configs import demo
 from rankclip_jax.distributed.mesh import AXES
-from rankclip_jax.distributed.sharding import bytes_a_device, name_of, table
+from rankclip_jax.distributed.sharding import bytes_per_device, name_of, table
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
 from rankclip_jax.objectives import OBJECTIVES, Step
-from rankclip_jax.training.experiment import assemble
-from rankclip_jax.training.forward import outputs_of_batch
+from rankclip_jax.training.experiment import build_experiment
+from rankclip_jax.training.forward import forward
 from rankclip_jax.training.state import create, describe
 from rankclip_jax.training.step import describe_batch, make_step
 
@@ -50,7 +50,7 @@ def assembled(objective="clip", mesh="one", accumulation=1, model="small ViT", *
     for name, value in changes.items():
         section, key = name.split("__")
         config[section][key] = value
-    return assemble(config, grid(MESHES[mesh]), 600)
+    return build_experiment(config, grid(MESHES[mesh]), 600)
 
 
 @functools.cache
@@ -70,17 +70,17 @@ def start(objective, model="small ViT"):
     return jax.tree.map(np.asarray, variables)
 
 
-def gradients(assembly, dtype=jnp.float32):
+def gradients(experiment, dtype=jnp.float32):
     """The loss and its gradient by every parameter, halfway through training."""
-    state = create(assembly, start(assembly.config.objective.name, assembly.config.model.name))
+    state = create(experiment, start(experiment.config.objective.name, experiment.config.model.name))
     state = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, state)
 
     def loss(parameters, batch):
         key = jax.random.key(3)
-        outputs, _ = outputs_of_batch(assembly, parameters, state.batch_statistics, batch, key)
-        return assembly.objective(outputs, Step(0.5, key, assembly.layout.mesh))[0]
+        outputs, _ = forward(experiment, parameters, state.batch_statistics, batch, key)
+        return experiment.objective(outputs, Step(0.5, key, experiment.layout.mesh))[0]
 
-    rows = assembly.layout.put_rows(batch(assembly.config.objective.second_view))
+    rows = experiment.layout.put_rows(batch(experiment.config.objective.second_view))
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.parameters, rows)
     return float(value), jax.tree.map(np.asarray, gradient)
 
@@ -137,9 +137,9 @@ def test_every_layout_takes_the_steps_of_one_device():
 @functools.cache
 def losses(objective, mesh):
     """Of 20 steps."""
-    assembly = assembled(objective, mesh)
-    state, step = create(assembly, start(objective)), make_step(assembly)
-    rows, found = assembly.layout.put_rows(batch()), []
+    experiment = assembled(objective, mesh)
+    state, step = create(experiment, start(objective)), make_step(experiment)
+    rows, found = experiment.layout.put_rows(batch()), []
     for _ in range(20):
         state, metrics = step(state, rows)
         found.append(float(metrics["loss"]))
@@ -148,15 +148,15 @@ def losses(objective, mesh):
 
 def test_a_fully_sharded_state_takes_an_eighth_of_the_bytes():
     one, eight = (
-        bytes_a_device(describe(assembled("rankclip", mesh, model="ViT-B-32"))) for mesh in ("one", "sharded")
+        bytes_per_device(describe(assembled("rankclip", mesh, model="ViT-B-32"))) for mesh in ("one", "sharded")
     )
     assert eight <= 1.02 * one / 8
 
 
 def test_the_table_says_of_each_array_how_it_lies():
-    assembly = assembled("clip", "sharded", mesh__overrides=(("text/token_embedding", -1), ("vision/projection", 0)))
-    parameters = {"parameters": describe(assembly).parameters}
-    lines = {line.split()[0]: line for line in table(parameters, assembly.layout).splitlines()}
+    experiment = assembled("clip", "sharded", mesh__overrides=(("text/token_embedding", -1), ("vision/projection", 0)))
+    parameters = {"parameters": describe(experiment).parameters}
+    lines = {line.split()[0]: line for line in table(parameters, experiment.layout).splitlines()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         line, own = lines[name_of(path)], leaf.sharding.shard_shape(leaf.shape)
         sides = [f"{size}/8" if part < size else str(size) for size, part in zip(leaf.shape, own, strict=True)]
@@ -180,8 +180,8 @@ def test_an_override_that_cannot_be_is_refused(override, said):
 
 def test_what_a_step_keeps_falls_with_the_number_of_micro_batches():
     def temporaries(count):
-        assembly = assembled("clip", accumulation=count, train__global_batch_size=256)
-        return make_step(assembly).lower(describe(assembly), describe_batch(assembly)).compile().memory_analysis()
+        experiment = assembled("clip", accumulation=count, train__global_batch_size=256)
+        return make_step(experiment).lower(describe(experiment), describe_batch(experiment)).compile().memory_analysis()
 
     whole, parts = (temporaries(count).temp_size_in_bytes for count in (1, 8))
     assert parts < whole / 4  # the embeddings, the gradients and the loss are the whole batch's in both

@@ -19,7 +19,7 @@ from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.monitoring import summary_figure as picture
+from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.writers import JsonLines
 from rankclip_jax.objectives import OBJECTIVES
 from rankclip_jax.training import compilation, loop
@@ -41,7 +41,9 @@ def quick_picture(request, monkeypatch):
     """Drawing takes seconds, and is tested by the tests that ask for it."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(
-            picture, "draw", lambda workdir, *_: (workdir / picture.NAME).touch() or workdir / picture.NAME
+            summary_figure,
+            "draw",
+            lambda workdir, *_: (workdir / summary_figure.NAME).touch() or workdir / summary_figure.NAME,
         )
 
 
@@ -73,11 +75,11 @@ def test_a_finished_run_says_so_and_makes_what_is_missing(undisturbed, tmp_path,
     assert snapshot(undisturbed) == files
     expected = read_results(undisturbed, 20)
     results.path_of(undisturbed, 20).unlink()
-    (undisturbed / picture.NAME).unlink()
+    (undisturbed / summary_figure.NAME).unlink()
     outcome = train_small(undisturbed, objective__name="rankclip")
     assert outcome.results == pytest.approx(expected, rel=1e-5)
     assert read_results(undisturbed, 20) == pytest.approx(expected, rel=1e-5)
-    assert (undisturbed / picture.NAME).exists()
+    assert (undisturbed / summary_figure.NAME).exists()
     assert_bit_identical(before, final_state(undisturbed))
 
 
@@ -206,9 +208,9 @@ def test_a_method_may_remember_something_of_each_sample(tmp_path, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "remembering", method)
     changes = {"objective__name": "remembering", "data__train_examples": 40, "optimizer__schedule": "constant"}
     train_small(tmp_path / "run", **changes, train__steps=5)  # 16 of the 40 a step: twice each
-    np.testing.assert_array_equal(final_state(tmp_path / "run")[1]["method_state"]["seen"], 2)
+    np.testing.assert_array_equal(final_state(tmp_path / "run")[1]["objective_state"]["seen"], 2)
     assert train_small(tmp_path / "run", **changes, train__steps=10).finished
-    np.testing.assert_array_equal(final_state(tmp_path / "run")[1]["method_state"]["seen"], 4)
+    np.testing.assert_array_equal(final_state(tmp_path / "run")[1]["objective_state"]["seen"], 4)
     assert "seen" not in read_metrics(tmp_path / "run")[0]
 
 
@@ -277,9 +279,9 @@ def test_a_cosine_cannot_be_made_longer_and_the_way_otherwise_is_said(undisturbe
 
 @pytest.mark.slow
 def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
-    train_small(tmp_path / "run", optimizer__average=0.9, evaluation__weights="average", train__steps=12)
+    train_small(tmp_path / "run", optimizer__ema_decay=0.9, evaluation__weights="ema", train__steps=12)
     state = final_state(tmp_path / "run")[1]
-    latest, average = (loading.read(tmp_path / "run", weights=name).variables for name in ("latest", "average"))
+    latest, average = (loading.read(tmp_path / "run", weights=name).variables for name in ("latest", "ema"))
     for found, name in ((latest, "parameters"), (average, "average")):
         assert jax.tree.all(jax.tree.map(np.array_equal, found["params"], state[name]))
     assert not np.array_equal(latest["params"]["logit_scale"], average["params"]["logit_scale"])
@@ -293,7 +295,7 @@ def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
     assert float(average["params"]["logit_scale"]) == pytest.approx(expected, abs=1e-5)
     train_small(tmp_path / "none", train__steps=1)
     with pytest.raises(UserError, match="keeps no average"):
-        loading.read(tmp_path / "none", weights="average")
+        loading.read(tmp_path / "none", weights="ema")
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage"])
@@ -313,10 +315,10 @@ def test_a_damaged_checkpoint_is_a_paragraph(damage, tmp_path):
 def test_divergence_is_noticed_at_the_next_logged_step(tmp_path, monkeypatch, capsys):
     real = compilation.make_step
 
-    def poisoned(assembly):
+    def poisoned(experiment):
         import jax.numpy as jnp
 
-        step = real(assembly)
+        step = real(experiment)
 
         def bad(state, batch):
             state, metrics = step(state, batch)
@@ -339,7 +341,7 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_ra
     real = loading.weights_to_start_from
 
     def damaged(config, model):
-        variables = real(config, model) or jax.jit(lambda: loop.assemble(config, one_device()).draw_variables(
+        variables = real(config, model) or jax.jit(lambda: loop.build_experiment(config, one_device()).init_variables(
             jax.random.key(0)))()  # fmt: skip
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), variables)
 
@@ -349,7 +351,7 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_ra
 
 
 def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_written(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory beside .* --config\.model\.rematerialise=blocks"):
+    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory beside .* --config\.model\.remat=blocks"):
         train_small(tmp_path / "run", train__global_batch_size=2**19)
     assert not (tmp_path / "run").exists()
 
@@ -361,7 +363,7 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_wr
     monkeypatch.setattr(loop, "compile_step", no_memory)
     with (
         pytest.raises(UserError, match=r"does not fit in memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
-        compilation.ExplainedMemory(loop.assemble(small(), one_device(), 1)),
+        compilation.ExplainMemory(loop.build_experiment(small(), one_device(), 1)),
         no_memory(),
     ):
         pass

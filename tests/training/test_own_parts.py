@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rankclip_jax.checkpoints import workdir
-from rankclip_jax.evaluation import run_evaluation as checkpoint
+from rankclip_jax.evaluation import run_evaluation
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
 from rankclip_jax.models.presets import PRESETS, Preset, TextPreset, VisionPreset, from_sizes, to_sizes
@@ -114,9 +114,9 @@ def test_a_run_is_read_without_the_tables_that_it_was_made_with(own_run, tmp_pat
     weights = loading.read(own_run)
     assert weights.model.preset == Preset(24, VisionPreset(32, 16, 32, 2, 1), TextPreset(32, 1, 1, 30))
     assert set(weights.variables["params"]) == {"vision", "text", "logit_scale"}
-    checkpoint.evaluate(own_run, None, ["retrieval"], None)
+    run_evaluation.evaluate(own_run, None, ["retrieval"], None)
     with pytest.raises(UserError, match=r"^--tasks: the objective 'mine' of the run is not here.*--config RECIPE"):
-        checkpoint.evaluate(own_run, None, ["validation"], None)
+        run_evaluation.evaluate(own_run, None, ["validation"], None)
     html_report.write([own_run], tmp_path / "report.html")
     assert "mine, mine; finished, 1 steps" in next(status.describe(own_run))
 
@@ -184,6 +184,6 @@ def test_a_known_name_keeps_its_sizes():
     settings.check(config, 1)
     from rankclip_jax.models import clip
 
-    shapes = jax.tree.map(np.shape, clip.describe_variables(clip.build(config.model)))
+    shapes = jax.tree.map(np.shape, clip.abstract_variables(clip.build(config.model)))
     config.model.sizes, config.model.name = {}, "tiny"
-    assert shapes == jax.tree.map(np.shape, clip.describe_variables(clip.build(config.model)))
+    assert shapes == jax.tree.map(np.shape, clip.abstract_variables(clip.build(config.model)))

@@ -9,11 +9,11 @@ import signal
 import jax
 import pytest
 
-from rankclip_jax.monitoring import summary_figure as picture
+from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.planning import hardware
 from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.training import loop
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 from tests.training.conftest import one_device, read_metrics, small
 
 
@@ -26,7 +26,7 @@ def traced_steps(workdir):
 
 
 def test_steps_are_traced_by_settings_and_by_a_signal(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(picture, "draw", lambda *_: "")
+    monkeypatch.setattr(summary_figure, "draw", lambda *_: "")
     real = loop.device_batches
 
     def batches(*arguments):
@@ -52,6 +52,6 @@ def test_mfu_is_useful_operations_by_the_time_and_the_peak(tmp_path, monkeypatch
     monkeypatch.setitem(hardware.ACCELERATORS, "here", dataclasses.replace(hardware.GPUS["l40s"], name=kind))
     config = small(train__steps=4, data__validation_examples=0)
     loop.train(config, tmp_path, one_device())
-    operations = useful_flops(assemble(config, one_device(), 4))
+    operations = useful_flops(build_experiment(config, one_device(), 4))
     for line in read_metrics(tmp_path):
         assert line["mfu"] == pytest.approx(operations / line["step_seconds"] / 362e12)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from configs import demo
 from rankclip_jax.models.clip import Clip
 from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
-from rankclip_jax.training.experiment import assemble
+from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.state import create
 from rankclip_jax.training.step import make_step
 
@@ -50,17 +50,17 @@ def settings(name, objective="clip", **model):
 def start(name):
     """The state that all tests of a preset begin with, made once, since compiling it takes seconds."""
     mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",))
-    return jax.tree.map(np.asarray, create(assemble(settings(name), mesh, 100)))
+    return jax.tree.map(np.asarray, create(build_experiment(settings(name), mesh, 100)))
 
 
 def steps(config, batch, mesh, count=2):
     """The state after ``count`` steps, and their losses."""
     batch = {name: rows for name, rows in batch.items() if config.objective.second_view or "augmented" not in name}
-    assembly = assemble(config, mesh, 100)
-    state = create(assembly, start(config.model.name).variables)
-    step, losses = make_step(assembly), []
+    experiment = build_experiment(config, mesh, 100)
+    state = create(experiment, start(config.model.name).variables)
+    step, losses = make_step(experiment), []
     for _ in range(count):
-        state, metrics = step(state, assembly.layout.put_rows(batch))
+        state, metrics = step(state, experiment.layout.put_rows(batch))
         losses.append(float(metrics["loss"]))
     return jax.tree.map(np.asarray, state), losses
 
@@ -87,7 +87,7 @@ def test_batch_statistics_are_those_of_the_global_batch(on_one_device, batch, me
 
 @pytest.mark.slow
 def test_a_resnet_of_which_blocks_are_computed_again_takes_the_same_steps(on_one_device, batch, mesh_of):
-    again = settings("small ResNet", rematerialise="blocks")
+    again = settings("small ResNet", remat="blocks")
     np.testing.assert_allclose(steps(again, batch, mesh_of(1))[1], on_one_device[1], rtol=1e-5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.timeline import Timeline
 from rankclip_jax.monitoring.watchdog import Watchdog
 from tests.commands import run
 from tests.training.conftest import SMALL_FLAGS
@@ -36,9 +36,9 @@ def test_a_reader_that_is_stuck_ends_the_run_with_the_stack_of_every_thread(work
 
 def test_what_goes_on_is_left_alone():
     """Though the whole takes longer than one thing may; or else this process, the tests', would end."""
-    activity = Activity()
-    with Watchdog(activity, 0.5):
+    timeline = Timeline()
+    with Watchdog(timeline, 0.5):
         for number in range(15):
-            with activity.during("step", f"thing {number}"):
+            with timeline.span("step", f"thing {number}"):
                 time.sleep(0.1)
         time.sleep(1)

@@ -16,7 +16,7 @@ _DEVIATION = 1.4826 / math.sqrt(2)  # of normal values, by the median of the dif
 _BOUND = math.exp(MAX_LOGIT_SCALE) * (1 - 1e-5)
 
 
-class Oddities(contextlib.ExitStack):
+class AnomalyHook(contextlib.ExitStack):
     """Looks at the steps that are logged; says and records a spike each time, the scale's bound when it is reached.
 
     Args:

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rankclip_jax.checkpoints.manager import Checkpoints, SavingFailed
-from rankclip_jax.distributed.processes import largest_of_all
+from rankclip_jax.distributed.processes import max_across_processes
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.monitoring.events import Events
 from rankclip_jax.training.hooks import StepInfo
@@ -97,7 +97,7 @@ class Saving:
     def _is_time(self, info: StepInfo) -> bool:
         if info.step % self._look_every or not (self._config.every_minutes or self._failures):
             return False
-        return bool(largest_of_all(int(time.monotonic() >= self._next)))
+        return bool(max_across_processes(int(time.monotonic() >= self._next)))
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
@@ -108,10 +108,12 @@ class Saving:
     def _note(self, failed: SavingFailed) -> None:
         self._failures += 1
         self._events.write("saving_failed", words=str(failed))
-        if self._failures >= self._config.failures_limit or jax.process_count() > 1:
+        if self._failures >= self._config.max_save_failures or jax.process_count() > 1:
             raise self._given_up(failed) from failed
         self._next = min(self._next, self._in(_PAUSE))
-        self._events.say(f"note: {failed}; trying again ({self._failures} of {self._config.failures_limit} failures)")
+        self._events.say(
+            f"note: {failed}; trying again ({self._failures} of {self._config.max_save_failures} failures)"
+        )
 
     def _given_up(self, failed: SavingFailed) -> UserError:
         return UserError(

@@ -14,7 +14,7 @@ from rankclip_jax.training.hooks import StepInfo
 _NAMED = 8  # records of a batch
 
 
-class GoBack(Exception):
+class Rollback(Exception):
     """The run is to go on from its last checkpoint, without the batch of a step."""
 
     def __init__(self, step: int) -> None:
@@ -22,13 +22,13 @@ class GoBack(Exception):
         self.step = step
 
 
-class Finiteness(contextlib.nullcontext):
+class NonFiniteHook(contextlib.nullcontext):
     """Looks at the flags of all steps, the computed ``finite``, at each step that is logged or saved.
 
     Under ``skip`` the step has left out the update by itself already; what happened is said and recorded.
 
     Args:
-      policy: ``config.train.when_not_finite``.
+      policy: ``config.train.on_nonfinite``.
       limit: after so many such steps the run stops under any policy.
       every_steps: how often steps are logged, saved, and so on.
       records_of: names of the records in a step's batch, of this process.
@@ -55,7 +55,7 @@ class Finiteness(contextlib.nullcontext):
 
         Raises:
           UserError: the run stops.
-          GoBack: it goes back.
+          Rollback: it goes back.
         """
         if info.metrics:
             self._unseen.append((info.step, info.metrics))
@@ -67,7 +67,7 @@ class Finiteness(contextlib.nullcontext):
 
         Raises:
           UserError: the run stops.
-          GoBack: it goes back.
+          Rollback: it goes back.
         """
         unseen, self._unseen = self._unseen, []
         flags = jax.device_get([metrics["finite"] for _, metrics in unseen])
@@ -85,13 +85,13 @@ class Finiteness(contextlib.nullcontext):
             raise UserError(self._explain(found, step, before + 1))
         named = f"{', '.join(records[:_NAMED])}{' ...' if len(records) > _NAMED else ''}"
         self._events.say(f"note: {found} (not finite: {', '.join(terms)}); its batch is left out: {named}")
-        if self._policy == "go_back":
-            raise GoBack(step)
+        if self._policy == "rollback":
+            raise Rollback(step)
 
     def _explain(self, found: str, step: int, count: int) -> str:
         if self._policy != "stop":
             return (
-                f"{found}: that makes {count} such steps, more than config.train.not_finite_limit={self._limit}. "
+                f"{found}: that makes {count} such steps, more than config.train.max_nonfinite_steps={self._limit}. "
                 f"{self._kept()} The steps and their records are in {self._events.path}."
             )
         if step == 1:
@@ -102,7 +102,7 @@ class Finiteness(contextlib.nullcontext):
             )
         return (
             f"{found}: the run has diverged and is not saved. {self._kept()} Try a new run with a lower "
-            "--config.optimizer.learning_rate, a longer --config.optimizer.warmup_share, or with "
-            "--config.optimizer.gradient_clip=1.0; or leave such batches out: --config.train.when_not_finite=go_back. "
+            "--config.optimizer.learning_rate, a longer --config.optimizer.warmup_fraction, or with "
+            "--config.optimizer.gradient_clip=1.0; or leave such batches out: --config.train.on_nonfinite=rollback. "
             f"The step's records are in {self._events.path}."
         )

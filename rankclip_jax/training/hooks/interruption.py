@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from rankclip_jax.distributed.start_up import named
-from rankclip_jax.distributed.stopping import Notice
+from rankclip_jax.distributed.stopping import StopCoordinator
 from rankclip_jax.training.hooks import StepInfo
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -45,7 +45,7 @@ class Interruption(contextlib.ExitStack):
         super().__init__()
         self._save, self._patience, self._deadline = save, patience, deadline
         self._alone = jax.process_count() == 1
-        self._notice = Notice()
+        self._notice = StopCoordinator()
         self._over = threading.Event()
         line = named("Stopping: the step under way is finished and saved first. The same signal again stops at once.")
         self._words = f"\n{line}\n".encode()
@@ -73,12 +73,12 @@ class Interruption(contextlib.ExitStack):
         """From here until this is called, the last state is not there."""
         self._in_step.acquire()
         try:
-            self.go_on()
+            self.check_interrupt()
         except BaseException:
             self._in_step.release()
             raise
 
-    def go_on(self) -> None:
+    def check_interrupt(self) -> None:
         """Called before each thing that processes do together: saves and raises `Interrupted` if it is not to be."""
         if not self._notice.begin():
             self._stop()

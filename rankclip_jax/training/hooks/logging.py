@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from rankclip_jax.cli.console import renew, say
 from rankclip_jax.monitoring.throughput import Clock, format_duration
-from rankclip_jax.monitoring.timeline import Activity
+from rankclip_jax.monitoring.timeline import Timeline
 from rankclip_jax.monitoring.writers import Values, Writer
 from rankclip_jax.training.hooks import StepInfo
 
@@ -22,9 +22,9 @@ class Logging(contextlib.ExitStack):
     Args:
       writers: closed at the end; none in a process that does not write.
       start_step: updates done before this process began.
-      activity: what the run does, and for how long.
+      timeline: what the run does, and for how long.
       useful_share: operations of a step that nothing computes again, by the peak of all devices; None: not known.
-      pairs_a_step: over all devices.
+      pairs_per_step: over all devices.
       every_steps: how often.
       unreadable: the records that could not be read so far, of all processes.
     """
@@ -33,10 +33,10 @@ class Logging(contextlib.ExitStack):
         self,
         writers: Sequence[Writer],
         start_step: int,
-        activity: Activity,
+        timeline: Timeline,
         *,
         useful_share: float | None,
-        pairs_a_step: int,
+        pairs_per_step: int,
         every_steps: int,
         unreadable: Callable[[], int],
     ) -> None:
@@ -44,10 +44,10 @@ class Logging(contextlib.ExitStack):
         self._writers = writers
         for writer in writers:
             self.callback(writer.close)
-        self._clock = Clock(start_step, pairs_a_step)
-        self._activity, self._useful_share = activity, useful_share
-        self._step, self._seconds = start_step, activity.seconds()
-        self._pairs_a_step, self._every_steps, self._unreadable = pairs_a_step, every_steps, unreadable
+        self._clock = Clock(start_step, pairs_per_step)
+        self._timeline, self._useful_share = timeline, useful_share
+        self._step, self._seconds = start_step, timeline.seconds()
+        self._pairs_a_step, self._every_steps, self._unreadable = pairs_per_step, every_steps, unreadable
 
     def __call__(self, info: StepInfo) -> None:
         """Logs the step if it is due."""
@@ -63,7 +63,7 @@ class Logging(contextlib.ExitStack):
 
     def _times(self, step: int) -> dict[str, float]:
         """Seconds of each step since the last that was logged; steps are computed while batches are waited for."""
-        seconds, steps = self._activity.seconds(), step - self._step
+        seconds, steps = self._timeline.seconds(), step - self._step
         waited = (seconds["input"] - self._seconds["input"]) / steps
         taken = waited + (seconds["step"] - self._seconds["step"]) / steps
         self._step, self._seconds = step, seconds
