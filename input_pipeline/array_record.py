@@ -15,6 +15,7 @@ from . import tfds_folder
 from .errors import UnreadableError, UserError
 from .object_stores import is_remote, path_of, sizes_below
 from .preparation import manifest
+from .source import DataSource
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -65,6 +66,22 @@ class PreparedSplit:
     def damaged_records(self) -> int:
         """How many records are in shards that are not what was prepared."""
         return sum(shard.last - shard.first + 1 for shard in self.damaged)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayRecordSource(DataSource):
+    """Prepared shards, on a disk or in an object store."""
+
+    expects = "a prepared directory"
+    in_object_stores = True
+    holds_splits = True
+
+    def open(self, path: str, split: str, *, image_size: int, seed: int) -> PreparedSplit:
+        """The split of a prepared directory."""
+        del image_size, seed
+        if not path:
+            raise UserError(f"config.data.{split}: not set. Use --config.data.{split}=DIR, {self.expects}.")
+        return open_split(path, split, flag=f"config.data.{split}")
 
 
 def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:

@@ -5,41 +5,44 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image, ImageEnhance
 
 from .auto_augment import auto_augment, rand_augment
+from .errors import UserError
 from .images import Picture, centre_view, random_view
+from .setting import FRACTION, Choice, Each, Range, Settings, setting
 
-POLICIES = ("", "rand_augment", "auto_augment")
-CROPS = ("random", "center")
 _WORD_SHARE = 0.1  # of a text's words are touched by one edit of each kind, at least one word
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """How a training view is drawn.
+class Augmentation(Settings):
+    """How a training view is drawn."""
 
-    Args:
-      crop_scale: bounds of the crop's share of the image's area.
-      flip: probability of mirroring left and right.
-      color_jitter: brightness, contrast and saturation change by up to these shares, the hue by up to the last, as
-        a share of the colour circle (at most 0.5).
-      policy: one of `POLICIES`.
-      crop: one of `CROPS`: open_clip's random crop, or the largest square in the centre, as in CLIP's and the RankCLIP
-        release's training, which leaves an image of the right size as it is; ``crop_scale`` is then not used.
-    """
+    section = "data"
 
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    flip: float = 0.0
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    policy: str = ""
-    crop: str = "random"
+    crop_scale: tuple[float, float] = setting(
+        (0.9, 1.0),
+        "random crop: least and largest fraction of the image's area (open_clip's default)",
+        Each(*[Range(0, 1, exclude_low=True)] * 2),
+    )
+    flip: float = setting(0.0, "probability of mirroring an image left and right", FRACTION)
+    color_jitter: tuple[float, float, float, float] = setting(
+        (0.0, 0.0, 0.0, 0.0),
+        "largest change of brightness, contrast, saturation, and of the hue as a fraction of the colour circle",
+        Each(FRACTION, FRACTION, FRACTION, Range(0, 0.5)),
+    )
+    auto_augment: str = setting("", "or `rand_augment` or `auto_augment`", Choice(("", "rand_augment", "auto_augment")))
+    crop: str = setting(
+        "random",
+        "`random`: open_clip's training view; `center`: CLIP's and the release's, the largest square, resized",
+        Choice(("random", "center")),
+    )
 
-    @classmethod
-    def from_settings(cls, config: ConfigDict) -> "Augmentation":
-        """What the settings under ``config.data`` describe."""
-        return cls(tuple(config.crop_scale), config.flip, tuple(config.color_jitter), config.auto_augment, config.crop)
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if low > high:
+            raise UserError(f"config.data.crop_scale: expected the smaller fraction first; found {self.crop_scale}.")
 
     def __call__(self, picture: Picture, image_size: int, rng: np.random.Generator) -> np.ndarray:
         """uint8 ``[image_size, image_size, 3]``; what is not asked for draws nothing from ``rng``."""
@@ -49,13 +52,13 @@ class Augmentation:
             view = random_view(picture, image_size, self.crop_scale, rng)
         if self.flip and rng.random() < self.flip:
             view = view[:, ::-1]
-        if not any(self.color_jitter) and not self.policy:
+        if not any(self.color_jitter) and not self.auto_augment:
             return view
         image = Image.fromarray(view)
         if any(self.color_jitter):
             image = _shift_colours(image, self.color_jitter, rng)
-        if self.policy:
-            image = (rand_augment if self.policy == "rand_augment" else auto_augment)(image, rng)
+        if self.auto_augment:
+            image = (rand_augment if self.auto_augment == "rand_augment" else auto_augment)(image, rng)
         return np.asarray(image)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import stat
 import tempfile
@@ -13,6 +14,7 @@ from .errors import UserError
 
 LARGEST_TEXT = 1 << 26  # bytes of a settings, manifest or label file
 _DEEPEST = 100  # levels of nested JSON values; Python's own functions give up near a thousand
+_LARGEST_NUMBER = 1e100  # beyond every number of a run, and within what can be added, drawn and formatted
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -150,3 +152,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def number(value: object) -> float | None:
+    """A JSON value as a finite number that can be computed with; None: it is none."""
+    if not isinstance(value, int | float) or abs(value) > _LARGEST_NUMBER or math.isnan(value):
+        return None
+    return value

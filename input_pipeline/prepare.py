@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import csv_file, images
+from . import images, tables
 from .errors import UserError
 from .explained import ExitOnUserError, Parser, log_to_stderr
 from .files import check_writable, printable, write_atomically
@@ -91,9 +91,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments.caption_key = arguments.caption_key or caption_key
     _check(arguments)
     if arguments.source in ("csv", "tsv", "urls"):
-        csv_file.check(arguments.input, "--input")
+        tables.check(arguments.input, "--input")
         given = arguments.delimiter or ("\t" if arguments.source == "tsv" else "")
-        arguments.delimiter = csv_file.delimiter_of(arguments.input, given)
+        arguments.delimiter = tables.delimiter_of(arguments.input, given)
     return arguments
 
 

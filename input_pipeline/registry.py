@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from .errors import UserError
 
@@ -13,8 +13,8 @@ Part = TypeVar("Part")
 class Registry(MutableMapping[str, type[Part]], Generic[Part]):
     """Classes by name. A dotted path is found once its module is imported; nothing is imported by a lookup.
 
-    Settings may come from a file that somebody else wrote, which must not choose what is imported. A recipe or flag may:
-    `import_part` is called with what it names.
+    Settings may come from a file that somebody else wrote, which must not choose what is imported. A recipe or flag
+    may: `import_part` is called with what it names.
 
     Args:
       setting: the setting that names a part, such as ``objective.name``.
@@ -22,7 +22,7 @@ class Registry(MutableMapping[str, type[Part]], Generic[Part]):
       parts: those that come with the system.
     """
 
-    def __init__(self, setting: str, base: type[Part], parts: Mapping[str, type[Part]]) -> None:
+    def __init__(self, setting: str, base: type, parts: Mapping[str, type[Part]]) -> None:
         self.setting, self._base, self._parts = setting, base, dict(parts)
 
     def __getitem__(self, name: str) -> type[Part]:
@@ -41,16 +41,16 @@ class Registry(MutableMapping[str, type[Part]], Generic[Part]):
             )
         if module_name not in sys.modules:
             raise UserError(
-                f"config.{self.setting}: {name} is code of your own, which is not loaded. Import {module_name} first, or "
-                "name the recipe that uses it: --config RECIPE (a copy is in a run's folder)."
+                f"config.{self.setting}: {name} is code of your own, which is not loaded. Import {module_name} first, "
+                "or name the recipe that uses it: --config RECIPE (a copy is in a run's folder)."
             )
-        part = getattr(sys.modules[module_name], attribute, None)
-        if not isinstance(part, type) or not issubclass(part, self._base):
+        part: Any = getattr(sys.modules[module_name], attribute, None)
+        if not (isinstance(part, type) and issubclass(part, self._base)):
             raise UserError(
                 f"config.{self.setting}: {name}: expected a subclass of {self._base.__module__}.{self._base.__name__}; "
                 f"found {'nothing of that name' if part is None else repr(part)}."
             )
-        return part
+        return cast(type[Part], part)
 
     def __setitem__(self, name: str, part: type[Part]) -> None:
         self._parts[name] = part

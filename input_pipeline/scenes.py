@@ -1,4 +1,4 @@
-"""Embedded data: captioned scenes drawn on the fly, many captions to an image and many images to a caption.
+"""Built-in synthetic data: captioned scenes drawn on the fly, many captions to an image and many images to a caption.
 
 A scene has one value of each attribute below. Its caption is made from one of several templates and mentions
 a random subset of the attributes, so what matches what is a matter of degree, and the degree is known.
@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .source import Classes, GroundTruth
+from .errors import UserError
+from .setting import COUNT, COUNT_OR_ZERO, setting
+from .source import Classes, DataSource, GroundTruth
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross", "ring", "crescent", "bar", "pillar"),
@@ -42,6 +44,30 @@ _TEMPLATES = (
 )
 _MENTION_PROBABILITIES = (0.9, 0.9, 0.3, 0.3, 0.3, 0.3)  # what a thing is, more often than how and where it is
 _HELD_OUT_SHARE = 8  # one combination in so many is never trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSource(DataSource):
+    """Scenes drawn on the fly."""
+
+    expects = "no path"
+
+    train_examples: int = setting(65_536, "scenes: how many to draw before an epoch repeats", COUNT)
+    validation_examples: int = setting(1024, "scenes: how many held-out ones; 0: none", COUNT_OR_ZERO)
+
+    def open(self, path: str, split: str, *, image_size: int, seed: int) -> "Scenes":
+        """The scenes of a split; a path is refused."""
+        if path:
+            raise UserError(
+                f"config.data.{split}: config.data.source is scenes, which reads no files; found {path!r}. "
+                "Add --config.data.source=csv or --config.data.source=array_record."
+            )
+        return Scenes(split, self.train_examples if split == "train" else self.validation_examples, image_size, seed)
+
+    def has_validation(self, path: str) -> bool:
+        """Whether any are held out."""
+        del path
+        return self.validation_examples > 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -175,7 +175,10 @@ def setting(default: Any, meaning: str, allowed: Allowed | None = None, *, fixed
       allowed: which values it may have; None: every one of its type.
       fixed: whether a run keeps it when it resumes, since the trained parameters depend on it.
     """
-    return dataclasses.field(default=default, metadata={"setting": Setting(default, meaning, allowed, fixed)})
+    metadata = {"setting": Setting(default, meaning, allowed, fixed)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)

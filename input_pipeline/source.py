@@ -1,12 +1,15 @@
 """What the loader reads: a dataset, or several as one."""
 
+import abc
 import bisect
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
+
+from .setting import Settings
 
 
 class Source(Protocol):
@@ -18,6 +21,29 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource(Settings, abc.ABC):
+    """A kind of training data: a frozen dataclass of its options, each a `setting` under ``config.data``."""
+
+    section = "data"
+
+    expects: ClassVar[str] = "a file or folder"  # what a path of it is, for errors
+    in_object_stores: ClassVar[bool] = False  # whether a path may be in one
+    holds_splits: ClassVar[bool] = False  # whether one path holds the validation data too
+
+    @abc.abstractmethod
+    def open(self, path: str, split: str, *, image_size: int, seed: int) -> Source:
+        """Opens the ``"train"`` or ``"validation"`` data at a path.
+
+        Raises:
+          UserError: they are not there, or not what they should be; it names ``config.data.<split>``.
+        """
+
+    def has_validation(self, path: str) -> bool:
+        """Whether there are validation data, where ``config.data.validation`` is ``path``."""
+        return self.holds_splits or bool(path)
 
 
 @dataclasses.dataclass(frozen=True)

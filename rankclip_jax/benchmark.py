@@ -15,11 +15,12 @@ from pathlib import Path
 from absl import flags
 
 from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_config, given_recipe
 from rankclip_jax.distributed import platform
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 
-_CONFIG = entry.define_config()
+define_config()
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1024", "2048"], "loss: global batch sizes, by comma")
 _EMBEDDING_SIZE = flags.DEFINE_integer(
     "embedding_size", 512, "loss: width of the embeddings", lower_bound=1, upper_bound=65_536
@@ -87,7 +88,7 @@ def _loss() -> list[dict]:
 
 
 def _train() -> list[dict]:
-    config = entry.config_of(_CONFIG)
+    config = given_recipe().config
     if not _OURS_ONLY.value:
         platform.set_variables_to_share()
     from rankclip_jax.benchmarks import train  # after the flags are read, since importing JAX takes a second
@@ -96,7 +97,7 @@ def _train() -> list[dict]:
 
 
 def _input() -> list[dict]:
-    config = entry.config_of(_CONFIG)
+    config = given_recipe().config
     from rankclip_jax.benchmarks import (
         input as benchmark,  # after the flags are read, since importing JAX takes a second
     )
@@ -106,7 +107,7 @@ def _input() -> list[dict]:
 
 
 def _checkpoint() -> list[dict]:
-    config, folder = entry.config_of(_CONFIG), _folder()
+    config, folder = given_recipe().config, _folder()
     from rankclip_jax.benchmarks import checkpoint  # after the flags are read, since importing JAX takes a second
 
     return checkpoint.run(config, folder, _STEPS.value)
@@ -128,7 +129,7 @@ def _folder() -> Path:
 
 
 def _evaluation() -> list[dict]:
-    config = entry.config_of(_CONFIG)
+    config = given_recipe().config
     from rankclip_jax.benchmarks import evaluation  # after the flags are read, since importing JAX takes a second
 
     return evaluation.run(config, _IMAGES.value)

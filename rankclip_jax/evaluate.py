@@ -12,9 +12,10 @@ import sys
 from absl import flags
 
 from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_recipe
 from rankclip_jax.input_pipeline.errors import UserError
 
-entry.define_recipe()
+define_recipe()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _MODEL = flags.DEFINE_string("model", None, "weights to evaluate on a suite: whatever rankclip_jax.load reads")
 _SUITE = flags.DEFINE_string(

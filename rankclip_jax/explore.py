@@ -8,10 +8,11 @@ from pathlib import Path
 from absl import flags
 
 from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_recipe
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.object_stores import resolve
 
-entry.define_recipe()
+define_recipe()
 _MODEL = flags.DEFINE_string("model", None, "a run, an export, or anything else that rankclip_jax.load reads")
 _DATA = flags.DEFINE_string("data", None, "a dataset that input_pipeline.prepare has written")
 _SPLIT = flags.DEFINE_string("split", "train", "of the dataset")

@@ -10,10 +10,11 @@ from pathlib import Path
 from absl import flags
 
 from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_recipe
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 
-entry.define_recipe()
+define_recipe()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest unless given")
 _FORMAT = flags.DEFINE_string("format", None, "open_clip, hugging_face or rankclip")

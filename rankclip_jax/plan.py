@@ -8,14 +8,14 @@ import json
 import os
 
 from absl import flags
-from ml_collections import config_flags
 
 from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_config, given_recipe
 from rankclip_jax.distributed import platform
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 
-_CONFIG = entry.define_config()
+define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "devices, such as h200:HOSTSxGPUS or v5e:16x16")
 _MEMORY = flags.DEFINE_float(
     "memory", None, "GB of each device; its own unless given", lower_bound=0.1, upper_bound=1e5
@@ -30,7 +30,8 @@ _PICTURE = flags.DEFINE_string("picture", None, "PNG file to draw the memory in"
 
 def main() -> None:
     """Plans, prints, and exits with 0 if the step fits and 1 if not."""
-    config = entry.config_of(_CONFIG)
+    recipe = given_recipe()
+    config = recipe.config
     if not _TOPOLOGY.value:
         raise UserError("--topology: not given. Name devices, such as --topology h200:1x8 or --topology v5e:16x16.")
     paths = {}
@@ -42,12 +43,13 @@ def main() -> None:
         raise UserError("--price: the length of the run is not known. Say --pairs=N, the size of the data set, too.")
     platform.set_variables_to_plan()
     from rankclip_jax.planning import command  # after the flags are read, since importing JAX takes a second
+    from rankclip_jax.training.step import trace_step
 
-    recipe = os.path.relpath(config_flags.get_config_filename(flags.FLAGS["config"]))
     plans = command.run(
         config,
-        recipe,
+        os.path.relpath(recipe.path),
         _TOPOLOGY.value,
+        trace_step,
         memory=int(_MEMORY.value * 1e9) if _MEMORY.value else None,
         find=bool(_FIND.value),
         sweep=_SWEEP.value,

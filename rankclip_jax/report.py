@@ -6,11 +6,12 @@ python -m rankclip_jax.report --workdir DIR [MORE ...] --output report.html
 from absl import flags
 
 from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_recipe
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.object_stores import path_of
 
-entry.define_recipe()
+define_recipe()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; those of more runs may follow")
 _OUTPUT = flags.DEFINE_string("output", None, "the file to write, such as report.html")
 

@@ -17,7 +17,7 @@ def main() -> None:
     workdir = entry.path_flag(_WORKDIR, "Name the run, such as --workdir runs/demo.")
     from rankclip_jax.monitoring import status  # after the flags, since importing JAX takes long
 
-    for line in status.describe(workdir):
+    for line in status.lines(workdir):
         print(printable(line, 10_000))
     if _AGAINST.value is not None:
         other = entry.path_flag(_AGAINST, "Name another run, such as --against runs/demo.")

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_config, given_recipe
 
-_CONFIG = entry.define_config()
+define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<recipe's name> unless given")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "do everything once, data, a step, a checkpoint written and read, keep nothing of it, and stop"
@@ -25,11 +26,10 @@ _UNITS = (("train.steps", "train.epochs"), ("optimizer.warmup_steps", "optimizer
 
 def main() -> None:
     """Trains, and exits as the run ended: 0 finished, 128 + the signal's number stopped and saved."""
-    config = entry.config_of(_CONFIG)
-    flag = flags.FLAGS["config"]
-    _last_word(config, config_flags.get_override_values(flag))
-    recipe = Path(config_flags.get_config_filename(flag))
-    default = f"runs/{recipe.stem}"
+    recipe = given_recipe()
+    config = recipe.config
+    _last_word(config, recipe.overrides)
+    default = f"runs/{recipe.path.stem}"
     workdir = Path(default) if _WORKDIR.value is None else entry.path_flag(_WORKDIR, f"Leave it out for {default}.")
     # Until the run listens, Ctrl-C ends the process itself: raised inside a library, an exception may be lost there.
     signal.signal(signal.SIGINT, lambda *_: entry.EXIT_ON_USER_ERROR.stop())
@@ -37,7 +37,7 @@ def main() -> None:
     from rankclip_jax.distributed.processes import is_primary_process
     from rankclip_jax.training.loop import train  # after the flags are read, since importing JAX takes a second
 
-    outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED, recipe=recipe)
+    outcome = train(config, workdir, dry_run=_DRY_RUN.value, started=entry.STARTED, recipe=recipe.path)
     if outcome.signal_number is not None:
         command = shlex.join(["python", "-m", "rankclip_jax.train", *sys.argv[1:]])
         stopped = f"Stopped and saved at step {outcome.step}" if outcome.step else "Stopped before anything was saved"

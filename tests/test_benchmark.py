@@ -56,7 +56,7 @@ def test_the_checkpoint_benchmark_tells_what_one_costs_and_leaves_nothing(tmp_pa
     said = run("benchmark", "checkpoint", *flags).stdout
     (row,) = json.loads(path.read_text())
     assert "ViT-demo: a checkpoint of" in said
-    assert row["gib"] > 0.01  # 7.6 million parameters, and what the optimiser is_stateful
+    assert row["gib"] > 0.01  # 7.6 million parameters, and what the optimiser remembers
     extra = row["checkpoint_seconds"] or 0.0
     assert row["share_of_training"] == concluded(row, extra / (80 * row["step_seconds"]))
     assert min(row[name] for name in ("step_seconds", "verify_seconds", "restore_seconds")) > 0

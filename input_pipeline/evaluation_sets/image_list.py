@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import csv_file
+from .. import tables
 from ..errors import UserError
 from ..evaluation_sets.class_folder import LabelledFiles
 from ..evaluation_sets.wording import NAMES, ClassPrompts, labelled, read_lines
@@ -22,14 +22,14 @@ _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 
 def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
-    csv_file.check(path, str(path))
-    delimiter = csv_file.delimiter_of(path)
-    columns = csv_file.column_names(path, delimiter, flag=str(path))
+    tables.check(path, str(path))
+    delimiter = tables.delimiter_of(path)
+    columns = tables.column_names(path, delimiter, flag=str(path))
     told = _LABEL if _LABEL in columns else _CAPTION
     wanted = (_IMAGE, told, *((_SPLIT,) if _SPLIT in columns else ()))
     rows = []
-    for line, values in csv_file.rows(path, wanted, delimiter, flag=str(path)):
-        if isinstance(values, csv_file.BadRow):
+    for line, values in tables.rows(path, wanted, delimiter, flag=str(path)):
+        if isinstance(values, tables.BadRow):
             raise UserError(f"{path}, line {line}: {values.reason}: {values.found}.")
         if any("\udc80" <= character <= "\udcff" for value in values for character in value):
             raise UserError(f"{path}, line {line}: not UTF-8 text.")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import csv_file, images
+from .. import images, tables
 from ..errors import UnreadableError
 from ..preparation.pairs import Pair, Skip, clean_captions, describe_file
 
@@ -30,7 +30,7 @@ class Table:
 
     def describe(self) -> dict[str, Any]:
         """See `PairSource.describe`; doubtful rows are said."""
-        for _ in csv_file.rows(self.path, self._columns(), self.delimiter, flag="--input"):
+        for _ in tables.rows(self.path, self._columns(), self.delimiter, flag="--input"):
             pass
         return describe_file(self.path)
 
@@ -43,8 +43,8 @@ class Table:
     def jobs(self) -> Iterator[list[Row | Skip]]:
         """See `PairSource.jobs`."""
         rows: list[Row | Skip] = []
-        said = csv_file.Doubts()  # by `describe`
-        for line, values in csv_file.rows(self.path, self._columns(), self.delimiter, flag="--input", doubts=said):
+        said = tables.Doubts()  # by `describe`
+        for line, values in tables.rows(self.path, self._columns(), self.delimiter, flag="--input", doubts=said):
             rows.append(values if isinstance(values, tuple) else Skip(values.reason, f"{self.path.name}, line {line}"))
             if len(rows) == self.shard_size:
                 yield rows
@@ -53,9 +53,9 @@ class Table:
             yield rows
 
     def _columns(self) -> tuple[str, ...]:
-        csv_file.check(self.path, "--input")
-        names = csv_file.column_names(self.path, csv_file.delimiter_of(self.path, self.delimiter), flag="--input")
-        return (self.image_key, *csv_file.caption_columns(names, self.caption_key))
+        tables.check(self.path, "--input")
+        names = tables.column_names(self.path, tables.delimiter_of(self.path, self.delimiter), flag="--input")
+        return (self.image_key, *tables.caption_columns(names, self.caption_key))
 
     def read(self, job: list[Row | Skip]) -> Iterator[Pair | Skip]:
         """See `PairSource.read`."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import csv_file
+from .. import tables
 from ..errors import UserError
 from ..preparation.pairs import Skip
 from ..preparation.shards import Lost
@@ -50,7 +50,7 @@ def write_list(path: Path, image_key: str, caption_key: str, delimiter: str, wor
         writer = csv.writer(file)
         writer.writerow(["url", "caption"])
         for line, values in _rows(path, image_key, caption_key, delimiter):
-            if isinstance(values, csv_file.BadRow):
+            if isinstance(values, tables.BadRow):
                 lost.add(Skip(values.reason, f"{path.name}, line {line}"))
                 continue
             url, caption = (value.replace("\0", "").strip() for value in values)
@@ -133,16 +133,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _rows(
     path: Path, image_key: str, caption_key: str, delimiter: str
-) -> Iterator[tuple[int, tuple[str, ...] | csv_file.BadRow]]:
-    csv_file.check(path, "--input")
-    delimiter = csv_file.delimiter_of(path, delimiter)
+) -> Iterator[tuple[int, tuple[str, ...] | tables.BadRow]]:
+    tables.check(path, "--input")
+    delimiter = tables.delimiter_of(path, delimiter)
     # A list without names is not written with quotes, so its first line is split as it stands.
-    first = csv_file.first_line(path).rstrip("\r\n").split(delimiter)
+    first = tables.first_line(path).rstrip("\r\n").split(delimiter)
     is_url = [cell.strip().lower().startswith(("http://", "https://")) for cell in first]
     if any(is_url):
         if len(first) < 2:
             raise UserError(f"--input: {path}: one column when split at {delimiter!r}; expected urls and captions.")
         url = is_url.index(True)
-        yield from csv_file.rows_without_names(path, (url, 1 if url == 0 else 0), delimiter)
+        yield from tables.rows_without_names(path, (url, 1 if url == 0 else 0), delimiter)
     else:
-        yield from csv_file.rows(path, (image_key, caption_key), delimiter, flag="--input")
+        yield from tables.rows(path, (image_key, caption_key), delimiter, flag="--input")

@@ -12,10 +12,9 @@ from rankclip_jax.benchmarks.train import LENGTH, random_batch
 from rankclip_jax.checkpoints.manager import Checkpoints, bytes_of, faults_of, read_state
 from rankclip_jax.checkpoints.workdir import saved_steps, write_config
 from rankclip_jax.distributed.mesh import make_mesh
-from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training.compilation import compile_step
-from rankclip_jax.training.experiment import build_experiment
-from rankclip_jax.training.state import create, describe
+from rankclip_jax.training.experiment import build_experiment, check
+from rankclip_jax.training.state import abstract_state, create
 
 
 def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
@@ -29,14 +28,14 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
     Raises:
       UserError: the settings are not usable, or the step does not fit.
     """
-    settings.check(config, jax.device_count())
+    check(config, jax.device_count())
     experiment = build_experiment(config, make_mesh(config.mesh), LENGTH, config.train.global_batch_size)
     step: Any = compile_step(experiment, announce=True)
     state, batch = create(experiment), experiment.layout.put_rows(random_batch(experiment))
     with tempfile.TemporaryDirectory(dir=folder) as place:
         workdir = Path(place)
         write_config(workdir, config)
-        checkpoints = Checkpoints(workdir, experiment)
+        checkpoints = Checkpoints(workdir, config, abstract_state(experiment))
 
         def take(save: bool) -> dict:
             nonlocal state
@@ -57,7 +56,7 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
         reading = take_turns(
             {
                 "verify": timed(lambda: faults_of(workdir, last)),
-                "restore": timed(lambda: read_state(workdir, describe(experiment), last)),
+                "restore": timed(lambda: read_state(workdir, abstract_state(experiment), last)),
             }
         )
     a_step = training.median("plain") / steps

@@ -33,7 +33,7 @@ from rankclip_jax.evaluation.tasks import TASKS, Data, ModelUnderTest
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.source import Source
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings import validation
 from rankclip_jax.training.experiment import build_experiment
 
 _OURS = "rankclip_jax"
@@ -52,7 +52,7 @@ def run(config: ConfigDict, count: int) -> list[dict]:
     Raises:
       UserError: the settings are not usable.
     """
-    settings.check_parts(config)
+    validation.check_values(config)
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         folder = Path(place)
         _write(folder, count)

@@ -21,8 +21,7 @@ from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.models.attention import Implementation, attention
 from rankclip_jax.objectives import ranking
 from rankclip_jax.recipes import base
-from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import build_experiment
+from rankclip_jax.training.experiment import build_experiment, check
 
 Row = dict[str, Any]
 Experiment = Callable[[bool], Iterator[Row]]
@@ -110,7 +109,7 @@ def _step(small: bool, **changes: Any) -> Row:
     config.update_from_flattened_dict(changes)
     if small:
         config.model.name, config.train.global_batch_size = "ViT-demo", 16
-    settings.check(config, jax.device_count())
+    check(config, jax.device_count())
     experiment = build_experiment(config, make_mesh(config.mesh), train.LENGTH, config.train.global_batch_size)
     step, needed = train.step_of(experiment)
     timings = take_turns({train.OURS: step}, 3)
@@ -188,7 +187,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "attention_in_step": _variants("model.attention", "cudnn", "xla"),
     "layers": _variants("model.scan_layers", True, False),
     "loss": _loss((2048, 8192, 32_768), "objective", "rankclip", "clip"),
-    "remat": _variants("model.remat", "nothing", "cheap", "blocks"),
+    "remat": _variants("model.remat", "none", "cheap", "blocks"),
     "RN50": _model("RN50", 512),
     "ViT-L-14": _model("ViT-L-14", 128),
     "clip_ViT-B-32": _model("ViT-B-32", 1024, "clip"),

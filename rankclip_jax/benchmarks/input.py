@@ -28,8 +28,8 @@ from rankclip_jax.input_pipeline.loader import check_readable, training_batches
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch
 from rankclip_jax.models.clip import PIXEL_MEAN, PIXEL_STD
-from rankclip_jax.models.presets import PRESETS, Preset
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.models.presets import Preset, preset_of
+from rankclip_jax.settings import validation
 
 _ROUNDS = 3  # turns of each loader
 
@@ -46,9 +46,9 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
     Raises:
       UserError: the settings or the data are not usable, or the pairs are fewer than a batch.
     """
-    settings.check_parts(config)
-    size, batch = settings.image_size(config), config.train.global_batch_size
-    preset = PRESETS[config.model.name].with_image_size(size)
+    validation.check_values(config)
+    preset, batch = preset_of(config.model), config.train.global_batch_size
+    size = preset.vision.image_size
     source = input_pipeline.open_source(config.data, "train", image_size=size, seed=config.seed)
     check_readable(source, "config.data.train")
     theirs = source
@@ -57,7 +57,7 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
             given.data.update({"source": "csv", "train": str(original)})
         theirs = input_pipeline.open_source(given.data, "train", image_size=size, seed=config.seed)
         check_readable(theirs, "--original")
-    augmentation = Augmentation.from_settings(config.data)
+    augmentation = Augmentation.from_config(config.data)
     if pairs < batch:
         raise UserError(f"--pairs: expected at least a batch, {batch}; found {pairs}. Say --pairs={batch}")
     try:

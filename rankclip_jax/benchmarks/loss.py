@@ -15,11 +15,11 @@ from rankclip_jax import recipes
 from rankclip_jax.benchmarks.timing import Timings, columns, format_row, print_conclusion, take_turns, timed
 from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.distributed.sharding import Layout
-from rankclip_jax.distributed.topology import Topology, topology_of
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking
+from rankclip_jax.objectives import OBJECTIVES, Step, ranking
 from rankclip_jax.planning import program
+from rankclip_jax.planning.topology import Topology, topology_of
 from rankclip_jax.settings.ranges import LARGEST_BATCH
 
 LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple]
@@ -139,13 +139,13 @@ def measure(
 
 
 def _ours(objective: str, config: ConfigDict, mesh: Mesh) -> LossAndGradients:
-    method = OBJECTIVES[objective]
-    options = options_of(method, config)
+    method = OBJECTIVES[objective].from_config(config)
 
     def loss(image: jax.Array, text: jax.Array, logit_scale: jax.Array) -> jax.Array:
-        scalars = {"scale": jnp.exp(logit_scale), **jax.tree.map(jnp.float32, dict(parameters_of(method)))}
+        own = {name: jnp.asarray(value) for name, value in method.initial_parameters().items()}
+        scalars = {"scale": jnp.exp(logit_scale)} | own
         step = Step(jnp.float32(1), jax.random.key(0), mesh)
-        return method.loss(Outputs({"image": image, "text": text}, scalars), options, step)[0]
+        return method.loss(Outputs({"image": image, "text": text}, scalars), step).loss
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))
 

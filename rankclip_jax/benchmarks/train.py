@@ -36,11 +36,10 @@ from rankclip_jax.objectives import Step
 from rankclip_jax.planning.hardware import peak_flops
 from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.planning.program import bytes_needed
-from rankclip_jax.settings import resolution as settings
 from rankclip_jax.training.compilation import compile_step
-from rankclip_jax.training.experiment import Experiment, build_experiment
+from rankclip_jax.training.experiment import Experiment, build_experiment, check
 from rankclip_jax.training.state import create
-from rankclip_jax.training.step import describe_batch
+from rankclip_jax.training.step import abstract_batch, trace_step
 
 LENGTH = 10**6  # of a run, which its schedule needs; what a step costs does not depend on it
 OURS, LOSS, PEER = "rankclip_jax", "the loss alone", "open_clip"
@@ -59,7 +58,7 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
     Raises:
       UserError: the settings are not usable, or the step does not fit.
     """
-    settings.check(config, jax.device_count())
+    check(config, jax.device_count())
     experiment = build_experiment(
         config, make_mesh(config.mesh), config.train.steps or LENGTH, config.train.global_batch_size
     )
@@ -116,7 +115,11 @@ def peak_gib() -> float | None:
 def mfu(experiment: Experiment, seconds: float) -> float | None:
     """The share of the devices' peak that useful operations reach in a step of so long; None: the peak is not known."""
     peak = (peak_flops(jax.devices()[0].device_kind) or 0.0) * jax.device_count()
-    return useful_flops(experiment) / seconds / peak if peak else None
+    return (
+        useful_flops(trace_step, experiment.config, list(experiment.layout.mesh.devices.flat)) / seconds / peak
+        if peak
+        else None
+    )
 
 
 def _format(row: dict[str, Any]) -> str:
@@ -151,7 +154,7 @@ def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
     """Random pixels and words; each text ends somewhere."""
     rng, vocabulary = np.random.default_rng(0), experiment.model.preset.text.vocabulary_size
     rows = {}
-    for name, like in describe_batch(experiment).items():
+    for name, like in abstract_batch(experiment).items():
         largest = 256 if like.dtype == np.uint8 else vocabulary - 1
         rows[name] = rng.integers(0, largest, like.shape).astype(like.dtype)
         if name.startswith("text"):
@@ -164,15 +167,15 @@ def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
 def loss_of(experiment: Experiment) -> Timed:
     """The objective and its gradients for embeddings that are there, as a version to be timed."""
     layout, size = experiment.layout, experiment.config.train.global_batch_size
-    scalars = {name: jnp.asarray(value) for name, value in experiment.objective_params.items()}
-    scalars["scale"], objective_state = jnp.float32(1 / 0.07), experiment.initial_method_state()
+    scalars = {name: jnp.asarray(value) for name, value in experiment.objective.initial_parameters().items()}
+    scalars["scale"], state = jnp.float32(1 / 0.07), experiment.initial_objective_state()
 
     def loss(embeddings: dict[str, jax.Array]) -> jax.Array:
-        step = Step(0.5, jax.random.key(0), layout.mesh, objective_state, jnp.arange(size))
-        return experiment.objective(Outputs(embeddings, scalars), step)[0]
+        step = Step(0.5, jax.random.key(0), layout.mesh, state, jnp.arange(size))
+        return experiment.objective.loss(Outputs(embeddings, scalars), step).loss
 
     rng, width = np.random.default_rng(0), experiment.model.preset.embedding_size
-    names = [name for name in describe_batch(experiment) if name != "sample"]
+    names = [name for name in abstract_batch(experiment) if name != "sample"]
     rows = {name: rng.normal(size=(size, width)).astype(np.float32) for name in names}
     embeddings = layout.put_rows({name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in rows.items()})
     program = jax.jit(jax.value_and_grad(loss)).lower(embeddings).compile()

@@ -9,19 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rankclip_jax.checkpoints import checksums
 from rankclip_jax.checkpoints.workdir import misnamed, read_config, saved_steps
 from rankclip_jax.distributed.processes import is_primary_process, max_across_processes, wait_for_all
-from rankclip_jax.distributed.sharding import name_of
+from rankclip_jax.distributed.sharding import Layout, name_of
 from rankclip_jax.input_pipeline import object_stores
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
-from rankclip_jax.models.clip import Variables
-from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import Experiment
-from rankclip_jax.training.state import TrainState, describe, join
+from rankclip_jax.models.clip import Variables, join
+from rankclip_jax.settings import comparison, schema
 
 _LOGGER = logging.getLogger(__name__)
 # Seconds. Orbax counts those of a save by the time of day, which may be set meanwhile; what hangs or is gone, the
@@ -38,25 +37,26 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder.
-      experiment: the parts of the run.
+      config: the run's settings.
+      abstract_state: the shapes, types and layout of what is saved.
       always_kept: steps whose checkpoints stay whatever comes after.
     """
 
-    def __init__(self, workdir: Path, experiment: Experiment, always_kept: Sequence[int] = ()) -> None:
-        config = experiment.config.checkpoint
-        policies = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps(list(always_kept))]
-        if config.keep_every_steps:
-            policies.append(preservation_policy.EveryNSteps(config.keep_every_steps))
+    def __init__(self, workdir: Path, config: ConfigDict, abstract_state: Any, always_kept: Sequence[int] = ()) -> None:
+        keep, every = config.checkpoint.keep, config.checkpoint.keep_every_steps
+        policies = [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always_kept))]
+        if every:
+            policies.append(preservation_policy.EveryNSteps(every))
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=self._prove),
         )
         self._folder = object_stores.absolute(workdir / "checkpoints")
-        self._settings = settings.to_dict(experiment.config)
+        self._settings = schema.to_dict(config)
         self._manager = self._open()
         self._under_way: int | None = None
-        self._are_finite = jax.jit(_are_finite).lower(describe(experiment)).compile()
+        self._are_finite = jax.jit(_are_finite).lower(abstract_state).compile()
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._folder, options=self._options)
@@ -69,7 +69,7 @@ class Checkpoints:
         """The newest complete checkpoint; None: there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: Any) -> None:
         """Starts saving in the background; the state may be donated as soon as this returns.
 
         Raises:
@@ -155,7 +155,7 @@ class Checkpoints:
         return own if object_stores.is_remote(own) else next(self._folder.glob(f"{step}.*tmp*"), None)
 
 
-def _are_finite(state: TrainState) -> dict[str, jax.Array]:
+def _are_finite(state: Any) -> dict[str, jax.Array]:
     """For each array of numbers, by name, whether all of its values are finite."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {name_of(path): jnp.isfinite(x).all() for path, x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)}
@@ -178,7 +178,7 @@ def faults_of(workdir: Path, step: int) -> list[str]:
         return [str(error)]
     if about["step"] != step:
         return [f"{folder / checksums.ABOUT} is of step {about['step']}"]
-    lines = settings.differences(about["settings"], read_config(workdir))
+    lines = comparison.differences(about["settings"], read_config(workdir))
     return [f"{folder / checksums.ABOUT} is of another run: {printable('; '.join(lines), 1000)}"] if lines else []
 
 
@@ -229,22 +229,20 @@ def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) ->
     )
 
 
-def read_state(workdir: Path, like: TrainState, step: int) -> TrainState:
-    """The state of a saved step, laid out as ``like`` says (see `state.describe`); nothing is written.
-
-    Parts that are empty, such as the average where none is kept, need not be in the file: versions before had fewer.
-    """
+def read_state(workdir: Path, like: Any, step: int) -> Any:
+    """The state of a saved step, of the shapes, types and layout of ``like``; nothing is written."""
     return _read(workdir, like, step)
 
 
 def read_variables(
-    workdir: Path, experiment: Experiment, step: int | None = None, weights: str = "latest"
+    workdir: Path, layout: Layout, like: Variables, step: int | None = None, weights: str = "latest"
 ) -> Variables:
-    """The weights of a checkpoint alone, as the layout says, without the optimiser's state; nothing is written.
+    """The weights of a checkpoint alone, without the optimiser's state; nothing is written.
 
     Args:
       workdir: the run's folder.
-      experiment: the parts of the run, on the mesh that the weights are wanted on.
+      layout: how they lie on the devices that they are wanted on.
+      like: their shapes and types; parameters that are not named are not read.
       step: which checkpoint; None: the newest.
       weights: ``"latest"``, or ``"ema"`` for the moving average.
 
@@ -252,11 +250,12 @@ def read_variables(
       UserError: there is no such checkpoint, or the run keeps no average.
     """
     step = choose_step(workdir, step)
-    like = experiment.abstract_variables()
     name = {"latest": "parameters", "ema": "ema"}[weights]
-    wanted = experiment.layout.describe({name: like["params"], "batch_statistics": like.get("batch_stats", {})})
+    wanted = layout.describe({name: like["params"], "batch_statistics": like.get("batch_stats", {})})
     if weights == "ema" and not read_config(workdir)["optimizer"]["ema_decay"]:
-        raise UserError(f"{workdir} keeps no average of its weights (--config.optimizer.ema_decay). Take the latest.")
+        raise UserError(
+            f"{workdir} keeps no average of its weights (config.optimizer.ema_decay). Use --weights=latest."
+        )
     restored = _read(workdir, wanted, step)
     return join(restored[name], restored["batch_statistics"])
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rankclip_jax import recipes
 from rankclip_jax.checkpoints.lock import Lock
 from rankclip_jax.distributed.processes import is_primary_process, wait_for_all
 from rankclip_jax.input_pipeline import files, object_stores
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings import comparison, schema, validation
 
 _STEP = re.compile("0|[1-9][0-9]*")  # the name of a checkpoint
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of one that is being written, or that a kill has cut off
@@ -26,41 +25,6 @@ def check_writable(workdir: Path) -> None:
         files.check_writable(workdir)
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be written ({error}). Name another folder.") from error
-
-
-def resolve_config(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict, ConfigDict | None]:
-    """The settings to train with, and those of the run that the folder holds, the same but for the run's length.
-
-    Settings that came after the run was begun keep what it did, unless they are changed. Settings without a checkpoint
-    are not a run, and may be replaced. Nothing is written.
-
-    Args:
-      workdir: the run's folder.
-      config: the settings asked for.
-      examples: records in the training data.
-
-    Raises:
-      UserError: the folder holds a run with other settings.
-    """
-    if not saved_steps(workdir) and not misnamed(workdir):
-        return config, None
-    stored, added = _read(workdir)
-    asked, defaults = (dict(settings.flatten(settings.to_dict(some))) for some in (config, recipes.base()))
-    kept = {name for name in added if asked[name] == defaults[name]}
-    old, new = ConfigDict(stored), config.copy_and_resolve_references()
-    with new.unlocked():
-        new.update_from_flattened_dict({name: dict(settings.flatten(stored))[name] for name in kept})
-    if new.model.dtype == "auto":  # decided when the run was begun, perhaps on other devices
-        new.model.dtype = old.model.dtype
-    if settings.warmup(old, examples) == settings.warmup(new, examples):
-        new.optimizer.update({name: old.optimizer[name] for name in ("warmup_fraction", "warmup_steps")})
-    lines = settings.differences(stored, settings.to_dict(new))
-    if lines:
-        raise UserError(
-            f"--workdir: {workdir} holds a run with other settings: {'; '.join(lines)}. "
-            "Name another --workdir for the new run, or give these settings their old values to go on with the old."
-        )
-    return new, old
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -105,7 +69,7 @@ def write_config(workdir: Path, config: ConfigDict, recipe: Path | None = None) 
 
 def _write(workdir: Path, config: ConfigDict) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(settings.to_dict(config), indent=2)
+    content = json.dumps(schema.to_dict(config), indent=2)
     files.write_atomically(workdir / "config.json", f"{content}\n")
 
 
@@ -143,7 +107,7 @@ def _is_anothers(workdir: Path, config: ConfigDict, step: int) -> bool:
     if not (workdir / "config.json").exists():
         return False
     try:
-        return bool(settings.differences(read_config(workdir), settings.to_dict(config)))
+        return bool(comparison.differences(read_config(workdir), schema.to_dict(config)))
     except UserError:
         return True
 
@@ -154,10 +118,10 @@ def read_config(workdir: Path) -> dict:
     Raises:
       UserError: there is no run, or its settings cannot be read or are not a run's.
     """
-    return _read(workdir)[0]
+    return read_config_and_added(workdir)[0]
 
 
-def _read(workdir: Path) -> tuple[dict, set[str]]:
+def read_config_and_added(workdir: Path) -> tuple[dict, set[str]]:
     """The settings of the run in the folder, and the names of those that it was begun without."""
     path = workdir / "config.json"
     if not path.is_file():
@@ -168,18 +132,18 @@ def _read(workdir: Path) -> tuple[dict, set[str]]:
     advice = "Restore it, or use another --workdir."
     try:
         content = files.read_json(path)
-        found = dict(settings.flatten(content))
+        found = dict(schema.flatten(content))
     except UserError as error:
         raise UserError(f"--workdir: {error} {advice}") from error
-    complete = recipes.base()
-    known = {name for name, _ in settings.flatten(complete.to_dict())}
-    unknown = settings.unknown_names(found)
-    if not found or unknown:
+    complete, flat = schema.base(), dict(found)
+    unknown = validation.unknown_names(content)
+    if not flat or unknown:
         names = ", ".join(printable(name, 60) for name in unknown[:5]) or "nothing"
         raise UserError(f"--workdir: {path}: expected the settings of configs/base.py; found {names}. {advice}")
     try:
         complete.update(content)
-        settings.check_form(complete)
+        complete = schema.schema().complete(complete)
+        validation.check_values(complete)
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"--workdir: {path}: {printable(error, 600)} {advice}") from error
-    return settings.to_dict(complete), known - found.keys()
+    return schema.to_dict(complete), schema.schema().settings(content).keys() - flat.keys()

@@ -1,4 +1,4 @@
-"""Lines for the person who waits."""
+"""Lines for the person who waits: printing and formatting."""
 
 import sys
 
@@ -20,3 +20,12 @@ def renew(line: str) -> None:
         print(f"\r\x1b[K{line}", end="", flush=True)
     else:
         print(line, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """``"1 h 05 min"``, ``"2 min 10 s"``, ``"7 s"``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

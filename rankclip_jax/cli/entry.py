@@ -1,8 +1,5 @@
-"""The frame of every command: its flags, its recipe, and one paragraph instead of a traceback."""
+"""Shared command-line entry point: flags, and one paragraph instead of a traceback."""
 
-import difflib
-import re
-import runpy
 import sys
 import threading
 import time
@@ -12,10 +9,9 @@ from typing import Any
 
 import absl.logging
 from absl import app, flags
-from ml_collections import config_flags
 
-from rankclip_jax import recipes
 from rankclip_jax.cli import help as help_page
+from rankclip_jax.cli.flags import load_recipe, nearest
 from rankclip_jax.distributed import platform
 from rankclip_jax.input_pipeline import memory
 from rankclip_jax.input_pipeline.errors import UserError
@@ -24,33 +20,7 @@ from rankclip_jax.input_pipeline.files import check_writable, printable
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of
 
 STARTED = time.monotonic()  # about when the process began: nothing that takes long was imported before
-_NEAR = 0.75  # of 1, of names that differ by a slip
 EXIT_ON_USER_ERROR = ExitOnUserError("rankclip_jax", "What was saved before stays; give the same command again.")
-
-
-def define_config() -> flags.FlagHolder:
-    """The ``--config RECIPE`` flag, with an override ``--config.a.b=value`` for every setting."""
-    return config_flags.DEFINE_config_file(
-        "config", None, "recipe: a file, or the name of one that comes with the system, such as demo", lock_config=True
-    )
-
-
-def define_recipe() -> flags.FlagHolder:
-    """The flag ``--config RECIPE`` of commands that read a run, whose settings are in the run."""
-    return flags.DEFINE_string(
-        "config", None, "recipe to run first, for a preset or objective that it adds, such as a run's own recipe.py"
-    )
-
-
-def config_of(flag: flags.FlagHolder) -> Any:
-    """The settings of the recipe that the command line names.
-
-    Raises:
-      UserError: it names none.
-    """
-    if flag.value is None:
-        raise UserError("--config: not given. Name a recipe, such as --config configs/demo.py.")
-    return flag.value
 
 
 def join_processes(config: Any) -> None:
@@ -154,11 +124,11 @@ def _parse(argv: list[str]) -> list[str]:
         if {"--help", "-help", "-h", "--helpfull", "--helpshort"}.intersection(argv[1:]):
             print(help_page.text())
             sys.exit(0)
-        argv = _check_recipe(argv)
+        argv = load_recipe(argv)
         try:
             return flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as error:
-            near = _nearest(error.flagname, [flag.name for flag in help_page.own_flags()])
+            near = nearest(error.flagname, [flag.name for flag in help_page.own_flags()])
             advice = f"Did you mean --{near}?" if near else "All flags are listed by --help."
             raise UserError(f"--{error.flagname}: no such flag. {advice}") from error
         except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError, KeyError) as error:
@@ -172,68 +142,3 @@ def _words(words: list[str], subjects: tuple[str, ...]) -> list[str]:
     if words and not subjects:
         raise UserError(f"{words[0]}: expected only flags, such as --config configs/demo.py.")
     return words
-
-
-def _check_recipe(argv: list[str]) -> list[str]:
-    """The command line with the recipe's path in place of its name.
-
-    Raises:
-      UserError: the recipe is missing or broken, or lacks a setting that the command line names.
-    """
-    place, given = _recipe(argv)
-    if given is None:
-        return argv
-    recipe = recipes.find(given)
-    if not recipe.is_file():
-        near = sorted(str(path) for path in recipe.parent.glob("*.py") if path.stem not in ("base", "__init__"))
-        mine = [path for path in near if path.startswith("configs")] or [
-            f"configs/{name}.py" for name in recipes.names()
-        ]
-        raise UserError(f"--config: no file at {given}. There are: {', '.join(mine)}.")
-    try:
-        config = runpy.run_path(str(recipe))["get_config"]()
-        names = [f"config.{name}" for name, _ in recipes.flatten(config.to_dict())]
-    except Exception as error:  # whatever a recipe's own code does
-        raise UserError(f"--config: {recipe} does not run: {type(error).__name__}: {error}.") from error
-    for arg in argv:
-        match = re.match(r"--?(config\.[^=]*)", arg)
-        if match and match[1] not in names:
-            raise UserError(f"--{match[1]}: no such setting.{_suggest(match[1], names)}")
-    found = argv[place]
-    replaced = f"--config={recipe}" if "=" in found else str(recipe)
-    return [*argv[:place], replaced, *argv[place + 1 :]]
-
-
-def _recipe(argv: list[str]) -> tuple[int, str | None]:
-    """Where on the command line the recipe stands, and what stands there."""
-    for place, arg in enumerate(argv):
-        match = re.fullmatch(r"--?config(?:=(.*))?", arg)
-        if match and match[1] is not None:
-            return place, match[1]
-        if match and place + 1 < len(argv):
-            return place + 1, argv[place + 1]
-    return 0, None
-
-
-def _suggest(name: str, names: list[str]) -> str:
-    inside = [known for known in names if known.startswith(name + ".")]
-    if inside:
-        return f" It is a section; it has {', '.join('--' + known for known in inside)}."
-    near = _nearest(name, names)
-    return f" Did you mean --{near}?" if near else " The settings are listed by --help, and in configs/base.py."
-
-
-def _nearest(name: str, names: list[str]) -> str | None:
-    """The name that somebody may have meant; None: none is near.
-
-    What counts is the part after the last dot: a slip of a few letters, or some of the same words.
-    """
-
-    def nearness(known: str) -> tuple[float, float]:
-        here, there = name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]
-        words, of = set(here.split("_")), set(there.split("_"))
-        alike = difflib.SequenceMatcher(None, here, there).ratio()
-        return max(alike, _NEAR * (words <= of)), difflib.SequenceMatcher(None, name, known).ratio()
-
-    best = max(names, key=nearness, default=None)
-    return best if best is not None and nearness(best)[0] >= _NEAR else None

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from rankclip_jax import recipes
+from rankclip_jax.cli.flags import is_recipe
 
 _WIDTH = 100
-_SHARED = "rankclip_jax.cli.entry"  # which defines flags for several commands
+_SHARED = "rankclip_jax.cli.flags"  # which defines flags for several commands
 _TAKES = {
     "bool": "",
     "int": "=NUMBER",
     "float": "=NUMBER",
     "comma separated list of strings": "=A,B",
-    "config object": "=RECIPE",
 }
-_SETTING = re.compile(r"    (config\.[\w.]+ = (?!ConfigDict\(\)).*)")
 
 
 def text() -> str:
@@ -27,7 +25,7 @@ def text() -> str:
     lines = [described, "", "Flags:"]
     for flag in own_flags():
         lines += _describe(flag)
-    if any(map(_is_recipe, own_flags())):
+    if any(map(is_recipe, own_flags())):
         lines += ["", *_settings()]
     return "\n".join(lines)
 
@@ -40,22 +38,24 @@ def own_flags() -> list[flags.Flag]:
 
 def _describe(flag: flags.Flag) -> Iterator[str]:
     values = flag.parser.enum_values if isinstance(flag, flags.EnumFlag) else []
-    choices = f"={'|'.join(values)}" if values else _TAKES.get(flag.flag_type(), "=VALUE")
-    shown = flag.default in (None, False) or _is_recipe(flag)
+    choices = (
+        f"={'|'.join(values)}"
+        if values
+        else "=RECIPE"
+        if flag.name == "config"
+        else _TAKES.get(flag.flag_type(), "=VALUE")
+    )
+    shown = flag.default in (None, False) or is_recipe(flag)
     meaning = re.sub(r"^<.*?>: ", "", flag.help) + ("" if shown else f" (default: {flag.default_as_str})")
     yield f"  --{flag.name}{choices}"
     yield from textwrap.wrap(meaning, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
 
 
-def _is_recipe(flag: flags.Flag) -> bool:
-    """Whether settings follow it, as ``--config.NAME=VALUE``."""
-    return flag.flag_type() == "config object"
-
-
 def _settings() -> Iterator[str]:
-    """Every line of the base that is a setting, as it stands there."""
-    yield "Settings of the recipe, each changed by --config.NAME=VALUE, such as --config.train.steps=500; here are all,"
-    yield "with the defaults of configs/base.py; a recipe gives some of them other values."
-    for line in (recipes.FOLDER / "base.py").read_text(encoding="utf8").splitlines():
-        if match := _SETTING.fullmatch(line):
-            yield f"  {match[1]}"
+    """Every setting, with its default and meaning."""
+    from rankclip_jax.settings.schema import schema  # here, since importing JAX takes a second
+
+    yield "Settings of the recipe, each changed by --config.NAME=VALUE, such as --config.train.steps=500. The defaults"
+    yield "are shown; a recipe gives some of them other values. Their ranges are in docs/settings.md."
+    for name, setting in schema().settings().items():
+        yield f"  config.{name} = {setting.default!r}  # {setting.meaning}"

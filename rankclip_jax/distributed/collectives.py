@@ -13,7 +13,7 @@ Axes = str | tuple[str, ...]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def gather(part: jax.Array, axes: Axes, dimension: int = 0) -> jax.Array:
+def all_gather(part: jax.Array, axes: Axes, dimension: int = 0) -> jax.Array:
     """The whole of an array from the parts that devices own; its gradient is summed into the parts.
 
     Args:
@@ -39,13 +39,13 @@ def reduce_scatter(whole: jax.Array, axes: Axes, dimension: int = 0) -> jax.Arra
     return jax.lax.dynamic_slice_in_dim(summed, jax.lax.axis_index(axes) * size, size, dimension)
 
 
-def _gather_forward(part: jax.Array, axes: Axes, dimension: int) -> tuple[jax.Array, None]:
-    return gather(part, axes, dimension), None
+def _all_gather_forward(part: jax.Array, axes: Axes, dimension: int) -> tuple[jax.Array, None]:
+    return all_gather(part, axes, dimension), None
 
 
-def _gather_backward(axes: Axes, dimension: int, kept: None, gradient: jax.Array) -> tuple[jax.Array]:
+def _all_gather_backward(axes: Axes, dimension: int, kept: None, gradient: jax.Array) -> tuple[jax.Array]:
     del kept
     return (reduce_scatter(gradient, axes, dimension),)
 
 
-gather.defvjp(_gather_forward, _gather_backward)
+all_gather.defvjp(_all_gather_forward, _all_gather_backward)

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed.processes import is_primary_process
+from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.ranking_quality import ranking_quality
@@ -15,8 +17,8 @@ from rankclip_jax.evaluation.validation_loss import ValidationLoss
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.source import GroundTruth, Source, ground_truth_of
-from rankclip_jax.models.clip import Variables
-from rankclip_jax.training.experiment import Experiment
+from rankclip_jax.models.clip import Clip, Variables
+from rankclip_jax.objectives import Objective
 
 RANKING_EXAMPLES = 512  # Kendall's tau is taken over lists of this many
 _BATCH_SIZE = 1024
@@ -33,7 +35,10 @@ class Evaluator:
     """Evaluates weights on a validation set; compiled at the first call, kept for the next.
 
     Args:
-      experiment: the run's parts.
+      model: the encoders.
+      layout: the devices that share the rows.
+      config: the run's settings.
+      objective: whose loss is measured; None: it is not loaded, so that its loss is left out.
       source: the validation set.
       tasks: which of the tasks to run that the data hold the truth for; None: all.
 
@@ -41,16 +46,23 @@ class Evaluator:
       UserError: no task, one that does not exist, or one that these data have no truth for.
     """
 
-    def __init__(self, experiment: Experiment, source: Source, tasks: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        model: Clip,
+        layout: Layout,
+        config: ConfigDict,
+        objective: Objective | None,
+        source: Source,
+        tasks: Sequence[str] | None = None,
+    ) -> None:
         self.source = source
-        self.size = min(len(source), experiment.config.evaluation.max_examples)
-        self.weights = experiment.config.evaluation.weights
-        self._experiment = experiment
-        self._validation_loss = ValidationLoss(experiment)
-        self._embedder = Embedder(experiment.model, experiment.layout)
+        self.size = min(len(source), config.evaluation.max_examples)
+        self.weights = config.evaluation.weights
+        self._config = config
+        self._embedder = Embedder(model, layout)
         self._truth: GroundTruth = ground_truth_of(source)
         available: dict[str, Callable[[Embedded, Variables], list[Metric]]] = {
-            **({"validation": self._validation_loss} if experiment.knows_method else {}),
+            **({"validation": ValidationLoss(objective, layout, config)} if objective else {}),
             "retrieval": lambda embedded, _: retrieval_of(embedded),
             "consistency": lambda embedded, _: agreement(embedded),
             **({"zero_shot": self._zero_shot} if self._truth.classes else {}),
@@ -58,10 +70,10 @@ class Evaluator:
         }
         if tasks is not None and not tasks:
             raise UserError(f"--tasks: empty; there are {', '.join(available)}.")
-        if not experiment.knows_method and (tasks is None or "validation" in tasks):
+        if objective is None and (tasks is None or "validation" in tasks):
             words = (
-                f"the objective {experiment.config.objective.name!r} of the run is not here, which its validation loss "
-                "needs. Name the recipe that adds it: --config RECIPE (a copy is in the run's folder)"
+                f"the validation loss needs the run's objective {config.objective.name!r}, which is not loaded. "
+                "Name the recipe that adds it: --config RECIPE (a copy is in the run's folder)"
             )
             if tasks is not None:
                 raise UserError(f"--tasks: {words}.")
@@ -69,7 +81,7 @@ class Evaluator:
                 say(f"note: no validation loss: {words}")
         for task in tasks or []:
             if task not in available:
-                raise UserError(f"--tasks: no task {task!r} for these data; there are {', '.join(available)}.")
+                raise UserError(f"--tasks: unknown task {task!r} for these data; choose from {', '.join(available)}.")
         self._tasks = {name: measure for name, measure in available.items() if tasks is None or name in tasks}
 
     def __call__(self, variables: Variables, check_interrupt: Callable[[], None] = lambda: None) -> Evaluated:
@@ -82,7 +94,7 @@ class Evaluator:
         Raises:
           UserError: no image can be read, or an embedding is not finite.
         """
-        config = self._experiment.config
+        config = self._config
         embedded = self._embedder.dataset(
             variables,
             self.source,

@@ -19,8 +19,7 @@ from typing import Any
 
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.files import read_json, write_atomically
-from rankclip_jax.monitoring.json_lines import number
+from rankclip_jax.input_pipeline.files import number, read_json, write_atomically
 
 LINES = "eval_results.jsonl"
 _TASKS = {

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.files import read_json, write_atomically
-from rankclip_jax.monitoring.json_lines import number
+from rankclip_jax.input_pipeline.files import number, read_json, write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 

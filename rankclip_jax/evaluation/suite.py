@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rankclip_jax import recipes
 from rankclip_jax.evaluation.tasks import TASKS
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import FORMATS
 from rankclip_jax.input_pipeline.files import read_json
+from rankclip_jax.settings import recipe_files
 
 _PATHS = ("path", "classnames", "templates")  # in which ~ is the home folder
 
@@ -30,7 +30,7 @@ class Task:
       title: as tables write the dataset; the name unless given.
       split: that is measured on.
       train_split: that a linear probe learns from.
-      classnames: a list, or a name: see `input_pipeline.evaluation_sets.wording.ClassPrompts`; empty: the dataset's own.
+      classnames: a list, or a name: see `evaluation_sets.wording.ClassPrompts`; empty: the dataset's own.
       templates: the same.
       shots: training images of each class for a linear probe; 0: all.
       shared_captions: for retrieval: captions that read the same are one caption, of which any of its images is right;
@@ -60,7 +60,7 @@ def find(given: Path) -> Path:
     Raises:
       UserError: there is none.
     """
-    folder = recipes.FOLDER / "suites"
+    folder = recipe_files.FOLDER / "suites"
     if given.is_file():
         return given
     if given.parent in (Path(), Path("configs/suites")) and (found := folder / f"{given.stem}.json").is_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from rankclip_jax.cli.console import renew, say
+from rankclip_jax.cli.console import format_duration, renew, say
 from rankclip_jax.distributed.processes import is_primary_process, max_across_processes
 from rankclip_jax.evaluation import public_results
 from rankclip_jax.evaluation.suite import Task
@@ -21,7 +21,6 @@ from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.source import Source, ground_truth_of
-from rankclip_jax.monitoring.throughput import format_duration
 
 # Beside the first few of a task; chance is the same both ways of retrieval.
 _SHOWN = ("zero_shot/chance", "retrieval/text_to_image/chance", "retrieval/images", "retrieval/captions", UNREADABLE)

@@ -2,10 +2,11 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
-from rankclip_jax.evaluation.encoder import Encoder
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.interop import hugging_face, open_clip
@@ -65,8 +66,10 @@ def _compare(path: Path, form: str, weights: Weights, call: Call) -> str:
         theirs = hugging_face.embeddings(path, pixels, tokens)
     else:
         theirs = open_clip.embeddings(path, call, pixels, tokens)
-    encoder = Encoder(model, weights.variables)
-    ours = encoder.encode_image(list(images)), encoder.encode_text(texts)
+    # Not rounded to fewer digits on any device.
+    with jax.default_matmul_precision("highest"):
+        outputs: Any = model.apply(weights.variables, {"image": images, "text": tokens})
+    ours = [np.asarray(outputs.embeddings[name]) for name in ("image", "text")]
     difference = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
     if not difference <= LARGEST_DIFFERENCE:
         raise UserError(

@@ -10,10 +10,11 @@ import numpy as np
 from rankclip_jax.input_pipeline import tokenizer
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
-from rankclip_jax.interop import files, open_clip
-from rankclip_jax.interop.weight_map import hugging_face_map
+from rankclip_jax.interop import files
+from rankclip_jax.interop.weight_map import weight_map
 from rankclip_jax.models.clip import Clip, Variables
-from rankclip_jax.models.presets import Preset, ResNetPreset, TextPreset, VisionPreset
+from rankclip_jax.models.encoder import EncoderConfig
+from rankclip_jax.models.presets import Preset
 from rankclip_jax.models.transformer import LAYER_NORM_EPSILON
 
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}  # theirs to ours
@@ -53,13 +54,9 @@ def write(folder: Path, model: Clip, variables: Variables) -> None:
       UserError: the model has no place in this layout.
     """
     preset = model.preset
-    open_clip.check_pooling(model)
-    if isinstance(preset.vision, ResNetPreset):
-        raise UserError(
-            "--format: Hugging Face's CLIPModel has no ResNets. Take --format open_clip, or train a ViT preset."
-        )
+    mappings = weight_map(preset, "hugging_face")
     folder.mkdir(parents=True)
-    tensors = {place.name: place.view(variables) for place in hugging_face_map(preset)}
+    tensors = {mapping.name: mapping.view(variables) for mapping in mappings}
     files.write(folder / "model.safetensors", tensors, {"format": "pt"})
     _write_json(folder / "config.json", _model_config(model))
     _write_json(folder / "preprocessor_config.json", _processor_config(model))
@@ -132,11 +129,10 @@ def check_config(path: Path, resolved: dict[str, Any], preset: Preset) -> str:
       UserError: the model is computed otherwise than here.
     """
     vision, text = preset.vision, preset.text
-    assert isinstance(vision, VisionPreset)
     shared = {"layer_norm_eps": LAYER_NORM_EPSILON}
     expected = {
         "vision_config": _sizes(vision)
-        | {"image_size": vision.image_size, "patch_size": vision.patch_size, "num_channels": 3}
+        | {"image_size": vision.image_size, "patch_size": vision.stride, "num_channels": 3}
         | shared,
         "text_config": _sizes(text)
         | {"vocab_size": text.vocabulary_size, "max_position_embeddings": text.context_length}
@@ -162,7 +158,7 @@ def check_config(path: Path, resolved: dict[str, Any], preset: Preset) -> str:
     return _ACTIVATIONS[activations.pop()]
 
 
-def _sizes(part: VisionPreset | TextPreset) -> dict[str, Any]:
+def _sizes(part: Any) -> dict[str, Any]:
     """What both towers' settings call their sizes."""
     return {
         "hidden_size": part.width,
@@ -175,7 +171,7 @@ def _sizes(part: VisionPreset | TextPreset) -> dict[str, Any]:
 def _model_config(model: Clip) -> dict[str, Any]:
     preset, activation = model.preset, model.execution.activation
 
-    def tower(part: VisionPreset | TextPreset) -> dict[str, Any]:
+    def tower(part: EncoderConfig) -> dict[str, Any]:
         return _sizes(part) | {
             "hidden_act": activation,
             "layer_norm_eps": LAYER_NORM_EPSILON,
@@ -183,7 +179,6 @@ def _model_config(model: Clip) -> dict[str, Any]:
         }
 
     vision, text = preset.vision, preset.text
-    assert isinstance(vision, VisionPreset)
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
@@ -191,7 +186,7 @@ def _model_config(model: Clip) -> dict[str, Any]:
         "logit_scale_init_value": math.log(model.initial_logit_scale),
         "torch_dtype": "float32",
         "vision_config": tower(vision)
-        | {"model_type": "clip_vision_model", "image_size": vision.image_size, "patch_size": vision.patch_size},
+        | {"model_type": "clip_vision_model", "image_size": vision.image_size, "patch_size": vision.stride},
         "text_config": tower(text)
         | {
             "model_type": "clip_text_model",

@@ -1,12 +1,12 @@
 """A model and its weights from any path that people keep them at."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rankclip_jax import objectives
 from rankclip_jax.checkpoints import checksums, workdir
 from rankclip_jax.checkpoints.manager import choose_step, read_variables
 from rankclip_jax.distributed.mesh import make_local_mesh
+from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable, read_json
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of, sizes_below
-from rankclip_jax.interop import files, hugging_face, positions
-from rankclip_jax.interop.weight_map import (
-    LOGIT_BIAS,
-    TensorMapping,
-    batch_counters,
-    empty,
-    hugging_face_map,
-    like,
-    open_clip_map,
-)
+from rankclip_jax.interop import files, hugging_face
+from rankclip_jax.interop.weight_map import LOGIT_BIAS, batch_counters, empty, like, weight_map
+from rankclip_jax.models import clip
 from rankclip_jax.models.clip import Clip, Variables, abstract_variables
-from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset
-from rankclip_jax.models.transformer import ACTIVATIONS, Execution
-from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import build_experiment
+from rankclip_jax.models.encoder import Library, TensorMapping
+from rankclip_jax.models.execution import ACTIVATIONS, Execution
+from rankclip_jax.models.presets import PRESETS, Preset, preset_of
+from rankclip_jax.models.settings import ModelSettings
+from rankclip_jax.objectives import OBJECTIVES
 
 _LOGGER = logging.getLogger(__name__)
 _NAMED = 8  # tensors named in an error, of each kind
@@ -69,7 +65,8 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
       UserError: there is nothing of the kind, or its tensors are not a known model's; it names them.
     """
     if activation is not None and activation not in ACTIVATIONS:
-        raise UserError(f"activation: no {activation!r}; there are {', '.join(ACTIVATIONS)}.")
+        choices = ", ".join(map(repr, ACTIVATIONS))
+        raise UserError(f"activation: unknown value {activation!r}; choose from {choices}.")
     _check_is_there(path)
     if not (path / "checkpoints").is_dir() and (step is not None or weights != "latest"):
         raise UserError(f"{path}: not a workdir, so it has neither steps nor an average to choose from.")
@@ -137,44 +134,49 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     theirs, size = weights.model, model.preset.vision.image_size
-    if theirs.preset.with_image_size(size) != model.preset:
+    if not _same_weights(theirs.preset.with_image_size(size), model.preset):
         raise UserError(
             f"config.init_from: {path} holds a {weights.name}; the settings describe a {config.model.name}. "
             f"Train that model with --config.model.name={weights.name}, or start from other weights."
         )
-    activation = weights.stated_activation or config.model.activation
-    if activation != config.model.activation:
+    activation = weights.stated_activation or model.execution.activation
+    if activation != model.execution.activation:
         raise UserError(
-            f"config.init_from: {path} was trained with {activation}, the settings say {config.model.activation}. "
-            f"Add --config.model.activation={activation}"
-        )
-    if theirs.pooling != model.pooling:
-        raise UserError(
-            f"config.init_from: {path} pools by its {theirs.pooling}. Add --config.model.pooling={theirs.pooling}"
+            f"config.init_from: {path} was trained with {activation}; the settings say {model.execution.activation}. "
+            f"Use --config.model.activation={activation}"
         )
     for name in ("pixel_mean", "pixel_std"):
         stated, asked = getattr(theirs, name), getattr(model, name)
         if not np.allclose(stated, asked, atol=1e-6):
             raise UserError(
-                f"config.init_from: {path} was trained with {name} {stated}, the settings say {asked}. "
-                f'Add --config.model.{name}="{stated}"'
+                f"config.init_from: {path} was trained with {name} {stated}; the settings say {asked}. "
+                f'Use --config.model.{name}="{stated}"'
             )
-    return positions.resize(weights.variables, theirs.preset, size)
+    parameters = weights.variables["params"]
+    resized = theirs.preset.vision.resize_positions(parameters["vision"], size)
+    return weights.variables | {"params": parameters | {"vision": resized}}
+
+
+def _same_weights(one: Preset, other: Preset) -> bool:
+    """Whether two models have the same parameters; options such as patch dropout change none."""
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, abstract_variables(Clip(preset))) for preset in (one, other)]
+    return type(one.vision) is type(other.vision) and shapes[0] == shapes[1]
 
 
 def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     config = ConfigDict(workdir.read_config(path))
-    settings.check_choices(config, "model")
-    experiment = build_experiment(config, make_local_mesh())
-    if not experiment.knows_method:
+    model = clip.build(config.model)
+    objective = objectives.build(config.objective) if config.objective.name in OBJECTIVES else None
+    if objective is None:
         _LOGGER.warning(
-            "note: %s was trained with the objective %r, which is not here. Parameters that it learned beside the "
-            "model's, if any, are left out; to have them name its recipe, --config RECIPE, or import its module first.",
+            "note: %s was trained with the objective %r, which is not loaded. Parameters that it learned beside the "
+            "model's, if any, are not read; to have them name its recipe, --config RECIPE, or import its module first.",
             path,
             config.objective.name,
         )
-    variables = jax.tree.map(np.asarray, read_variables(path, experiment, step, weights))
-    return Weights(config.model.name, experiment.model, variables, experiment.model.execution.activation)
+    like = objectives.with_parameters(objective, abstract_variables(model))
+    read = read_variables(path, Layout(make_local_mesh()), like, step, weights)
+    return Weights(config.model.name, model, jax.tree.map(np.asarray, read), model.execution.activation)
 
 
 def _read_file(path: Path, activation: str | None) -> Weights:
@@ -189,12 +191,13 @@ def _read_file(path: Path, activation: str | None) -> Weights:
             "with -quickgelu. For open_clip's plain names say activation='gelu' (config.model.activation).",
             path,
         )
-    name, preset = _identify(tensors, lambda preset: open_clip_map(preset, logit_bias), PRESETS)
+    name, preset = _stated_preset(path, metadata) or _identify(tensors, "open_clip", logit_bias)
     execution = Execution(activation=activation or stated or "quick_gelu")
     stated_pixels = [name for name in ("pixel_mean", "pixel_std") if name in metadata]
     pixels: Any = {name: _stated_channels(path, metadata, name) for name in stated_pixels}
     model = Clip(preset, execution, **pixels)
-    return Weights(name, model, _fill(path, tensors, open_clip_map(preset, logit_bias), model, name), stated)
+    variables = _fill(path, tensors, weight_map(preset, "open_clip", logit_bias), model, name)
+    return Weights(name, model, variables, stated)
 
 
 def _read_hugging_face(path: Path) -> Weights:
@@ -206,12 +209,11 @@ def _read_hugging_face(path: Path) -> Weights:
     for part in parts:
         tensors |= files.read(part)[0]
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
-    transformers = {name: preset for name, preset in PRESETS.items() if not isinstance(preset.vision, ResNetPreset)}
-    name, preset = _identify(tensors, hugging_face_map, transformers)
+    name, preset = _identify(tensors, "hugging_face")
     activation = hugging_face.check_config(path / "config.json", config, preset)
     pixels: Any = _processor_pixels(path / "preprocessor_config.json")
     model = Clip(preset, Execution(activation=activation), **pixels)
-    return Weights(name, model, _fill(path, tensors, hugging_face_map(preset), model, name), activation)
+    return Weights(name, model, _fill(path, tensors, weight_map(preset, "hugging_face"), model, name), activation)
 
 
 def _processor_pixels(path: Path) -> dict[str, tuple[float, ...]]:
@@ -260,35 +262,57 @@ def _channels(path: Path, name: str, value: object) -> tuple[float, ...]:
     return red, green, blue
 
 
-def _identify(
-    tensors: files.Tensors, places_of: Callable[[Preset], list[TensorMapping]], presets: dict[str, Preset]
-) -> tuple[str, Preset]:
+def _stated_preset(path: Path, metadata: dict[str, str]) -> tuple[str, Preset] | None:
+    """The name and sizes that a file of our own says it has; None: it says none.
+
+    Raises:
+      UserError: they are not a model's, or of an encoder whose code is not loaded.
+    """
+    if "sizes" not in metadata:
+        return None
+    model = ConfigDict({name: setting.default for name, setting in ModelSettings.declared().items()})
+    try:
+        sizes = json.loads(metadata["sizes"])
+        model.update({name: sizes[name] for name in ("embedding_size", "vision", "text")})
+        return printable(metadata.get("model", "model"), 100), preset_of(model)
+    except UserError as error:
+        raise UserError(f"{printable(path)}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{printable(path)}: its sizes are not a model's ({printable(error, 200)}).") from error
+
+
+def _identify(tensors: files.Tensors, library: Library, logit_bias: bool = False) -> tuple[str, Preset]:
     """The preset that most tensors agree with, made for the file's image size."""
-    resnet = any(name.startswith("visual.attnpool.") for name in tensors)
+    maps: dict[str, list[TensorMapping]] = {}
+    for name, preset in PRESETS.items():
+        with contextlib.suppress(UserError):  # the library has no such model
+            maps[name] = weight_map(preset, library, logit_bias)
 
     def disagreements(name: str) -> int:
-        places = places_of(presets[name])
-        shapes = _shapes_of(presets[name])
+        mappings, shapes = maps[name], _shapes_of(PRESETS[name])
         agreeing = sum(
-            place.name in tensors and tensors[place.name].shape == place.view(shapes).shape
-            for place in places
-            if place.path != LOGIT_BIAS
+            mapping.name in tensors and tensors[mapping.name].shape == mapping.view(shapes).shape
+            for mapping in mappings
+            if mapping.path != LOGIT_BIAS
         )
-        return len(places) - agreeing + len(tensors.keys() - {place.name for place in places})
+        return len(mappings) - agreeing + len(tensors.keys() - {mapping.name for mapping in mappings})
 
-    candidates = [name for name in presets if isinstance(presets[name].vision, ResNetPreset) == resnet]
-    name = min(candidates, key=disagreements)
-    preset = presets[name]
-    place = next(
-        place for place in places_of(preset) if "vision" in place.path and place.path[-1] == "positional_embedding"
-    )
-    width = place.view(_shapes_of(preset)).shape[1]
-    shape = tensors[place.name].shape if place.name in tensors else ()
-    rows = shape[0] if shape[1:] == (width,) else 0
-    grid = math.isqrt(max(rows - 1, 0))
-    if grid and grid * grid == rows - 1:
-        preset = preset.with_image_size(grid * preset.vision.stride)
-    return name, preset
+    name = min(maps, key=disagreements)
+    preset = PRESETS[name]
+    grid = _grid_side(tensors, maps[name], preset)
+    return name, preset.with_image_size(grid * preset.vision.stride) if grid else preset
+
+
+def _grid_side(tensors: files.Tensors, mappings: list[TensorMapping], preset: Preset) -> int:
+    """Positions along a side of the images that a file's position embeddings are for; 0: it does not say."""
+    for mapping in mappings:
+        if mapping.path[1] != "vision" or mapping.path[-1] != "positional_embedding" or mapping.name not in tensors:
+            continue
+        rows, *rest = tensors[mapping.name].shape or (0,)
+        side = math.isqrt(max(rows - 1, 0))
+        if rest == list(mapping.view(_shapes_of(preset)).shape[1:]) and side * side == rows - 1:
+            return side
+    return 0
 
 
 @functools.cache
@@ -296,24 +320,24 @@ def _shapes_of(preset: Preset) -> Variables:
     return like(abstract_variables(Clip(preset)))
 
 
-def _fill(path: Path, tensors: files.Tensors, places: list[TensorMapping], model: Clip, name: str) -> Variables:
+def _fill(path: Path, tensors: files.Tensors, mappings: list[TensorMapping], model: Clip, name: str) -> Variables:
     """The file's tensors in our arrangement.
 
     Raises:
       UserError: some are missing, too many or of another shape; it names them.
     """
     shapes = abstract_variables(model)
-    if any(place.path == LOGIT_BIAS for place in places):
+    if any(mapping.path == LOGIT_BIAS for mapping in mappings):
         shapes["params"]["logit_bias"] = shapes["params"]["logit_scale"]
     expected = like(shapes)
     missing, misshapen = [], []
-    for place in places:
-        view, tensor = place.view(expected), tensors.get(place.name)
+    for mapping in mappings:
+        view, tensor = mapping.view(expected), tensors.get(mapping.name)
         if tensor is None:
-            missing.append(f"{place.name} {view.shape}")
+            missing.append(f"{mapping.name} {view.shape}")
         elif tensor.shape != view.shape:
-            misshapen.append(f"{place.name}: expected {view.shape}, found {tensor.shape}")
-    known = {place.name for place in places} | set(batch_counters(places)) | _NOT_WEIGHTS
+            misshapen.append(f"{mapping.name}: expected {view.shape}, found {tensor.shape}")
+    known = {mapping.name for mapping in mappings} | set(batch_counters(mappings)) | _NOT_WEIGHTS
     extra = [f"{printable(other, 100)} {tensors[other].shape}" for other in sorted(tensors.keys() - known)]
     kinds = {"missing": missing, "misshapen": misshapen, "not known": extra}
     problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
@@ -323,8 +347,8 @@ def _fill(path: Path, tensors: files.Tensors, places: list[TensorMapping], model
             f"{'; '.join(problems)}. There are {', '.join(PRESETS)}."
         )
     variables = empty(shapes)
-    for place in places:
-        place.view(variables)[...] = tensors[place.name]
+    for mapping in mappings:
+        mapping.view(variables)[...] = tensors[mapping.name]
     return variables
 
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import files
-from rankclip_jax.interop.weight_map import batch_counters, open_clip_map
+from rankclip_jax.interop.weight_map import batch_counters, weight_map
+from rankclip_jax.models import presets
 from rankclip_jax.models.clip import PIXEL_MEAN, PIXEL_STD, Clip, Variables
-from rankclip_jax.models.presets import PRESETS, ResNetPreset
+from rankclip_jax.models.families import TEXT_ENCODERS, VISION_ENCODERS
+from rankclip_jax.models.presets import PRESETS, Preset
 
 # open_clip has these under the name that ends in -quickgelu too; ViT-S-16 only without.
 _WITH_QUICK_GELU = {"ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14",
@@ -33,9 +35,10 @@ def call_for(name: str, model: Clip, variables: Variables) -> Call:
     Raises:
       UserError: open_clip has no such model.
     """
-    check_pooling(model)
     quick = model.execution.activation == "quick_gelu"
-    if name not in _WITH_QUICK_GELU | {"ViT-S-16"} or has_bias(variables):
+    preset = model.preset
+    weight_map(preset, "open_clip")  # raises for what the library has no layout for
+    if name not in _WITH_QUICK_GELU | {"ViT-S-16"} or not _is_named(name, preset) or has_bias(variables):
         return Call(f"rankclip-{name}", _pixels(model), _config(model, has_bias(variables)))
     arguments = _pixels(model)
     if quick and name not in _WITH_QUICK_GELU:
@@ -58,7 +61,18 @@ def name_of(name: str, model: Clip, variables: Variables) -> str:
 def write(path: Path, name: str, model: Clip, variables: Variables) -> None:
     """Writes safetensors in open_clip's layout, and the settings beside them where open_clip has none."""
     pixels = {"pixel_mean": json.dumps(model.pixel_mean), "pixel_std": json.dumps(model.pixel_std)}
-    metadata = {"format": "pt", "model": name, "activation": model.execution.activation, **pixels}
+    sizes = {
+        "embedding_size": model.preset.embedding_size,
+        "vision": presets.to_dict(model.preset.vision, VISION_ENCODERS),
+        "text": presets.to_dict(model.preset.text, TEXT_ENCODERS),
+    }
+    metadata = {
+        "format": "pt",
+        "model": name,
+        "activation": model.execution.activation,
+        "sizes": json.dumps(sizes),
+        **pixels,
+    }
     files.write(path, state_dict(model, variables), metadata)
 
 
@@ -92,9 +106,9 @@ def write_release(path: Path, name: str, model: Clip, variables: Variables) -> N
 
 def state_dict(model: Clip, variables: Variables) -> files.Tensors:
     """Tensors by OpenAI's names."""
-    places = open_clip_map(model.preset, has_bias(variables))
-    tensors = {place.name: place.view(variables) for place in places}
-    return tensors | {name: np.zeros((), np.int64) for name in batch_counters(places)}
+    mappings = weight_map(model.preset, "open_clip", has_bias(variables))
+    tensors = {mapping.name: mapping.view(variables) for mapping in mappings}
+    return tensors | {name: np.zeros((), np.int64) for name in batch_counters(mappings)}
 
 
 def command(path: Path, how: Call) -> str:
@@ -127,13 +141,10 @@ def has_bias(variables: Variables) -> bool:
     return "logit_bias" in variables["params"]
 
 
-def check_pooling(model: Clip) -> None:
-    """Raises UserError for a model whose image tower the layouts of other libraries do not describe."""
-    if model.pooling != "class_token":
-        raise UserError(
-            f"--format: no other library's CLIP pools its patches by their {model.pooling}; found "
-            f"config.model.pooling={model.pooling}. Use the run from Python: rankclip_jax.load(DIR)"
-        )
+def _is_named(name: str, preset: Preset) -> bool:
+    """Whether a model has the sizes of the preset of its name, at any image size and with any training options."""
+    own = PRESETS[name].with_image_size(preset.vision.image_size)
+    return (own.vision.to_open_clip(), own.text) == (preset.vision.to_open_clip(), preset.text)
 
 
 def _pixels(model: Clip) -> dict[str, Any]:
@@ -144,27 +155,10 @@ def _pixels(model: Clip) -> dict[str, Any]:
 
 
 def _config(model: Clip, logit_bias: bool) -> dict[str, Any]:
-    preset = model.preset
-    vision: dict[str, Any] = {"image_size": preset.vision.image_size, "width": preset.vision.width}
-    if isinstance(preset.vision, ResNetPreset):
-        vision |= {"layers": list(preset.vision.layers), "patch_size": None}
-    else:
-        vision |= {
-            "layers": preset.vision.layers,
-            "patch_size": preset.vision.patch_size,
-            "head_width": preset.vision.width // preset.vision.heads,
-        }
-    text = preset.text
     return {
-        "embed_dim": preset.embedding_size,
+        "embed_dim": model.preset.embedding_size,
         "quick_gelu": model.execution.activation == "quick_gelu",
         **({"init_logit_bias": 0.0} if logit_bias else {}),
-        "vision_cfg": vision,
-        "text_cfg": {
-            "context_length": text.context_length,
-            "vocab_size": text.vocabulary_size,
-            "width": text.width,
-            "heads": text.heads,
-            "layers": text.layers,
-        },
+        "vision_cfg": model.preset.vision.to_open_clip(),
+        "text_cfg": model.preset.text.to_open_clip(),
     }

@@ -26,7 +26,13 @@ def choose(implementation: str, *, platform: str, dtype: jnp.dtype, length: int)
 
 
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool, implementation: Implementation
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    causal: bool,
+    implementation: Implementation,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al., 2017).
 
@@ -36,6 +42,7 @@ def attention(
       value: the same.
       causal: each token attends to itself and to those before it.
       implementation: ``"xla"`` or ``"cudnn"``.
+      mask: bool ``[B, L]``, which tokens may be attended to; None: all.
 
     Returns:
       ``[B, L, heads, width]``.
@@ -46,11 +53,13 @@ def attention(
         # JAX has gradients for even lengths only. A causal mask hides the token that is added from those before it;
         # without one, the keys' length does. Its own query attends to the others, so that its numbers are finite.
         query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
-        key_lengths = None if causal else jnp.full(rows, length, jnp.int32)
+        mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 1)))
+        key_lengths = None if causal or mask is not None else jnp.full(rows, length, jnp.int32)
     attended = jax.nn.dot_product_attention(
         query,
         key,
         value,
+        mask=None if mask is None else mask[:, None, None, :],
         is_causal=causal,
         key_value_seq_lengths=key_lengths,
         implementation=implementation,

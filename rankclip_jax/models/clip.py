@@ -10,18 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rankclip_jax.models.presets import Preset, ResNetPreset, preset_of
-from rankclip_jax.models.resnet import ResNet
-from rankclip_jax.models.text_transformer import TextTransformer
-from rankclip_jax.models.transformer import Execution
-from rankclip_jax.models.vision_transformer import VisionTransformer
+from rankclip_jax.models.encoder import Encoded
+from rankclip_jax.models.execution import Execution
+from rankclip_jax.models.presets import Preset, preset_of
 
-MAX_LOGIT_SCALE = math.log(100)
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's, of the logarithm
 
 # Mean and standard deviation of CLIP's training images, for pixels in [0, 1].
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 Variables = dict[str, Any]  # Flax's collections: "params", and of ResNets "batch_stats"
 
@@ -32,12 +29,18 @@ class Outputs(NamedTuple):
     Args:
       embeddings: unit rows by view, float32 ``[B, D]``: ``image``, ``text``, and for second views ``image_augmented``
         and ``text_augmented``.
-      scalars: by name, the same on every device: ``scale``, what similarities are multiplied by, and a method's own
+      scalars: by name, the same on every device: ``scale``, what similarities are multiplied by, and an objective's own
         parameters.
+      tokens: features of each place by view, ``[B, L, W]``; only for objectives that ask for them.
+      masks: bool ``[B, L]`` by view, which tokens are not padding; views without padding have none.
+      head: what the objective's own module returned, ``[B, ...]`` by name.
     """
 
     embeddings: dict[str, jax.Array]
     scalars: dict[str, jax.Array]
+    tokens: dict[str, jax.Array] = {}  # noqa: RUF012  # never changed
+    masks: dict[str, jax.Array] = {}  # noqa: RUF012
+    head: dict[str, jax.Array] = {}  # noqa: RUF012
 
 
 Channels = tuple[float, float, float]
@@ -52,79 +55,103 @@ class Clip(nn.Module):
     """CLIP (Radford et al., 2021): ``apply(variables, batch) -> Outputs``.
 
     Args:
-      preset: the sizes of both towers.
+      preset: the sizes of both encoders.
       execution: how they are computed.
       initial_logit_scale: the multiplier of similarities at the start.
-      patch_dropout: share of an image's patches that training leaves out; transformers only.
-      frozen: the tower that does not learn, ``"vision"`` or ``"text"``, or ``""`` for none (LiT, Zhai et al., 2022).
-      pooling: of an image transformer's last layer, see `VisionTransformer`.
+      frozen: encoders that are not trained, ``"vision"`` or ``"text"``, and so run as in evaluation (LiT, Zhai et al.,
+        2022).
       pixel_mean, pixel_std: of the red, green and blue of training images, in [0, 1].
     """
 
     preset: Preset
     execution: Execution = Execution()
     initial_logit_scale: float = 1 / 0.07
-    patch_dropout: float = 0.0
-    frozen: str = ""
-    pooling: str = "class_token"
+    frozen: tuple[str, ...] = ()
     pixel_mean: Channels = PIXEL_MEAN
     pixel_std: Channels = PIXEL_STD
 
     def setup(self) -> None:
-        """Makes the towers and the scale."""
+        """Makes the encoders and the scale."""
         preset = self.preset
-        if isinstance(preset.vision, ResNetPreset):
-            self.vision: nn.Module = ResNet(preset.vision, preset.embedding_size, self.execution)
-        else:
-            self.vision = VisionTransformer(
-                preset.vision,
-                preset.embedding_size,
-                self.execution,
-                patch_dropout=self.patch_dropout,
-                pooling=self.pooling,
-            )
-        self.text = TextTransformer(preset.text, preset.embedding_size, self.execution)
+        self.vision: nn.Module = preset.vision.module(preset.embedding_size, self.execution)
+        self.text: nn.Module = preset.text.module(preset.embedding_size, self.execution)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(self.initial_logit_scale)), ())
 
-    def __call__(self, batch: Mapping[str, jax.Array], train: bool = False, rows: jax.Array | None = None) -> Outputs:
+    def __call__(
+        self,
+        batch: Mapping[str, jax.Array],
+        train: bool = False,
+        rows: jax.Array | None = None,
+        tokens: bool = False,
+    ) -> Outputs:
         """Every view of a batch to its embeddings, float32, and the scale.
 
-        The views of one kind pass its tower together, so that batch statistics are those of all of them, as in the
-        release. Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"``
+        The views of one modality pass its encoder together, so that batch statistics are those of all of them, as in
+        the release. Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"``
         (ResNets only); patch dropout takes its randomness from the stream ``"patch_dropout"``.
 
         Args:
           batch: uint8 pixels ``[B, H, W, 3]`` under names that begin with ``image``, token ids ``[B, context_length]``
-            under names that begin with ``text``.
+            under names that begin with ``text``; where a view has padding, bool ``[B, L]`` under its name + ``_mask``.
           train: whether this is a step of training.
           rows: each row's number in the global batch, int ``[B]``, which patch dropout is drawn from; None: from 0.
+          tokens: whether the features of each place are asked for.
         """
-        embeddings: dict[str, jax.Array] = {}
-        for kind in ("image", "text"):
-            views = sorted(name for name in batch if name.startswith(kind))
+        outputs = Outputs({}, {"scale": jnp.exp(self.logit_scale)}, {}, {})
+        for modality, encode in (("image", self._encode_image), ("text", self._encode_text)):
+            views = sorted(name for name in batch if name.startswith(modality) and not name.endswith("_mask"))
             if not views:
                 continue
             together = jnp.concatenate([batch[view] for view in views])
-            if kind == "text":
-                encoded = self.encode_text(together)
-            else:
-                first = jnp.arange(len(batch[views[0]])) if rows is None else rows
-                numbers = [len(views) * first + place for place in range(len(views))]
-                encoded = self.encode_image(together, train, jnp.concatenate(numbers))
-            embeddings |= zip(views, jnp.split(encoded, len(views)), strict=True)
-        return Outputs(embeddings, {"scale": jnp.exp(self.logit_scale)})
+            masks = [batch[f"{view}_mask"] for view in views if f"{view}_mask" in batch]
+            first = jnp.arange(len(batch[views[0]])) if rows is None else rows
+            numbers = jnp.concatenate([len(views) * first + place for place in range(len(views))])
+            encoded = encode(together, jnp.concatenate(masks) if masks else None, train, numbers, tokens)
+            parts = (unit(encoded.pooled), encoded.tokens, encoded.mask)
+            for held, part in zip((outputs.embeddings, outputs.tokens, outputs.masks), parts, strict=True):
+                if part is not None:
+                    held.update(zip(views, jnp.split(part, len(views)), strict=True))
+        return outputs
 
-    def encode_image(self, image: jax.Array, train: bool = False, rows: jax.Array | None = None) -> jax.Array:
+    def encode_image(self, image: jax.Array) -> jax.Array:
         """uint8 pixels ``[B, H, W, 3]`` to float32 unit rows ``[B, D]``."""
-        frozen = self.frozen == "vision"
-        pixels = normalise(image, self.pixel_mean, self.pixel_std)
-        embedding = unit(self.vision(pixels, train and not frozen, rows))
-        return jax.lax.stop_gradient(embedding) if frozen else embedding
+        return unit(self._encode_image(image).pooled)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Token ids ``[B, context_length]`` to float32 unit rows ``[B, D]``."""
-        embedding = unit(self.text(text))
-        return jax.lax.stop_gradient(embedding) if self.frozen == "text" else embedding
+        return unit(self._encode_text(text).pooled)
+
+    def _encode_image(
+        self,
+        image: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        rows: jax.Array | None = None,
+        tokens: bool = False,
+    ) -> Encoded:
+        pixels = normalise(image, self.pixel_mean, self.pixel_std)
+        return self.vision(pixels, mask, train=train and "vision" not in self.frozen, rows=rows, tokens=tokens)
+
+    def _encode_text(
+        self,
+        text: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        rows: jax.Array | None = None,
+        tokens: bool = False,
+    ) -> Encoded:
+        return self.text(text, mask, train=train and "text" not in self.frozen, rows=rows, tokens=tokens)
+
+
+def join(parameters: dict[str, Any], batch_statistics: dict[str, Any]) -> Variables:
+    """Flax's collections; one that is empty is left out, as Flax does."""
+    collections = {"params": parameters, "batch_stats": batch_statistics}
+    return {name: values for name, values in collections.items() if values}
+
+
+def constrain(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters after an update, with the logarithm of the scale within [0, log 100], as CLIP keeps it."""
+    return parameters | {"logit_scale": jnp.clip(parameters["logit_scale"], 0, MAX_LOGIT_SCALE)}
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -141,34 +168,38 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
       platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed; None: the one that is here.
 
     Raises:
-      UserError: no preset of that name.
+      UserError: the settings are not a model's.
     """
     preset = preset_of(config)
     execution = Execution(
         jnp.dtype(config.dtype),
-        config.activation,
+        preset.activation,
         config.scan_layers,
         config.remat,
         config.attention,
         platform or jax.default_backend(),
     )
     return Clip(
-        preset.with_image_size(config.image_size or preset.vision.image_size),
+        preset,
         execution,
         initial_logit_scale=config.initial_logit_scale,
-        patch_dropout=config.patch_dropout,
-        frozen=config.frozen,
-        pooling=config.pooling,
         pixel_mean=tuple(config.pixel_mean),
         pixel_std=tuple(config.pixel_std),
     )
 
 
+def abstract_batch(model: Clip) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and types of one pair, as the model takes it."""
+    vision, text = model.preset.vision, model.preset.text
+    return {
+        "image": jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), jnp.uint8),
+        "text": jax.ShapeDtypeStruct((1, text.context_length), jnp.int32),
+    }
+
+
 def init_variables(model: Clip, key: jax.Array) -> Variables:
     """Freshly drawn weights."""
-    vision, text = model.preset.vision, model.preset.text
-    image = jnp.zeros((1, vision.image_size, vision.image_size, 3), jnp.uint8)
-    return dict(model.init(key, {"image": image, "text": jnp.zeros((1, text.context_length), jnp.int32)}))
+    return dict(model.init(key, {name: jnp.zeros(x.shape, x.dtype) for name, x in abstract_batch(model).items()}))
 
 
 def abstract_variables(model: Clip) -> Variables:

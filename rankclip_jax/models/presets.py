@@ -1,76 +1,39 @@
-"""The sizes of the models, by name: one table, in the field's terms."""
+"""The sizes of models, by name: one table, in the field's terms, and open_clip's JSON files."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.files import printable, read_json
+from rankclip_jax.input_pipeline.registry import Registry
+from rankclip_jax.models.encoder import EncoderConfig, TextConfig, VisionConfig
+from rankclip_jax.models.families import TEXT_ENCODERS, VISION_ENCODERS
+from rankclip_jax.models.resnet import ResNetConfig
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 
-# What a size can be: of those that are not named here, the last.
-_RANGES = {"layers": (1, 512), "context_length": (3, 2**14), "vocabulary_size": (49_408, 2**20), "": (1, 2**16)}
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionPreset:
-    """An image transformer; ``width`` is also the size of a token."""
-
-    image_size: int
-    patch_size: int
-    width: int
-    layers: int
-    heads: int
-
-    @property
-    def positions(self) -> int:
-        """Patches of an image."""
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def stride(self) -> int:
-        """Pixels between the positions of the last grid: the image size is a multiple of it."""
-        return self.patch_size
-
-
-@dataclasses.dataclass(frozen=True)
-class ResNetPreset:
-    """An image ResNet; ``width`` counts the channels after the stem, ``layers`` the blocks of each stage."""
-
-    image_size: int
-    width: int
-    layers: tuple[int, int, int, int]
-    stride: int = 32
-
-    @property
-    def positions(self) -> int:
-        """Of the last grid, which the attention pooling reads."""
-        return (self.image_size // self.stride) ** 2
-
-    @property
-    def heads(self) -> int:
-        """Of the attention pooling: 64 channels each."""
-        return self.width // 2
-
-
-@dataclasses.dataclass(frozen=True)
-class TextPreset:
-    """A text tower over CLIP's vocabulary."""
-
-    width: int
-    layers: int
-    heads: int
-    context_length: int = 77
-    vocabulary_size: int = 49_408
+_Encoder = TypeVar("_Encoder", bound=EncoderConfig)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A two-tower model; both towers end in embeddings of ``embedding_size``."""
+    """A two-encoder model.
+
+    Args:
+      embedding_size: what both encoders end in.
+      vision: the image encoder.
+      text: the text encoder.
+      activation: of both; a key of `execution.ACTIVATIONS`.
+    """
 
     embedding_size: int
-    vision: VisionPreset | ResNetPreset
-    text: TextPreset
+    vision: VisionConfig
+    text: TextConfig
+    activation: str = "quick_gelu"
 
     def with_image_size(self, image_size: int) -> "Preset":
         """The same model for images of another size."""
@@ -79,93 +42,156 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     # Small enough to train in minutes on two CPU cores; short context, since scene captions are short.
-    "ViT-demo": Preset(128, VisionPreset(32, 8, 128, 4, 2), TextPreset(128, 2, 2, context_length=24)),
+    "ViT-demo": Preset(
+        128,
+        VisionTransformerConfig(32, 8, 128, 4, 2),
+        TextTransformerConfig(context_length=24, width=128, layers=2, heads=2),
+    ),
     # The sizes of the CLIP paper, and of open_clip where it has none of that name.
-    "ViT-S-16": Preset(384, VisionPreset(224, 16, 384, 12, 6), TextPreset(384, 12, 6)),
-    "ViT-B-32": Preset(512, VisionPreset(224, 32, 768, 12, 12), TextPreset(512, 12, 8)),
-    "ViT-B-16": Preset(512, VisionPreset(224, 16, 768, 12, 12), TextPreset(512, 12, 8)),
-    "ViT-L-14": Preset(768, VisionPreset(224, 14, 1024, 24, 16), TextPreset(768, 12, 12)),
-    "ViT-L-14-336": Preset(768, VisionPreset(336, 14, 1024, 24, 16), TextPreset(768, 12, 12)),
-    "ViT-H-14": Preset(1024, VisionPreset(224, 14, 1280, 32, 16), TextPreset(1024, 24, 16)),
-    "RN50": Preset(1024, ResNetPreset(224, 64, (3, 4, 6, 3)), TextPreset(512, 12, 8)),
-    "RN101": Preset(512, ResNetPreset(224, 64, (3, 4, 23, 3)), TextPreset(512, 12, 8)),
-    "RN50x4": Preset(640, ResNetPreset(288, 80, (4, 6, 10, 6)), TextPreset(640, 12, 10)),
-    "RN50x16": Preset(768, ResNetPreset(384, 96, (6, 8, 18, 8)), TextPreset(768, 12, 12)),
-    "RN50x64": Preset(1024, ResNetPreset(448, 128, (3, 15, 36, 10)), TextPreset(1024, 12, 16)),
+    "ViT-S-16": Preset(
+        384, VisionTransformerConfig(224, 16, 384, 12, 6), TextTransformerConfig(width=384, layers=12, heads=6)
+    ),
+    "ViT-B-32": Preset(
+        512, VisionTransformerConfig(224, 32, 768, 12, 12), TextTransformerConfig(width=512, layers=12, heads=8)
+    ),
+    "ViT-B-16": Preset(
+        512, VisionTransformerConfig(224, 16, 768, 12, 12), TextTransformerConfig(width=512, layers=12, heads=8)
+    ),
+    "ViT-L-14": Preset(
+        768, VisionTransformerConfig(224, 14, 1024, 24, 16), TextTransformerConfig(width=768, layers=12, heads=12)
+    ),
+    "ViT-L-14-336": Preset(
+        768, VisionTransformerConfig(336, 14, 1024, 24, 16), TextTransformerConfig(width=768, layers=12, heads=12)
+    ),
+    "ViT-H-14": Preset(
+        1024, VisionTransformerConfig(224, 14, 1280, 32, 16), TextTransformerConfig(width=1024, layers=24, heads=16)
+    ),
+    "RN50": Preset(1024, ResNetConfig(224, 64, (3, 4, 6, 3)), TextTransformerConfig(width=512, layers=12, heads=8)),
+    "RN101": Preset(512, ResNetConfig(224, 64, (3, 4, 23, 3)), TextTransformerConfig(width=512, layers=12, heads=8)),
+    "RN50x4": Preset(640, ResNetConfig(288, 80, (4, 6, 10, 6)), TextTransformerConfig(width=640, layers=12, heads=10)),
+    "RN50x16": Preset(768, ResNetConfig(384, 96, (6, 8, 18, 8)), TextTransformerConfig(width=768, layers=12, heads=12)),
+    "RN50x64": Preset(
+        1024, ResNetConfig(448, 128, (3, 15, 36, 10)), TextTransformerConfig(width=1024, layers=12, heads=16)
+    ),
 }
 
 
 def preset_of(model: ConfigDict) -> Preset:
-    """The sizes that the settings under ``config.model`` describe, at the preset's own image size.
+    """The model that the settings under ``config.model`` describe.
+
+    What ``vision`` and ``text`` say goes before what the preset of the ``name`` says. Where both name their family and
+    ``embedding_size`` is given, as in every run's ``config.json``, no preset is needed.
 
     Args:
-      model: ``sizes`` where they are given, as in every run's ``config.json``; else the preset of this ``name``.
+      model: the settings.
 
     Raises:
-      UserError: there is no such preset, or the sizes are not a model's.
+      UserError: there is no such preset or family, or the sizes are not a model's.
     """
-    if model.sizes:
-        return from_sizes(model.sizes.to_dict())
-    if model.name not in PRESETS:
+    vision, text = model.vision.to_dict(), model.text.to_dict()
+    complete = bool(model.embedding_size) and "family" in vision and "family" in text
+    base = None if complete else named(model.name)
+    preset = Preset(
+        model.embedding_size or base.embedding_size,  # type: ignore[union-attr]
+        _encoder("vision", vision, base and base.vision, VISION_ENCODERS, image_size=model.image_size),
+        _encoder("text", text, base and base.text, TEXT_ENCODERS, context_length=model.context_length),
+        model.activation or (base.activation if base else "quick_gelu"),
+    )
+    vision_config = preset.vision
+    if vision_config.image_size % vision_config.stride:
+        size = max(round(vision_config.image_size / vision_config.stride), 1) * vision_config.stride
+        own = f", or 0 for {base.vision.image_size}" if base else ""
         raise UserError(
-            f"config.model.name: unknown preset {model.name!r}; choose from {', '.join(map(repr, PRESETS))}."
+            f"config.model.image_size: expected a multiple of {vision_config.stride} for {model.name}; found "
+            f"{vision_config.image_size}. Use --config.model.image_size={size}{own}."
         )
-    return PRESETS[model.name]
+    return preset
 
 
-def to_sizes(preset: Preset) -> dict[str, Any]:
-    """A preset as numbers by name, to be written as JSON."""
-    return dataclasses.asdict(preset)
-
-
-def from_sizes(sizes: Mapping[str, Any]) -> Preset:
-    """The preset that `to_sizes` made these numbers of.
+def named(name: str) -> Preset:
+    """The preset of a name, or of the open_clip JSON file at a path.
 
     Raises:
-      UserError: a number is missing, unknown or out of range.
+      UserError: there is none, or the file describes a model that is not supported.
     """
-    _check_names("", sizes, Preset)
-    for tower in ("vision", "text"):
-        if not isinstance(sizes[tower], Mapping):
-            raise UserError(f"config.model.sizes.{tower}: expected the sizes of a tower; found {sizes[tower]!r}.")
-    vision = VisionPreset if "patch_size" in sizes["vision"] else ResNetPreset
-    return Preset(
-        _size("embedding_size", sizes["embedding_size"]),
-        _tower("vision", sizes["vision"], vision),
-        _tower("text", sizes["text"], TextPreset),
+    if name in PRESETS:
+        return PRESETS[name]
+    if name.endswith(".json"):
+        return from_open_clip(Path(name).expanduser())
+    raise UserError(
+        f"config.model.name: unknown preset {name!r}; choose from {', '.join(map(repr, PRESETS))}, or name an "
+        "open_clip JSON file. If a recipe or module of yours adds it, name the recipe with --config RECIPE."
     )
 
 
-def _tower(name: str, sizes: Mapping[str, Any], kind: type) -> Any:
-    _check_names(f"{name}.", sizes, kind)
-    values: dict[str, Any] = {}
-    for key, value in sizes.items():
-        flag = f"{name}.{key}"
-        if kind is ResNetPreset and key == "layers":
-            if not isinstance(value, list | tuple) or len(value) != 4:
-                raise UserError(f"config.model.sizes.{flag}: expected the blocks of four stages; found {value!r}.")
-            values[key] = tuple(_size(flag, blocks) for blocks in value)
-        else:
-            values[key] = _size(flag, value)
-    tower = kind(**values)
-    if tower.width % tower.heads:
-        raise UserError(
-            f"config.model.sizes.{name}.heads: expected a divisor of the width, {tower.width}; found {tower.heads}."
-        )
-    return tower
+def from_open_clip(path: Path) -> Preset:
+    """The model that a JSON file of open_clip's ``model_configs`` describes.
+
+    Raises:
+      UserError: it cannot be read, or describes a model that is not supported.
+    """
+    try:
+        config = read_json(path)
+    except OSError as error:
+        raise UserError(f"config.model.name: {printable(path)}: cannot be read ({error.strerror}).") from error
+    towers: dict[str, Any] = {}
+    for key, registry in (("vision_cfg", VISION_ENCODERS), ("text_cfg", TEXT_ENCODERS)):
+        described = config.get(key)
+        if not isinstance(described, dict):
+            raise UserError(f"config.model.name: {printable(path)}: {key}: expected an object.")
+        try:
+            found = [tower for part in registry.values() if (tower := part.from_open_clip(described)) is not None]
+            if not found:
+                raise UserError(f"{key}: no supported encoder has these fields.")
+            _check(found[0], key)
+        except UserError as error:
+            raise UserError(f"config.model.name: {printable(path)}: {error}") from error
+        towers[key] = found[0]
+    size = config.get("embed_dim")
+    if type(size) is not int or size < 1:
+        raise UserError(f"config.model.name: {printable(path)}: embed_dim: expected a whole number; found {size!r}.")
+    activation = "quick_gelu" if config.get("quick_gelu", False) else "gelu"
+    return Preset(size, towers["vision_cfg"], towers["text_cfg"], activation)
 
 
-def _check_names(prefix: str, sizes: Mapping[str, Any], kind: type) -> None:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    if missing := sorted(needed - sizes.keys()):
-        raise UserError(f"config.model.sizes.{prefix}{missing[0]}: missing; expected {', '.join(fields)}.")
-    if unknown := sorted(sizes.keys() - fields.keys()):
-        raise UserError(f"config.model.sizes.{prefix}{unknown[0]}: no such size; expected {', '.join(fields)}.")
+def resolved(model: ConfigDict) -> ConfigDict:
+    """A copy of the settings under ``config.model`` that says all sizes: reading the run needs no table."""
+    preset = preset_of(model)
+    complete = model.copy_and_resolve_references()
+    with complete.unlocked():
+        complete.embedding_size, complete.activation = preset.embedding_size, preset.activation
+        complete.vision = ConfigDict(to_dict(preset.vision, VISION_ENCODERS, model.vision.get("family")))
+        complete.text = ConfigDict(to_dict(preset.text, TEXT_ENCODERS, model.text.get("family")))
+    return complete
 
 
-def _size(name: str, value: object) -> int:
-    low, high = _RANGES.get(name.rpartition(".")[2], _RANGES[""])
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"config.model.sizes.{name}: expected a whole number, {low:,} to {high:,}; found {value!r}.")
-    return value
+def to_dict(encoder: EncoderConfig, registry: Registry, family: str | None = None) -> dict[str, Any]:
+    """An encoder's family and sizes by name."""
+    kind = type(encoder)
+    family = family or next(
+        (name for name, known in registry.items() if known is kind), f"{kind.__module__}:{kind.__name__}"
+    )
+    return {"family": family} | {name: getattr(encoder, name) for name in encoder.declared()}
+
+
+def _encoder(
+    section: str, given: Mapping[str, Any], base: Any, registry: Registry[_Encoder], **overrides: int
+) -> _Encoder:
+    """The encoder that ``config.model.<section>`` describes; ``overrides`` that are 0 count for nothing."""
+    kind: type[_Encoder] = registry[given["family"]] if "family" in given else type(base)
+    flag = f"config.model.{section}"
+    declared = kind.declared()
+    if unknown := sorted(given.keys() - declared.keys() - {"family"}):
+        raise UserError(f"{flag}.{unknown[0]}: no such setting of this encoder; expected {', '.join(declared)}.")
+    start = {name: getattr(base, name) for name in declared} if isinstance(base, kind) else {}
+    values = start | {name: value for name, value in given.items() if name != "family"}
+    values |= {name: value for name, value in overrides.items() if value}
+    encoder = kind.from_config({name: setting.default for name, setting in declared.items()} | values)
+    _check(encoder, flag)
+    return encoder
+
+
+def _check(encoder: EncoderConfig, flag: str) -> None:
+    for name, setting in encoder.declared().items():
+        setting.check(f"{flag}.{name}", getattr(encoder, name))
+    encoder.check(flag)

@@ -20,7 +20,7 @@ def _is_dear(primitive: Any, *operands: Any, **parameters: Any) -> bool:
 
 # For each name, which results of a block are kept beside its input.
 POLICIES = {"cheap": _is_dear, "blocks": jax.checkpoint_policies.nothing_saveable}
-CHOICES = ("nothing", *POLICIES)
+CHOICES = ("none", *POLICIES)
 
 
 def rematted(block: type[nn.Module], choice: str, *, in_loop: bool = False, static: tuple[int, ...] = ()) -> Any:
@@ -28,10 +28,10 @@ def rematted(block: type[nn.Module], choice: str, *, in_loop: bool = False, stat
 
     Args:
       block: a module's class.
-      choice: ``"nothing"``, ``"cheap"``: all but matrix products and convolutions, or ``"blocks"``: everything.
+      choice: ``"none"``, ``"cheap"``: all but matrix products and convolutions, or ``"blocks"``: everything.
       in_loop: whether it is the body of a loop, whose bounds keep the compiler from undoing this.
       static: places of arguments that are not traced, the module itself being 0.
     """
-    if choice == "nothing":
+    if choice == "none":
         return block
     return nn.remat(block, policy=POLICIES[choice], prevent_cse=not in_loop, static_argnums=static)

@@ -4,18 +4,117 @@ It differs from He et al. (2016) in a stem of three convolutions, in strides tak
 convolution rather than by the convolution (anti-aliased, after Zhang, 2019), and in attention pooling at the end.
 """
 
+import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
-from rankclip_jax.models.presets import ResNetPreset
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.setting import Each, Range, setting
+from rankclip_jax.models.encoder import (
+    CONVOLUTION,
+    Encoded,
+    Library,
+    TensorMapping,
+    VisionConfig,
+    linear_map,
+    norm_map,
+    resize_grid,
+)
+from rankclip_jax.models.execution import Execution
 from rankclip_jax.models.remat import rematted
-from rankclip_jax.models.transformer import Execution
 
 _MOMENTUM = 0.9  # of running statistics
 EXPANSION = 4  # channels that a block returns, as a multiple of those it works in
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig(VisionConfig):
+    """An image ResNet; ``width`` counts the channels after the stem."""
+
+    has_batch_statistics: ClassVar[bool] = True
+    unit: ClassVar[str] = "positions of the last grid"
+
+    width: int = setting(64, "channels after the stem, an even number", Range(2, 2**12))
+    layers: tuple[int, int, int, int] = setting((3, 4, 6, 3), "blocks of each stage", Each(*[Range(1, 512)] * 4))
+
+    @property
+    def stride(self) -> int:
+        """The stem and three of the stages halve the image, the stem twice."""
+        return 32
+
+    @property
+    def heads(self) -> int:
+        """Of the attention pooling: 64 channels each."""
+        return self.width // 2
+
+    def module(self, embedding_size: int, execution: Execution) -> nn.Module:
+        """`ResNet`."""
+        return ResNet(self, embedding_size, execution)
+
+    def check(self, flag: str) -> None:
+        """Half the width, which the stem begins with, is a whole number."""
+        if self.width % 2:
+            raise UserError(f"{flag}.width: expected an even number; found {self.width}.")
+
+    def weight_map(self, library: Library) -> list[TensorMapping]:
+        """OpenAI's layout, which open_clip and the RankCLIP release share."""
+        if library != "open_clip":
+            raise UserError(
+                "--format: Hugging Face's CLIPModel has no ResNets. Use --format open_clip, or train a ViT preset."
+            )
+        mappings: list[TensorMapping] = []
+        for number in (1, 2, 3):
+            mappings += [
+                _convolution_map(f"visual.conv{number}", f"stem_convolution_{number}"),
+                *_batch_norm_map(f"visual.bn{number}", f"stem_norm_{number}"),
+            ]
+        for stage, layers in enumerate(self.layers, 1):
+            for layer in range(layers):
+                theirs, ours = f"visual.layer{stage}.{layer}", f"stage_{stage}_block_{layer + 1}"
+                for number in (1, 2, 3):
+                    mappings += [
+                        _convolution_map(f"{theirs}.conv{number}", ours, f"convolution_{number}"),
+                        *_batch_norm_map(f"{theirs}.bn{number}", ours, f"norm_{number}"),
+                    ]
+                if layer == 0:
+                    mappings += [
+                        _convolution_map(f"{theirs}.downsample.0", ours, "shortcut_convolution"),
+                        *_batch_norm_map(f"{theirs}.downsample.1", ours, "shortcut_norm"),
+                    ]
+        pool = ("params", "attention_pool", "positional_embedding")
+        mappings.append(TensorMapping("visual.attnpool.positional_embedding", pool))
+        for theirs, ours in (("k_proj", "key"), ("q_proj", "query"), ("v_proj", "value"), ("c_proj", "output")):
+            mappings += linear_map(f"visual.attnpool.{theirs}", "attention_pool", ours)
+        return mappings
+
+    def resize_positions(self, parameters: optax.Params, image_size: int) -> optax.Params:
+        """The grid of the attention pooling's position embeddings, resized."""
+        old, new = self.image_size // self.stride, image_size // self.stride
+        if old == new:
+            return parameters
+        pool = parameters["attention_pool"]
+        resized = resize_grid(pool["positional_embedding"], old, new)
+        return {**parameters, "attention_pool": {**pool, "positional_embedding": resized}}
+
+    @classmethod
+    def from_open_clip(cls, config: Mapping[str, Any]) -> Self | None:
+        """A ``vision_cfg`` whose ``layers`` are a list."""
+        if not isinstance(config.get("layers"), list):
+            return None
+        known = {"image_size", "width", "layers", "patch_size"}
+        if other := sorted(config.keys() - known):
+            raise UserError(f"vision_cfg.{other[0]}: not supported; expected {', '.join(sorted(known))}.")
+        return cls(config.get("image_size", 224), config.get("width", 64), tuple(config["layers"]))
+
+    def to_open_clip(self) -> dict[str, Any]:
+        """``vision_cfg``."""
+        return {"image_size": self.image_size, "width": self.width, "layers": list(self.layers), "patch_size": None}
 
 
 class ResNet(nn.Module):
@@ -24,15 +123,25 @@ class ResNet(nn.Module):
     Batch statistics are those of the global batch, and live in the collection ``"batch_stats"``.
     """
 
-    preset: ResNetPreset
+    config: ResNetConfig
     embedding_size: int
     execution: Execution
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False, rows: jax.Array | None = None) -> jax.Array:
-        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``, not yet of unit norm; nothing is drawn."""
-        del rows
-        width, dtype = self.preset.width, self.execution.dtype
+    def __call__(
+        self,
+        image: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        train: bool = False,
+        rows: jax.Array | None = None,
+        tokens: bool = False,
+    ) -> Encoded:
+        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``; the tokens are the last grid's."""
+        del rows  # nothing is drawn
+        if mask is not None:
+            raise NotImplementedError("images of one size have no padding to mask")
+        width, dtype = self.config.width, self.execution.dtype
         x = image.astype(dtype)
         for number, (channels, stride) in enumerate(((width // 2, 2), (width // 2, 1), (width, 1)), 1):
             x = _convolution(channels, 3, dtype, f"stem_convolution_{number}", stride)(x)
@@ -41,12 +150,13 @@ class ResNet(nn.Module):
 
         # The argument 2 is ``train``, which is not traced.
         block_class = rematted(Bottleneck, self.execution.remat, static=(2,))
-        for stage, layers in enumerate(self.preset.layers):
+        for stage, layers in enumerate(self.config.layers):
             for layer in range(layers):
                 stride = 2 if stage and not layer else 1
                 name = f"stage_{stage + 1}_block_{layer + 1}"
                 x = block_class(width * 2**stage, stride, self.execution, name=name)(x, train)
-        return AttentionPool(self.preset.heads, self.embedding_size, dtype, name="attention_pool")(x)
+        pooled = AttentionPool(self.config.heads, self.embedding_size, dtype, name="attention_pool")(x)
+        return Encoded(pooled, x.reshape(len(x), -1, x.shape[-1])) if tokens else Encoded(pooled)
 
 
 class Bottleneck(nn.Module):
@@ -148,3 +258,15 @@ class BatchNorm(nn.Module):
 
 def _shrink(x: jax.Array, stride: int) -> jax.Array:
     return x if stride == 1 else nn.avg_pool(x, (stride, stride), (stride, stride))
+
+
+def _batch_norm_map(name: str, *path: str) -> list[TensorMapping]:
+    return [
+        *norm_map(name, *path),
+        TensorMapping(f"{name}.running_mean", ("batch_stats", *path, "mean")),
+        TensorMapping(f"{name}.running_var", ("batch_stats", *path, "var")),
+    ]
+
+
+def _convolution_map(name: str, *path: str) -> TensorMapping:
+    return TensorMapping(f"{name}.weight", ("params", *path, "kernel"), CONVOLUTION)

@@ -6,7 +6,6 @@ text tower; its code leaves PyTorch's defaults in the image tower's blocks, ours
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,54 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.attention import attention, choose
+from rankclip_jax.models.encoder import LINEAR, TensorMapping, linear_map, norm_map
+from rankclip_jax.models.execution import ACTIVATIONS, Execution
 from rankclip_jax.models.remat import rematted
 
 LAYER_NORM_EPSILON = 1e-5
-_UNROLLED_LAYERS = 12  # on GPUs, at most
-_FLOAT32 = jnp.dtype("float32")
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """CLIP's activation, ``x sigmoid(1.702 x)``."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How a transformer is computed, apart from its sizes.
-
-    Args:
-      dtype: type of the computation; parameters are float32 whatever it is.
-      activation: a key of `ACTIVATIONS`.
-      scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
-        loop is unrolled, which saves copies of weights, gradients and what the backward pass keeps. None: see
-        `loops_over`.
-      remat: what the backward pass computes again, see `rematerialisation.rematted`.
-      attention: one of `attention.IMPLEMENTATIONS`; XLA's where the platform or ``dtype`` has no other.
-      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed.
-      axes: of the mesh, if each device computes its own rows of a batch: normalisation by its statistics crosses them.
-    """
-
-    dtype: jnp.dtype = _FLOAT32
-    activation: str = "quick_gelu"
-    scan_layers: bool | None = None
-    remat: str = "nothing"
-    attention: str = "auto"
-    platform: str = "cpu"
-    axes: tuple[str, ...] = ()
-
-    def loops_over(self, layers: int) -> bool:
-        """Whether a stack of so many layers is a loop: on CPUs never, on GPUs where unrolling it compiles for long."""
-        if self.scan_layers is not None:
-            return self.scan_layers
-        return self.platform == "tpu" or (self.platform == "gpu" and layers > _UNROLLED_LAYERS)
 
 
 class LayerNorm(nn.Module):
@@ -108,8 +66,11 @@ class Block(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, x: jax.Array, token: jax.Array | None = None) -> jax.Array:
-        """``[B * length, width]`` to the same; with a token's place in each row, int ``[B]``, to ``[B, width]``."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, token: jax.Array | None = None) -> jax.Array:
+        """``[B * length, width]`` to the same; with a token's place in each row, int ``[B]``, to ``[B, width]``.
+
+        ``mask``, bool ``[B, length]``, says which tokens may be attended to.
+        """
         dtype = self.execution.dtype
         into = nn.initializers.normal(self.width**-0.5)
         residual = nn.initializers.normal(self.width**-0.5 * (2 * self.layers) ** -0.5)
@@ -119,7 +80,7 @@ class Block(nn.Module):
             query, key, value = jnp.split(self._by_head(project(norm(x))), 3, axis=-2)
             execution = self.execution
             how = choose(execution.attention, platform=execution.platform, dtype=dtype, length=self.length)
-            h = attention(query, key, value, causal=self.causal, implementation=how)
+            h = attention(query, key, value, causal=self.causal, implementation=how, mask=mask)
         else:
             key, value = jnp.split(self._by_head(project(norm(x), slice(self.width, None))), 2, axis=-2)
             x = jnp.take_along_axis(x.reshape(-1, self.length, self.width), token[:, None, None], axis=1)[:, 0]
@@ -127,6 +88,8 @@ class Block(nn.Module):
             exact = jnp.promote_types(dtype, jnp.float32)
             scores = jnp.einsum("bhd,bkhd->bhk", query, key, preferred_element_type=exact) * query.shape[-1] ** -0.5
             seen = jnp.arange(self.length) <= token[:, None, None] if self.causal else None
+            if mask is not None:
+                seen = mask[:, None] if seen is None else seen & mask[:, None]
             h = jnp.einsum("bhk,bkhd->bhd", jax.nn.softmax(scores, where=seen).astype(dtype), value)
         x = x + Dense(self.width, residual, dtype, name="attention_out")(h.reshape(x.shape))
 
@@ -151,8 +114,11 @@ class Transformer(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, x: jax.Array, token: jax.Array | None = None) -> jax.Array:
-        """``[B, L, width]`` to the same; with the place of a token in each row, int ``[B]``, to ``[B, width]``."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, token: jax.Array | None = None) -> jax.Array:
+        """``[B, L, width]`` to the same; with the place of a token in each row, int ``[B]``, to ``[B, width]``.
+
+        ``mask``, bool ``[B, L]``, says which tokens may be attended to; None: all.
+        """
         execution, shape = self.execution, x.shape
         in_loop, alone = (self._block(shape[1], execution, in_loop=in_loop) for in_loop in (True, False))
 
@@ -161,8 +127,8 @@ class Transformer(nn.Module):
             block = self._block(shape[1], dataclasses.replace(execution, attention="xla"))
             return jax.vmap(lambda key: block.init(key, x)["params"])(jax.random.split(key, self.layers))
 
-        def apply(block: nn.Module, x: jax.Array, parameters: optax.Params, *token: jax.Array | None) -> Any:
-            return block.apply({"params": parameters}, x, *token)
+        def apply(block: nn.Module, x: jax.Array, parameters: optax.Params, token: jax.Array | None = None) -> Any:
+            return block.apply({"params": parameters}, x, mask, token)
 
         x = x.reshape(-1, self.width)
         parameters = self.param("blocks", draw)
@@ -193,3 +159,45 @@ def _split(tree: Any, sizes: tuple[int, ...]) -> list[Any]:
 def _first(tree: Any) -> Any:
     """Each array's first part along its leading axis."""
     return jax.tree.map(lambda x: x[0], tree)
+
+
+def open_clip_blocks(prefix: str, layers: int) -> list[TensorMapping]:
+    """Where the weights of `Transformer` stand in OpenAI's and open_clip's files."""
+    mappings: list[TensorMapping] = []
+    blocks = ("transformer", "blocks")
+    for layer in range(layers):
+        name = f"{prefix}.{layer}"
+        mappings += [
+            *norm_map(f"{name}.ln_1", *blocks, "attention_norm", "norm", layer=layer),
+            TensorMapping(f"{name}.attn.in_proj_weight", ("params", *blocks, "attention_in", "kernel"), LINEAR, layer),
+            TensorMapping(f"{name}.attn.in_proj_bias", ("params", *blocks, "attention_in", "bias"), None, layer),
+            *linear_map(f"{name}.attn.out_proj", *blocks, "attention_out", layer=layer),
+            *norm_map(f"{name}.ln_2", *blocks, "mlp_norm", "norm", layer=layer),
+            *linear_map(f"{name}.mlp.c_fc", *blocks, "mlp_in", layer=layer),
+            *linear_map(f"{name}.mlp.c_proj", *blocks, "mlp_out", layer=layer),
+        ]
+    return mappings
+
+
+def hugging_face_blocks(prefix: str, layers: int) -> list[TensorMapping]:
+    """Where the weights of `Transformer` stand in files of ``transformers.CLIPModel``."""
+    mappings: list[TensorMapping] = []
+    blocks = ("transformer", "blocks")
+    for layer in range(layers):
+        name = f"{prefix}.{layer}"
+        mappings += norm_map(f"{name}.layer_norm1", *blocks, "attention_norm", "norm", layer=layer)
+        for part, letter in enumerate("qkv"):
+            mappings += linear_map(f"{name}.self_attn.{letter}_proj", *blocks, "attention_in", layer=layer, part=part)
+        mappings += [
+            *linear_map(f"{name}.self_attn.out_proj", *blocks, "attention_out", layer=layer),
+            *norm_map(f"{name}.layer_norm2", *blocks, "mlp_norm", "norm", layer=layer),
+            *linear_map(f"{name}.mlp.fc1", *blocks, "mlp_in", layer=layer),
+            *linear_map(f"{name}.mlp.fc2", *blocks, "mlp_out", layer=layer),
+        ]
+    return mappings
+
+
+def check_heads(flag: str, width: int, heads: int) -> None:
+    """Raises UserError unless the heads divide the width."""
+    if width % heads:
+        raise UserError(f"{flag}.heads: expected a divisor of the width, {width}; found {heads}.")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rankclip_jax.input_pipeline import files
 from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.monitoring import json_lines
 from rankclip_jax.monitoring.timeline import Timeline
@@ -112,11 +113,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The attempts in a file; what is no attempt is left out."""
     found = []
     for attempt in json_lines.read_objects(path):
-        numbers = {name: json_lines.number(attempt.get(name)) for name in ("started", "ended", "from_step", "step")}
+        numbers = {name: files.number(attempt.get(name)) for name in ("started", "ended", "from_step", "step")}
         told = attempt.get("seconds")
-        seconds = (
-            {name: json_lines.number(value) for name, value in told.items()} if isinstance(told, dict) else {"": None}
-        )
+        seconds = {name: files.number(value) for name, value in told.items()} if isinstance(told, dict) else {"": None}
         if None not in numbers.values() and None not in seconds.values():
             found.append(numbers | {"seconds": seconds})
     return found

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.files import read_json, write_atomically
+from rankclip_jax.input_pipeline.files import number, read_json, write_atomically
 from rankclip_jax.monitoring.goodput import Ledger
-from rankclip_jax.monitoring.json_lines import number
 from rankclip_jax.monitoring.timeline import Timeline
 
 NAME = "heartbeat.json"

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax import input_pipeline
 from rankclip_jax.checkpoints.workdir import read_config, saved_steps
-from rankclip_jax.cli.console import say
+from rankclip_jax.cli.console import format_duration, say
 from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation import results
@@ -20,11 +20,10 @@ from rankclip_jax.input_pipeline.files import printable, write_atomically
 from rankclip_jax.input_pipeline.images import MAX_PIXELS
 from rankclip_jax.input_pipeline.object_stores import resolve
 from rankclip_jax.interop import loading
+from rankclip_jax.models.presets import preset_of
 from rankclip_jax.monitoring import charts, goodput, model_section, page, status
-from rankclip_jax.monitoring.throughput import format_duration
 from rankclip_jax.monitoring.writers import read_lines
-from rankclip_jax.recipes import flatten
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings.schema import flatten
 
 _NOT_DRAWN = ("step", "finite", "unreadable")
 _MOST_POINTS = 400  # of a line
@@ -170,7 +169,7 @@ def _findings(folder: Path, stored: dict) -> str:
         return ""
     try:
         source = input_pipeline.open_source(
-            config.data, "validation", image_size=settings.image_size(config), seed=config.seed
+            config.data, "validation", image_size=preset_of(config.model).vision.image_size, seed=config.seed
         )
     except UserError as error:
         say(printable(f"note: no pictures of {folder}, whose validation data are not here: {error}", 1000))
@@ -181,4 +180,4 @@ def _findings(folder: Path, stored: dict) -> str:
     embedded = embedder.dataset(
         weights.variables, source, size, batch_size=size, max_pixels=config.data.get("max_pixels", MAX_PIXELS)
     )
-    return model_section.describe(source, embedded, Encoder(weights.model, weights.variables))
+    return model_section.render(source, embedded, Encoder(weights.model, weights.variables))

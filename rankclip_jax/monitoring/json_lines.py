@@ -1,8 +1,7 @@
-"""Files of JSON Lines as anybody may have left them, and the numbers in them."""
+"""Files of JSON Lines as anybody may have left them."""
 
 import io
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from rankclip_jax.input_pipeline.object_stores import is_remote
 
 _LARGEST_FILE = 1 << 32  # bytes
 _LONGEST_LINE = 1 << 20
-_LARGEST = 1e100  # beyond every number of a run, and within what can be added, drawn and formatted
 
 
 def read_objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -38,10 +36,3 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(found, dict) and not is_deep(found):
                 yield found
-
-
-def number(value: object) -> float | None:
-    """A JSON value as a finite number that can be computed with; None: it is none."""
-    if not isinstance(value, int | float) or abs(value) > _LARGEST or math.isnan(value):
-        return None
-    return value

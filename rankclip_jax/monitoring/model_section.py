@@ -19,7 +19,7 @@ _MATRIX = 64
 _PIXELS = 160
 
 
-def describe(source: Source, embedded: Embedded, encoder: Encoder) -> str:
+def render(source: Source, embedded: Embedded, encoder: Encoder) -> str:
     """Sections of HTML about the first pairs of a dataset.
 
     Args:

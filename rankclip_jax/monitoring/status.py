@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankclip_jax.checkpoints.workdir import read_config, saved_steps
+from rankclip_jax.cli.console import format_duration
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.monitoring import events, goodput, heartbeat
-from rankclip_jax.monitoring.throughput import format_duration
-from rankclip_jax.recipes import flatten
+from rankclip_jax.settings.schema import flatten
 
 _SILENT = 60  # seconds, six beats, after which a run is not taken for running
 
 
-def describe(workdir: Path) -> Iterator[str]:
+def lines(workdir: Path) -> Iterator[str]:
     """Lines: the run, its checkpoints, its last sign of life, where its time goes, and what happened to it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How fast a run goes, and how long it will take."""
+"""How fast a run trains."""
 
 import time
 
@@ -24,12 +24,3 @@ class Clock:
         pairs, seconds = (step - self._step) * self._pairs_a_step, time.perf_counter() - self._time
         self.restart(step)
         return pairs / max(seconds, 1e-9)
-
-
-def format_duration(seconds: float) -> str:
-    """``"1 h 05 min"``, ``"2 min 10 s"``, ``"7 s"``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

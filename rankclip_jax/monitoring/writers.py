@@ -17,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
+from rankclip_jax.input_pipeline import files
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.input_pipeline.object_stores import absolute, is_remote
@@ -166,7 +167,7 @@ def read_lines(path: Path) -> list[dict]:
       UserError: the same.
     """
     return [
-        {name: json_lines.number(value) for name, value in found.items()}
+        {name: files.number(value) for name, value in found.items()}
         for found in json_lines.read_objects(path)
         if type(found.get("step")) is int and 0 <= found["step"] < _MOST_STEPS
     ]

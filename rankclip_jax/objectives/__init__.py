@@ -1,30 +1,59 @@
-"""The training objectives, by name: each is one file with its formula, and one row of this table.
+"""The training objectives, by name: each is one file with its formula, and one row of this table."""
 
-What a file provides is said in `objective.Objective`.
-"""
+from typing import Any
 
-from rankclip_jax.objectives import clip, cyclip, rankclip, ranking_alone, self_distillation, siglip, softclip
-from rankclip_jax.objectives.objective import Objective, Options, Step, options_of, parameters_of, state_of
+from ml_collections import ConfigDict
+
+from rankclip_jax.input_pipeline.registry import Registry
+from rankclip_jax.objectives.clip import Clip
+from rankclip_jax.objectives.cyclip import CyClip
+from rankclip_jax.objectives.objective import LossResult, Metrics, Objective, Step
+from rankclip_jax.objectives.pairwise import PairwiseObjective
+from rankclip_jax.objectives.rankclip import RankClip
 from rankclip_jax.objectives.ranking import consistency, listmle
+from rankclip_jax.objectives.ranking_alone import RankingAlone
+from rankclip_jax.objectives.self_distillation import SelfDistillation
+from rankclip_jax.objectives.siglip import SigLip
+from rankclip_jax.objectives.softclip import SoftClip
 
 __all__ = [
     "OBJECTIVES",
+    "LossResult",
+    "Metrics",
     "Objective",
-    "Options",
+    "PairwiseObjective",
     "Step",
+    "build",
     "consistency",
     "listmle",
-    "options_of",
-    "parameters_of",
-    "state_of",
+    "with_parameters",
 ]
 
-OBJECTIVES: dict[str, Objective] = {
-    "clip": clip,
-    "siglip": siglip,
-    "cyclip": cyclip,
-    "softclip": softclip,
-    "self_distillation": self_distillation,
-    "rankclip": rankclip,
-    "ranking": ranking_alone,
-}
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective.name",
+    Objective,
+    {
+        "clip": Clip,
+        "siglip": SigLip,
+        "cyclip": CyClip,
+        "softclip": SoftClip,
+        "self_distillation": SelfDistillation,
+        "rankclip": RankClip,
+        "ranking": RankingAlone,
+    },
+)
+
+
+def build(config: ConfigDict) -> Objective:
+    """The objective that the settings under ``config.objective`` describe.
+
+    Raises:
+      UserError: there is none of that name, or it cannot have these values.
+    """
+    return OBJECTIVES[config.name].from_config(config)
+
+
+def with_parameters(objective: Objective | None, variables: dict[str, Any]) -> dict[str, Any]:
+    """A model's variables, or their shapes, with what an objective learns beside them as it starts."""
+    own = objective.initial_parameters() if objective else {}
+    return variables | {"params": variables["params"] | own}

@@ -11,24 +11,33 @@ as CyCLIP and RankCLIP's release do with ``--inmodal``. Every method with a cont
 adds to the term is not averaged.
 """
 
+import dataclasses
+
 import jax
 
-from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives.objective import Metrics, Options, Step
-from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
+from rankclip_jax.input_pipeline.setting import setting
+from rankclip_jax.objectives.objective import Metrics
+from rankclip_jax.objectives.pairwise import PairwiseObjective, Scalars, Similarities
 
 
-def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+@dataclasses.dataclass(frozen=True)
+class Clip(PairwiseObjective):
     """The contrastive loss over the global batch."""
 
-    def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        return contrastive_rows(similarity, scalars["scale"])
+    second_view: bool = setting(False, "contrast each image and text with an augmented view of itself too")
 
-    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)
+    @property
+    def needs_second_views(self) -> bool:
+        """As the setting says."""
+        return self.second_view
+
+    def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+        """Each pair's part of the contrastive loss."""
+        return contrastive_rows(similarity, scalars["scale"])
 
 
 def contrastive_rows(similarity: Similarities, scale: jax.Array) -> tuple[jax.Array, Metrics]:
-    """Each pair's share of the contrastive term, second views included, and what it consists of: ``[chunk]``."""
+    """Each pair's part of the contrastive term, second views included, and what it consists of: ``[chunk]``."""
     texts = similarity.cross_entropy("image", "text", scale)
     contrastive = (texts + similarity.cross_entropy("text", "image", scale)) / 2
     return with_second_view(contrastive, similarity, scale, "contrastive")
@@ -38,7 +47,7 @@ def with_second_view(
     term: jax.Array, similarity: Similarities, scale: jax.Array, name: str
 ) -> tuple[jax.Array, Metrics]:
     """The mean of a contrastive term and ``L_second`` where there are second views; the metrics have both."""
-    if "image_augmented" not in similarity.kinds:
+    if "image_augmented" not in similarity.views:
         return term, {name: term}
     images = similarity.cross_entropy("image", "image_augmented", scale)
     texts = similarity.cross_entropy("text", "text_augmented", scale)

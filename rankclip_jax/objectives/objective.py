@@ -1,16 +1,23 @@
-"""What an objective is given, and what a file of this folder provides: the seam between models and methods."""
+"""What an objective is given, and what it provides: the seam between models and training methods.
 
+An objective is one file: a subclass of `Objective`, or of `pairwise.PairwiseObjective`, and a row in ``__init__.py``,
+or ``config.objective.name="package.module:Name"``.
+"""
+
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.setting import Settings
 from rankclip_jax.models.clip import Outputs
 
 Metrics = dict[str, jax.Array]
@@ -23,12 +30,12 @@ class Step:
     """When and where a loss is computed.
 
     Args:
-      progress: share of training done, ``[]`` in [0, 1].
-      key: the step's PRNG key: it orders columns and so breaks ties, the same on every device; None: in
-        their own order.
+      progress: fraction of training done, ``[]`` in [0, 1].
+      key: the step's PRNG key: it orders columns and so breaks ties, the same on every device; None: in their own
+        order.
       mesh: the devices that share the batch, split over all its axes; None: no sharding.
-      state: what the method is_stateful, by name; see `Objective`.
-      sample: each pair's number in the training data, int32 ``[B]``; None for methods that remember nothing.
+      state: what the objective remembers, by name; see `Objective.initial_state`.
+      sample: each pair's number in the training data, int32 ``[B]``; None for objectives that remember nothing.
     """
 
     progress: jax.Array | float
@@ -38,79 +45,101 @@ class Step:
     sample: jax.Array | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The settings under ``config.objective`` that a method reads; a method with more of them adds fields.
+class LossResult(NamedTuple):
+    """What an objective returns.
 
     Args:
-      chunk_size: rows that a device handles at once; 0: by a memory budget.
-      precision: how similarities are computed, a key of `products.PRECISIONS`, or ``"auto"``.
-
-    Raises:
-      UserError: by `from_settings`, for values that the method cannot have; it names the setting.
+      loss: scalar, over the global batch.
+      metrics: scalars to log, by name.
+      state: what the objective remembers after the step, all of it; empty where it remembers nothing.
     """
 
-    chunk_size: int = 0
-    precision: str = "auto"
-
-    @classmethod
-    def from_settings(cls, config: ConfigDict) -> Self:
-        """Takes the fields from the settings of their names under ``config.objective``."""
-        values: dict[str, Any] = {field.name: config[field.name] for field in dataclasses.fields(cls)}
-        plain: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(**plain)
+    loss: jax.Array
+    metrics: Metrics
+    state: Mapping[str, jax.Array] = {}  # never changed
 
 
-class Objective(Protocol):
-    """A file of this folder: a function `loss`, and where it needs them `Options`, `PARAMETERS` and `initial_state`.
+@dataclasses.dataclass(frozen=True)
+class Objective(Settings, abc.ABC):
+    """A training method: a frozen dataclass of its options, each a `setting` under ``config.objective``.
 
-    ``PARAMETERS`` are numbers or arrays by name, with their initial values: learned with the model's, saved and resumed
-    with them, never decayed, and handed to `loss` in ``outputs.scalars`` under their names.
-
-    ``initial_state(options, examples)`` gives, by name, what a method is_stateful from step to step and does not learn,
-    such as a running normaliser for each of the ``examples`` of the training data: saved and resumed with the rest.
-    `loss` finds it in ``step.state`` and returns all of it, as it is after the step, among the metrics.
+    A subclass checks in ``__post_init__`` which values it cannot have, and raises UserError.
     """
 
-    def loss(self, outputs: Outputs, options: Any, step: Step) -> tuple[jax.Array, Metrics]:
-        """The loss over the global batch and metrics by name, scalars; a pure function."""
-        ...
+    section = "objective"
 
+    # What it reads beside the pooled embeddings of images and texts.
+    needs_tokens: ClassVar[bool] = False  # the features of each patch and token, in ``outputs.tokens``
 
-def parameters_of(objective: Objective) -> Mapping[str, Any]:
-    """The initial values of what a method learns beside the model; most learn nothing."""
-    return getattr(objective, "PARAMETERS", {})
+    @property
+    def needs_second_views(self) -> bool:
+        """Whether batches hold augmented views too, ``image_augmented`` and ``text_augmented``."""
+        return False
 
+    @abc.abstractmethod
+    def loss(self, outputs: Outputs, step: Step) -> LossResult:
+        """The loss over the global batch; a pure function."""
 
-def state_of(objective: Objective, options: Options, examples: int) -> dict[str, jax.Array]:
-    """What a method is_stateful at the start of a run over so many examples; most remember nothing."""
-    if not hasattr(objective, "initial_state"):
+    def parameters(self) -> Mapping[str, Any]:
+        """Numbers or arrays that are learned beside the model, by name with their initial values.
+
+        They are trained, saved and resumed with the model's, never decayed, and found in ``outputs.scalars``.
+        """
         return {}
-    return {name: jnp.asarray(value) for name, value in objective.initial_state(options, examples).items()}
+
+    def head(self, embedding_size: int) -> nn.Module | None:
+        """A module that is trained, sharded and saved with the model: ``(outputs, batch) -> {name: [B, ...]}``.
+
+        It is applied to each device's rows of the model's outputs and of the batch. What it returns is found in
+        ``outputs.head``. None: there is none.
+        """
+        del embedding_size
+        return None
+
+    def initial_state(self, examples: int) -> Mapping[str, Any]:
+        """What is remembered from step to step and not learned, by name, such as a normaliser for each training pair.
+
+        `loss` finds it in ``step.state`` and returns all of it, as it is after the step. It is saved and resumed.
+        """
+        del examples
+        return {}
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether it remembers anything, and so needs to know which samples it sees."""
+        return type(self).initial_state is not Objective.initial_state
+
+    def state(self, examples: int) -> dict[str, jax.Array]:
+        """`initial_state` as arrays."""
+        return {name: jnp.asarray(value) for name, value in self.initial_state(examples).items()}
+
+    def initial_parameters(self) -> dict[str, np.ndarray]:
+        """`parameters` as float32 arrays."""
+        return {name: np.asarray(value, np.float32) for name, value in self.parameters().items()}
+
+    def final_loss(self, outputs: Outputs, key: jax.Array, mesh: Mesh | None) -> LossResult:
+        """The loss as at the end of training, for pairs that are not of the training data."""
+        count = len(outputs.embeddings["image"])
+        return self.loss(outputs, Step(1.0, key, mesh, self.state(count), jnp.arange(count)))
 
 
-def options_of(objective: Objective, config: ConfigDict) -> Options:
-    """The method's options, made from the settings under ``config.objective`` and checked.
+@dataclasses.dataclass(frozen=True)
+class ScaleChoice:
+    """What similarities are multiplied by: the learned scale, with or without its gradient, or a number."""
 
-    Raises:
-      UserError: the method cannot have these values.
-    """
-    return getattr(objective, "Options", Options).from_settings(config)
+    def __str__(self) -> str:
+        return f"learned, learned_without_gradient or a number above 0 and at most {LARGEST_SCALE}"
 
-
-def check_scale(flag: str, choice: str) -> None:
-    """Raises UserError, naming the flag, unless the choice is one that `chosen_scale` knows."""
-    if choice in ("learned", "learned_without_gradient"):
-        return
-    try:
-        number = float(choice)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= LARGEST_SCALE:
-        raise UserError(
-            f"{flag}: expected learned, learned_without_gradient or a number above 0 and at most {LARGEST_SCALE}; "
-            f"found {choice!r}."
-        )
+    def check(self, flag: str, choice: Any) -> None:
+        """Raises UserError for anything else."""
+        if choice in ("learned", "learned_without_gradient"):
+            return
+        try:
+            number = float(choice)
+        except ValueError:
+            number = math.nan
+        if not 0 < number <= LARGEST_SCALE:
+            raise UserError(f"{flag}: expected {self}; found {choice!r}.")
 
 
 def chosen_scale(choice: str, learned: jax.Array) -> jax.Array:

@@ -14,6 +14,8 @@ Columns are visited in an order drawn from ``key``, the same on every device: a 
 breaks ties at random.
 """
 
+import abc
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,9 +24,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rankclip_jax.distributed.collectives import gather, reduce_scatter
-from rankclip_jax.objectives.objective import Metrics, Options, Step
-from rankclip_jax.objectives.products import Columns, chosen_precision, prepare, product
+from rankclip_jax.distributed.collectives import all_gather, reduce_scatter
+from rankclip_jax.input_pipeline.setting import MANY, Choice, Range, setting
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives.objective import LossResult, Metrics, Objective, Step
+from rankclip_jax.objectives.products import PRECISIONS, Columns, chosen_precision, prepare, product
 
 # Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
 CHUNK_BYTES = 64 * 2**20
@@ -45,7 +49,7 @@ class Similarities:
         own: jax.Array,
         precision: str,
     ) -> None:
-        self.kinds = frozenset(rows)  # image, text, and the augmented views where there are any
+        self.views = frozenset(rows)  # image, text, and the augmented views where there are any
         self._rows = rows
         self._columns = columns
         self._sums = sums  # of the columns' gradients; None: there are none
@@ -80,12 +84,46 @@ class Similarities:
 RowLoss = Callable[[Similarities, Scalars], tuple[jax.Array, Metrics]]
 
 
+@dataclasses.dataclass(frozen=True)
+class PairwiseObjective(Objective):
+    """An objective that is a mean over the rows of the global batch; a subclass writes one chunk of rows."""
+
+    chunk_size: int = setting(0, "rows a device handles at once; 0: by a memory budget", Range(0, MANY))
+    precision: str = setting(
+        "auto", "of similarities: `highest`, `f16_x3`, `tf32_x3`, `bf16_x3`, `bf16_x6`", Choice(("auto", *PRECISIONS))
+    )
+
+    @abc.abstractmethod
+    def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+        """From a chunk's similarities and the scalars to a loss and metrics, each ``[chunk]``."""
+
+    def scheduled(self, step: Step) -> Scalars:
+        """Scalars that change over training, by name; `row_loss` finds them among its scalars, and they are logged."""
+        del step
+        return {}
+
+    def loss(self, outputs: Outputs, step: Step) -> LossResult:
+        """The mean of `row_loss`."""
+        scheduled = self.scheduled(step)
+        loss, metrics = mean_over_rows(
+            self.row_loss,
+            outputs.embeddings,
+            {**outputs.scalars, **scheduled},
+            step,
+            chunk_size=self.chunk_size,
+            precision=self.precision,
+        )
+        return LossResult(loss, metrics | dict(scheduled))
+
+
 def mean_over_rows(
     row_loss: RowLoss,
     embeddings: Embeddings,
     scalars: Scalars,
     step: Step,
-    options: Options = Options(),  # noqa: B008  # frozen
+    *,
+    chunk_size: int = 0,
+    precision: str = "auto",
 ) -> tuple[jax.Array, Metrics]:
     """The mean over all rows of ``row_loss``, with exact gradients, in memory linear in the batch.
 
@@ -94,8 +132,8 @@ def mean_over_rows(
       embeddings: name to ``[B, D]``, sharded over the mesh; gradients reach them and the scalars.
       scalars: whatever else the loss depends on, by name, the same on every device: the scale, a method's parameters.
       step: its key orders the columns at random, and so breaks ties; its mesh shares the rows.
-      options: its ``chunk_size`` rows are handled at once by a device (0: as many as `CHUNK_BYTES` has room for), its
-        ``precision`` is that of similarities.
+      chunk_size: rows that a device handles at once; 0: as many as `CHUNK_BYTES` has room for.
+      precision: of similarities, a key of `products.PRECISIONS`, or ``"auto"``.
 
     Returns:
       The mean loss and the means of the metrics, scalars; no gradient flows through the metrics.
@@ -109,13 +147,13 @@ def mean_over_rows(
     scalars = {name: jnp.asarray(value, dtype) for name, value in scalars.items()}
     order = jnp.arange(size) if step.key is None else jax.random.permutation(step.key, size)
 
-    mesh, precision = step.mesh, chosen_precision(options.precision, step.mesh, dtype)
+    mesh, precision = step.mesh, chosen_precision(precision, step.mesh, dtype)
     axes = () if mesh is None else mesh.axis_names
     devices = 1 if mesh is None else mesh.size
     if size % devices:
         raise ValueError(f"{size} rows cannot be split evenly over {devices} devices")
     local_size = size // devices
-    largest = min(options.chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
+    largest = min(chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
     chunk = -(-local_size // -(-local_size // largest))  # as many chunks as it takes, of equal size
 
     def over_devices(with_gradients: bool) -> Callable:
@@ -162,7 +200,7 @@ def _local_mean(
     local_size = next(iter(rows.values())).shape[0]
     first = jax.lax.axis_index(axes) * local_size if axes else 0
     places = jnp.zeros_like(order).at[order].set(jnp.arange(size), unique_indices=True)  # of each pair's column
-    columns = _in_turn(lambda x: prepare((gather(x, axes) if axes else x)[order], precision), rows)
+    columns = _in_turn(lambda x: prepare((all_gather(x, axes) if axes else x)[order], precision), rows)
 
     def chunk_loss(
         rows: Embeddings, sums: Embeddings | None, scalars: Scalars, index: jax.Array

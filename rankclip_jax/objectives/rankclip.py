@@ -7,28 +7,28 @@ import dataclasses
 
 import jax
 
-from rankclip_jax.models.clip import Outputs
+from rankclip_jax.input_pipeline.setting import FRACTION, WEIGHT, Each, setting
 from rankclip_jax.objectives import clip, ranking, schedules
 from rankclip_jax.objectives.objective import Metrics, Step
-from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
+from rankclip_jax.objectives.pairwise import Scalars, Similarities
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(ranking.Options):
-    """The ranking terms' options, and the ramp ``w``: from, to, reached at this share of training."""
-
-    ramp: tuple[float, float, float] = (0.0, 2.0, 2 / 3)
-
-
-def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+class RankClip(ranking.RankingOptions, clip.Clip):
     """CLIP's loss, second views included (see `clip`), plus the ramped terms of `ranking.consistency`."""
-    weight = schedules.ramp(step.progress, *options.ramp)
 
-    def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+    ramp: tuple[float, float, float] = setting(
+        (0.0, 2.0, 2 / 3),
+        "ranking weight: from, to, reached at this fraction of training",
+        Each(WEIGHT, WEIGHT, FRACTION),
+    )
+
+    def scheduled(self, step: Step) -> Scalars:
+        """The ramp ``w``."""
+        return {"ranking_weight": schedules.ramp(step.progress, *self.ramp)}
+
+    def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+        """Each pair's part of the three terms."""
         contrastive, metrics = clip.contrastive_rows(similarity, scalars["scale"])
-        ranked, more = ranking.weighted_rows(similarity, scalars["scale"], options)
-        return contrastive + scalars["weight"] * ranked, metrics | more
-
-    scalars = {**outputs.scalars, "weight": weight}
-    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options)
-    return total, metrics | {"ranking_weight": weight}
+        ranking_loss, more = ranking.weighted_rows(similarity, scalars["scale"], self)
+        return contrastive + scalars["ranking_weight"] * ranking_loss, metrics | more

@@ -28,9 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.objectives import objective
-from rankclip_jax.objectives.objective import Metrics, Step, check_scale, chosen_scale
+from rankclip_jax.input_pipeline.setting import MANY, WEIGHT, Choice, Range, Settings, setting
+from rankclip_jax.objectives.objective import Metrics, ScaleChoice, Step, chosen_scale
 from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
 
 Variant = Literal["exact", "released"]
@@ -53,28 +52,21 @@ _BLOCK = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(objective.Options):
-    """How the ranking terms are computed and weighed.
+class RankingOptions(Settings):
+    """How the ranking terms are computed and weighed; a part of the objectives that have them."""
 
-    Args:
-      variant: see `listmle`.
-      lambda_cross, lambda_in: weights of the cross-modal and of the in-modal term.
-      ranking_scale: what their similarities are multiplied by, see `objective.chosen_scale`.
-      position_decay: see `listmle`.
-      list_size: see `consistency`; 0: whole lists.
-    """
-
-    variant: Variant = "exact"
-    lambda_cross: float = 1.0
-    lambda_in: float = 1.0
-    ranking_scale: str = "learned"
-    position_decay: bool = False
-    list_size: int = 0
-
-    def __post_init__(self) -> None:
-        if self.variant not in get_args(Variant):
-            raise UserError(f"config.objective.variant: no {self.variant!r}; there are {', '.join(get_args(Variant))}.")
-        check_scale("config.objective.ranking_scale", self.ranking_scale)
+    variant: Variant = setting(
+        "exact", "of the ranking terms: `exact`, or `released`: fades out as the scale grows", Choice(get_args(Variant))
+    )
+    lambda_cross: float = setting(1.0, "weight of the cross-modal ranking term", WEIGHT)
+    lambda_in: float = setting(1.0, "weight of the in-modal ranking term", WEIGHT)
+    ranking_scale: str = setting(
+        "learned",
+        "of ranked similarities: `learned`, `learned_without_gradient`, or a number such as 14.3",
+        ScaleChoice(),
+    )
+    position_decay: bool = setting(False, "weigh the k-th place of a list by 1 / log(k + 1)")
+    list_size: int = setting(0, "rank each row against so many random columns; 0: all", Range(0, MANY))
 
 
 def listmle(
@@ -99,7 +91,7 @@ def listmle(
       ``[rows]``, in nats.
     """
     if variant not in ("exact", "released"):
-        raise ValueError(f"variant: expected 'exact' or 'released', found {variant!r}")
+        raise ValueError(f"variant: expected 'exact' or 'released'; found {variant!r}")
     if key is not None:
         order = jax.random.permutation(key, scores.shape[-1])
         scores, relevance = scores[:, order], relevance[:, order]
@@ -157,12 +149,12 @@ def consistency(
             return jnp.sum(losses, axis=0), {}
 
         step = Step(progress=0, key=key, mesh=mesh)
-        return mean_over_rows(loss, embeddings, {"scale": scale}, step, Options(chunk_size=chunk_size or 0))[0]
+        return mean_over_rows(loss, embeddings, {"scale": scale}, step, chunk_size=chunk_size or 0)[0]
 
     return term(CROSS_MODAL), term(IN_MODAL)
 
 
-def weighted_rows(similarity: Similarities, scale: jax.Array, options: Options) -> tuple[jax.Array, Metrics]:
+def weighted_rows(similarity: Similarities, scale: jax.Array, options: RankingOptions) -> tuple[jax.Array, Metrics]:
     """Each row's share of both terms, weighted and summed, and each of them unweighted: ``[chunk]``."""
     scale = chosen_scale(options.ranking_scale, scale)
     how = (options.variant, options.position_decay, options.list_size or None)

@@ -8,31 +8,25 @@ import dataclasses
 import jax
 
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.models.clip import Outputs
+from rankclip_jax.input_pipeline.setting import setting
 from rankclip_jax.objectives import ranking
-from rankclip_jax.objectives.objective import Metrics, Step
-from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
+from rankclip_jax.objectives.objective import Metrics
+from rankclip_jax.objectives.pairwise import PairwiseObjective, Scalars, Similarities
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(ranking.Options):
-    """The ranking terms' options; second views belong to a contrastive term, which this has not."""
-
-    second_view: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.second_view:
-            raise UserError(
-                "config.objective.second_view: ranking has no contrastive term that a second view would count in. Say "
-                "--config.objective.second_view=False, or take --config.objective.name=rankclip."
-            )
-
-
-def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+class RankingAlone(ranking.RankingOptions, PairwiseObjective):
     """The two terms of `ranking.consistency`, without a ramp, since there is nothing to ramp against."""
 
-    def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        return ranking.weighted_rows(similarity, scalars["scale"], options)
+    second_view: bool = setting(False, "contrast each image and text with an augmented view of itself too")
 
-    return mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)
+    def __post_init__(self) -> None:
+        if self.second_view:
+            raise UserError(
+                "config.objective.second_view: ranking has no contrastive term that a second view would count in. Use "
+                "--config.objective.second_view=False, or --config.objective.name=rankclip."
+            )
+
+    def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+        """Each pair's part of both terms."""
+        return ranking.weighted_rows(similarity, scalars["scale"], self)

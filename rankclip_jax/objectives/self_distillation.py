@@ -16,39 +16,36 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import clip, objective, schedules
-from rankclip_jax.objectives.objective import Metrics, Step, check_scale, chosen_scale
-from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
+from rankclip_jax.input_pipeline.setting import FRACTION, Each, setting
+from rankclip_jax.objectives import clip, schedules
+from rankclip_jax.objectives.objective import Metrics, Step, chosen_scale
+from rankclip_jax.objectives.pairwise import Scalars, Similarities
+from rankclip_jax.objectives.softclip import SoftTargets
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(objective.Options):
-    """The ramp of ``a`` (from, to, reached at this share of training) and ``s_q`` (see `objective.chosen_scale`)."""
-
-    distillation_ramp: tuple[float, float, float] = (0.0, 0.5, 1.0)
-    target_scale: str = "14.3"
-
-    def __post_init__(self) -> None:
-        check_scale("config.objective.target_scale", self.target_scale)
-
-
-def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+class SelfDistillation(SoftTargets):
     """CLIP's loss, second views included (see `clip`), with targets that follow the model's own beliefs ever more."""
-    share = schedules.ramp(step.progress, *options.distillation_ramp)
 
-    def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+    distillation_ramp: tuple[float, float, float] = setting(
+        (0.0, 0.5, 1.0),
+        "fraction of soft targets: from, to, reached at this fraction of training",
+        Each(FRACTION, FRACTION, FRACTION),
+    )
+
+    def scheduled(self, step: Step) -> Scalars:
+        """The fraction ``a`` of soft targets."""
+        return {"soft_fraction": schedules.ramp(step.progress, *self.distillation_ramp)}
+
+    def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+        """Each pair's part of both terms."""
         scale = scalars["scale"]
-        target_scale = chosen_scale(options.target_scale, scale)
+        target_scale = chosen_scale(self.target_scale, scale)
         contrastive, metrics = clip.contrastive_rows(similarity, scale)
         soft = jnp.zeros_like(contrastive)
         for row, column in (("image", "text"), ("text", "image")):
             target = jax.nn.softmax(jax.lax.stop_gradient(target_scale * similarity(column, row)), axis=-1)
             log_p = jax.nn.log_softmax(scale * similarity(row, column), axis=-1)
             soft -= jnp.sum(target * log_p, axis=-1) / 2
-        total = (1 - scalars["share"]) * contrastive + scalars["share"] * soft
-        return total, metrics | {"soft": soft}
-
-    scalars = {**outputs.scalars, "share": share}
-    total, metrics = mean_over_rows(row_loss, outputs.embeddings, scalars, step, options)
-    return total, metrics | {"soft_fraction": share}
+        fraction = scalars["soft_fraction"]
+        return (1 - fraction) * contrastive + fraction * soft, metrics | {"soft": soft}

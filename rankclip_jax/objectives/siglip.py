@@ -7,25 +7,34 @@ all columns, less its own logit. The bias ``b`` is learned, from -10. All of the
 it is averaged with CLIP's term for them, ``(L + L_second) / 2``.
 """
 
+import dataclasses
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import clip
-from rankclip_jax.objectives.objective import Metrics, Options, Step
-from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_rows
-
-PARAMETERS = {"logit_bias": -10.0}  # the paper's
+from rankclip_jax.objectives.objective import LossResult, Metrics, Step
+from rankclip_jax.objectives.pairwise import Scalars, Similarities
 
 
-def loss(outputs: Outputs, options: Options, step: Step) -> tuple[jax.Array, Metrics]:
+@dataclasses.dataclass(frozen=True)
+class SigLip(clip.Clip):
     """The sigmoid loss over the global batch; its paper starts with ``config.model.initial_logit_scale=10``."""
 
-    def row_loss(similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+    def parameters(self) -> Mapping[str, float]:
+        """The bias, from the paper's start."""
+        return {"logit_bias": -10.0}
+
+    def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
+        """Each image's part of the loss."""
         logits = scalars["scale"] * similarity("image", "text") + scalars["logit_bias"]
         signed = jnp.where(similarity.own, -logits, logits)
         sigmoid = jnp.sum(jax.nn.softplus(signed), axis=-1)
         return clip.with_second_view(sigmoid, similarity, scalars["scale"], "sigmoid")
 
-    total, metrics = mean_over_rows(row_loss, outputs.embeddings, outputs.scalars, step, options)
-    return total, metrics | {"logit_bias": outputs.scalars["logit_bias"]}
+    def loss(self, outputs: Outputs, step: Step) -> LossResult:
+        """The same over all rows, with the bias among the metrics."""
+        result = super().loss(outputs, step)
+        return result._replace(metrics=result.metrics | {"logit_bias": outputs.scalars["logit_bias"]})

@@ -6,10 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rankclip_jax.distributed.topology import Topology, topology_of
 from rankclip_jax.planning import formatting, search_space
 from rankclip_jax.planning.hardware import TPUS
-from rankclip_jax.planning.plan import Plan, plan
+from rankclip_jax.planning.plan import Plan, Tracer, plan
+from rankclip_jax.planning.topology import Topology, topology_of
 
 _HOUR = 3600
 
@@ -18,6 +18,7 @@ def run(
     config: ConfigDict,
     recipe: str,
     topology_name: str,
+    trace: Tracer,
     *,
     memory: int | None,
     find: bool,
@@ -31,6 +32,7 @@ def run(
       config: the settings.
       recipe: as the command line names it.
       topology_name: the devices.
+      trace: see `plan`.
       memory: bytes of each; None: its own.
       find: look for the largest batch that fits.
       sweep: compare meshes, rematerialisation and accumulation.
@@ -45,7 +47,7 @@ def run(
     changes: dict[str, Any] = {}
 
     def planned(settings: ConfigDict) -> Plan:
-        found = plan(settings, topology, memory)
+        found = plan(settings, topology, trace, memory)
         if find or sweep:
             total = f"{found.bytes['total'] / 2**30:.2f} GiB" if "total" in found.bytes else "refused"
             verdict = "fits" if found.fits else "does not fit"

@@ -2,25 +2,19 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.distributed.platform import MEMORY_SHARE
 from rankclip_jax.distributed.sharding import bytes_per_device
-from rankclip_jax.distributed.topology import Topology
 from rankclip_jax.planning import arithmetic, program
 from rankclip_jax.planning.hardware import Accelerator
 from rankclip_jax.planning.program import Collective
-from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import Experiment, build_experiment
-from rankclip_jax.training.state import describe
-from rankclip_jax.training.step import describe_batch, make_step
-
-_STEPS = 10**6  # of the run that is planned, where its length depends on data that need not be here
+from rankclip_jax.planning.topology import Topology
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,55 +90,81 @@ class Plan:
         }
 
 
-def plan(config: ConfigDict, topology: Topology, capacity: int | None = None) -> Plan:
+@dataclasses.dataclass(frozen=True)
+class TracedStep:
+    """A training step before it is compiled.
+
+    Args:
+      config: the settings.
+      mesh: the devices.
+      state: shapes, types and layout of what it changes; its ``parameters`` are told apart.
+      batch: the same of what it reads.
+      traced: JAX's trace of the step.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    state: Any
+    batch: Any
+    traced: Any
+
+
+Tracer = Callable[[ConfigDict, Sequence[jax.Device]], TracedStep]
+
+
+def plan(config: ConfigDict, topology: Topology, trace: Tracer, capacity: int | None = None) -> Plan:
     """Compiles the training step for devices that need not be here, and reads what it takes.
 
     Args:
       config: the settings.
       topology: the devices.
-      capacity: bytes of memory of each; None: the device's own.
+      trace: from settings and devices to the step; raises UserError for settings that no run can have on them.
+      capacity: bytes of memory of each device; None: the device's own.
 
     Raises:
       UserError: no run can have these settings on so many devices, or the compiler for them is not installed.
     """
     devices = topology.devices()
-    settings.check(config, len(devices), platform="gpu" if topology.is_gpu else "tpu")
-    experiment = build_experiment(config, make_mesh(config.mesh, devices), config.train.steps or _STEPS)
+    step = trace(config, devices)
     usable = int((capacity or topology.accelerator.memory) * MEMORY_SHARE)
-    return plan_step(experiment, topology.accelerator, topology.name, usable, topology.compiler_options)
+    useful = useful_flops(trace, config, devices)
+    return plan_step(step, useful, topology.accelerator, topology.name, usable, topology.compiler_options)
 
 
 def plan_step(
-    experiment: Experiment, accelerator: Accelerator, name: str, capacity: int, options: dict[str, Any] | None = None
+    step: TracedStep,
+    useful: float,
+    accelerator: Accelerator,
+    name: str,
+    capacity: int,
+    options: dict[str, Any] | None = None,
 ) -> Plan:
-    """The same for the parts of a run on any mesh, such as the devices that are here."""
-    config, mesh = experiment.config, experiment.layout.mesh
-    state, batch = describe(experiment), describe_batch(experiment)
+    """The same for a step on any mesh, such as the devices that are here; ``useful`` is from `useful_flops`."""
+    config = step.config
     sizes = {
-        "parameters": bytes_per_device(state.parameters),
-        "optimizer": bytes_per_device(state) - bytes_per_device(state.parameters),
-        "batch": bytes_per_device(batch),
+        "parameters": bytes_per_device(step.state.parameters),
+        "optimizer": bytes_per_device(step.state) - bytes_per_device(step.state.parameters),
+        "batch": bytes_per_device(step.batch),
     }
-    told = {
+    shown = {
         name: config[name.partition(".")[0]][name.partition(".")[2]]
         for name in ("model.name", "model.dtype", "model.remat", "train.accumulation", "objective.name")
     }
     common: dict[str, Any] = {
         "topology": name,
-        "mesh": dict(mesh.shape),
-        "settings": told,
+        "mesh": dict(step.mesh.shape),
+        "settings": shown,
         "pairs": config.train.global_batch_size,
     }
-    traced = make_step(experiment).trace(state, batch)
     try:
-        compiled = traced.lower().compile(compiler_options=options or {})
+        compiled = step.traced.lower().compile(compiler_options=options or {})
     except jax.errors.JaxRuntimeError as error:
         refusal = next(line for line in str(error).splitlines() if line.strip())[:300]
         return Plan(**common, bytes=sizes | {"capacity": capacity}, refusal=refusal)
     total = program.bytes_needed(compiled)
     text = compiled.as_text() or ""
-    operations = arithmetic.flops(traced)
-    moved = program.collectives(text, mesh)
+    operations = arithmetic.flops(step.traced)
+    moved = program.collectives(text, step.mesh)
     written = program.bytes_written(text)
     seconds = {
         "compute": compute_seconds(operations, accelerator),
@@ -155,7 +175,7 @@ def plan_step(
         **common,
         bytes=sizes | {"temporaries": total - sum(sizes.values()), "total": total, "capacity": capacity},
         flops=sum(operations.values()),
-        useful_flops=useful_flops(experiment),
+        useful_flops=useful,
         memory_bytes=2 * written,  # what is written is read again, if not from a cache
         collectives=moved,
         seconds=seconds,
@@ -163,12 +183,11 @@ def plan_step(
     )
 
 
-def useful_flops(experiment: Experiment) -> float:
+def useful_flops(trace: Tracer, config: ConfigDict, devices: Sequence[jax.Device]) -> float:
     """Operations of a step in which nothing is computed again."""
-    config = experiment.config.copy_and_resolve_references()
-    config.model.remat, config.model.attention, config.train.accumulation = "nothing", "xla", 1
-    plain = build_experiment(config, experiment.layout.mesh, experiment.total_steps)
-    return sum(arithmetic.flops(make_step(plain).trace(describe(plain), describe_batch(plain))).values())
+    config = config.copy_and_resolve_references()
+    config.model.remat, config.model.attention, config.train.accumulation = "none", "xla", 1
+    return sum(arithmetic.flops(trace(config, devices).traced).values())
 
 
 def compute_seconds(operations: Counter[str], accelerator: Accelerator) -> float:

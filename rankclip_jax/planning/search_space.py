@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.planning.plan import Plan
-from rankclip_jax.settings.ranges import LARGEST_BATCH
 
 Planner = Callable[[ConfigDict], Plan]
+
+_LARGEST_BATCH = 2**20
 
 # From the cheapest to the most frugal: what is computed again for the sake of memory.
 _FRUGAL: tuple[dict[str, Any], ...] = (
@@ -54,7 +55,7 @@ def largest_batch(config: ConfigDict, planner: Planner, multiple: int) -> tuple[
         return tried[count].fits
 
     first = max(config.train.global_batch_size // multiple, 1)
-    good, bad = (first, LARGEST_BATCH // multiple + 1) if fits(first) else (0, first)
+    good, bad = (first, _LARGEST_BATCH // multiple + 1) if fits(first) else (0, first)
     if good == 0 and not fits(1):
         raise UserError(f"--find: not even {multiple} pairs fit. Take a smaller model or more memory.")
     good = max(good, 1)
@@ -89,7 +90,7 @@ def sweep(config: ConfigDict, planner: Planner, devices: int, devices_a_host: in
       devices_a_host: those that may share one copy of the weights over fast links.
     """
     groups = [size for size in (1, devices_a_host) if devices % size == 0]
-    choices = itertools.product(dict.fromkeys(groups), ("nothing", "cheap", "blocks"), (1, 4, 16))
+    choices = itertools.product(dict.fromkeys(groups), ("none", "cheap", "blocks"), (1, 4, 16))
     for fsdp, remat, accumulation in choices:
         changes = {
             "mesh.replica": 1,

@@ -1,1 +1,1 @@
-"""Declarations, validation and resolution of a run's settings."""
+"""A run's settings: declared by the parts that read them, listed by ``configs/base.py``, checked here."""

@@ -29,7 +29,7 @@ def device_batches(
     try:
         for batch in batches:
             lines = batch.pop("unreadable")
-            if not experiment.is_stateful:
+            if not experiment.objective.is_stateful:
                 del batch["sample"]
             ahead.append((lines, experiment.layout.put_rows(batch)))
             if len(ahead) > 1:
@@ -55,13 +55,13 @@ def _batches(experiment: Experiment, source: Source, start_step: int, threads: i
         source,
         image_size=preset.vision.image_size,
         context_length=preset.text.context_length,
-        augmentation=Augmentation.from_settings(config.data),
+        augmentation=Augmentation.from_config(config.data),
         global_batch_size=config.train.global_batch_size,
         seed=config.seed,
         start_step=start_step,
         threads=threads,
         workers=workers,
-        second_view=config.objective.second_view,
+        second_view=experiment.objective.needs_second_views,
         max_pixels=config.data.max_pixels,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -8,17 +8,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from rankclip_jax.cli.console import say
+from rankclip_jax.cli.console import format_duration, say
 from rankclip_jax.distributed.platform import COMPILER_OPTIONS, give_freed_memory_back
 from rankclip_jax.distributed.sharding import bytes_per_device
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.monitoring.throughput import format_duration
 from rankclip_jax.planning.program import bytes_needed
 from rankclip_jax.planning.search_space import as_flags, find_fitting
-from rankclip_jax.settings import resolution as settings
-from rankclip_jax.training.experiment import Experiment, build_experiment
-from rankclip_jax.training.state import describe
-from rankclip_jax.training.step import StepFunction, describe_batch, make_step
+from rankclip_jax.training.experiment import Experiment, build_experiment, check
+from rankclip_jax.training.state import abstract_state
+from rankclip_jax.training.step import StepFunction, abstract_batch, make_step
 
 _ADVICE = (
     "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.remat=blocks, by "
@@ -78,7 +76,7 @@ class ExplainMemory:
 
 def _bytes_of_state(experiment: Experiment) -> int:
     """What the state occupies on one device, which it does before the first step."""
-    return bytes_per_device(describe(experiment))
+    return bytes_per_device(abstract_state(experiment))
 
 
 def _check_device_memory(needed: int, experiment: Experiment) -> None:
@@ -100,12 +98,12 @@ def bytes_of_device() -> int | None:
 
 def _needs(config: ConfigDict, like: Experiment) -> int:
     """Bytes on one device of a step with other settings, on the same devices."""
-    settings.check(config, like.layout.mesh.size)
+    check(config, like.layout.mesh.size)
     return bytes_needed(_compile(build_experiment(config, like.layout.mesh, like.total_steps, like.examples)))
 
 
 def _compile(experiment: Experiment) -> Any:
-    program = make_step(experiment).lower(describe(experiment), describe_batch(experiment))
+    program = make_step(experiment).lower(abstract_state(experiment), abstract_batch(experiment))
     return program.compile(compiler_options=COMPILER_OPTIONS[jax.default_backend()])
 
 

@@ -14,7 +14,8 @@ from rankclip_jax.input_pipeline.array_record import PreparedSplit
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.loader import check_readable
 from rankclip_jax.input_pipeline.source import Mixture, Source, identity_of
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.models.presets import preset_of
+from rankclip_jax.settings import schema
 
 NAME = "data.json"  # in a workdir: the identity of the data that the run is trained on
 _MAY_CHANGE = {"image sizes"}  # images may be mended
@@ -27,7 +28,7 @@ def open_data(config: ConfigDict) -> tuple[Source, Source | None]:
 
 
 def _open(config: ConfigDict, split: str) -> Source:
-    image_size = settings.image_size(config)
+    image_size = preset_of(config.model).vision.image_size
     source = input_pipeline.open_source(config.data, split, image_size=image_size, seed=config.seed)
     parts = [part for part in _parts(source) if isinstance(part, PreparedSplit)]
     damaged, limit = sum(part.damaged_records for part in parts), config.data.max_unreadable_fraction
@@ -45,7 +46,7 @@ def _open(config: ConfigDict, split: str) -> Source:
 def shared_facts(config: ConfigDict, source: Source) -> dict[str, object]:
     """What every process of a run must have alike: settings, and the identity of its data."""
     digest = hashlib.sha256(json.dumps(identity_of(source)).encode()).hexdigest()
-    values = dict(settings.flatten(settings.to_dict(config)))
+    values = dict(schema.flatten(schema.to_dict(config)))
     alike = {
         f"config.{name}": value
         for name, value in values.items()

@@ -11,18 +11,17 @@ import jax.numpy as jnp
 
 from rankclip_jax.checkpoints.manager import Checkpoints, SavingFailed, faults_of, read_state
 from rankclip_jax.checkpoints.workdir import write_config
-from rankclip_jax.cli.console import say
+from rankclip_jax.cli.console import format_duration, say
 from rankclip_jax.distributed.processes import is_primary_process, wait_for_all
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import nearest_folder
 from rankclip_jax.input_pipeline.object_stores import is_remote, remove_folder
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
-from rankclip_jax.monitoring.throughput import format_duration
 from rankclip_jax.training.batches import device_batches
 from rankclip_jax.training.compilation import ExplainMemory
 from rankclip_jax.training.experiment import Experiment
-from rankclip_jax.training.state import TrainState, describe
+from rankclip_jax.training.state import TrainState, abstract_state
 from rankclip_jax.training.step import StepFunction
 
 _FOLDER = "dry_run"
@@ -65,7 +64,7 @@ def perform_dry_run(
         faults = faults_of(folder, step)
         written = jax.device_get(_sums_of_bits(state))
         del state  # two may not fit
-        read = jax.device_get(_sums_of_bits(read_state(folder, describe(experiment), step)))
+        read = jax.device_get(_sums_of_bits(read_state(folder, abstract_state(experiment), step)))
     if faults or written != read:
         raise UserError(f"--workdir: in {there} files are not read as they are written. {' '.join(faults)}")
     if is_primary_process():
@@ -92,7 +91,7 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 def _write(experiment: Experiment, folder: Path, state: TrainState) -> None:
     write_config(folder, experiment.config)
-    checkpoints = Checkpoints(folder, experiment)
+    checkpoints = Checkpoints(folder, experiment.config, abstract_state(experiment))
     try:
         checkpoints.save(state)
         checkpoints.close()

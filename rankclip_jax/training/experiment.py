@@ -2,125 +2,215 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from rankclip_jax import objectives
 from rankclip_jax.distributed.sharding import Layout
-from rankclip_jax.models import clip
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.models import clip, presets
 from rankclip_jax.models.clip import Clip, Outputs, Variables
-from rankclip_jax.objectives import OBJECTIVES, Objective, Options, Step, options_of, parameters_of, state_of
-from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.objectives import OBJECTIVES, Objective
+from rankclip_jax.planning import hardware
+from rankclip_jax.settings import validation
+from rankclip_jax.settings.schema import schema
 from rankclip_jax.training import optimizer, schedule
+
+_MODEL = ("vision", "text", "logit_scale")
+HEAD = "head"  # the parameters of an objective's module
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What training, evaluation and benchmarks are made of; its parts are built when first asked for.
+    """What training and benchmarks are made of; its parts are built when first asked for.
 
     Args:
       config: the settings.
       layout: how state and batch lie on the devices.
-      total_steps: length of the run in updates; None where nothing is trained.
-      examples: records of the training data; 0 where nothing is trained.
+      total_steps: length of the run in updates.
+      examples: records of the training data.
     """
 
     config: ConfigDict
     layout: Layout
-    total_steps: int | None
+    total_steps: int
     examples: int
 
     @functools.cached_property
     def model(self) -> Clip:
-        """The two towers."""
-        return clip.build(self.config.model, self.layout.mesh.devices.flat[0].platform)
-
-    def objective(self, outputs: Outputs, step: Step) -> tuple[jax.Array, Metrics]:
-        """The loss and its metrics, with the options of the settings."""
-        return self.method.loss(outputs, self._options, step)
-
-    def validation_loss(self, outputs: Outputs, key: jax.Array, mesh: Mesh | None) -> tuple[jax.Array, Metrics]:
-        """The same at the end of training, for pairs that are not of the training data; metrics that are numbers."""
-        count = len(outputs.embeddings["image"])
-        state = state_of(self.method, self._options, count)
-        loss, metrics = self.objective(outputs, Step(1.0, key, mesh, state, jnp.arange(count)))
-        return loss, {name: value for name, value in metrics.items() if name not in state}
-
-    @property
-    def method(self) -> Objective:
-        """The file of the objective."""
-        return OBJECTIVES[self.config.objective.name]
-
-    @property
-    def knows_method(self) -> bool:
-        """Whether there is such a file here; a run whose recipe added it is read without."""
-        return self.config.objective.name in OBJECTIVES
+        """Both encoders; those of which nothing is trained run as in evaluation."""
+        model = clip.build(self.config.model, self.layout.mesh.devices.flat[0].platform)
+        masks = optimizer.frozen_masks(clip.abstract_variables(model)["params"], self.config.optimizer.frozen)
+        whole = {name: all(mask.all() for mask in jax.tree.leaves(masks[name])) for name in ("vision", "text")}
+        return model.clone(frozen=tuple(name for name, frozen in whole.items() if frozen))
 
     @functools.cached_property
-    def _options(self) -> Options:
-        return options_of(self.method, self.config.objective)
+    def objective(self) -> Objective:
+        """The training objective, with its options."""
+        return objectives.build(self.config.objective)
 
     @functools.cached_property
-    def objective_params(self) -> dict[str, np.ndarray]:
-        """What the method learns beside the model, as it starts; nothing where the method is not here."""
-        if not self.knows_method:
-            return {}
-        return {name: np.asarray(value, np.float32) for name, value in parameters_of(self.method).items()}
+    def head(self) -> nn.Module | None:
+        """The objective's own module; None: it has none."""
+        return self.objective.head(self.model.preset.embedding_size)
 
-    @property
-    def is_stateful(self) -> bool:
-        """Whether the method has a state of its own, and so wants to know which samples it sees."""
-        return hasattr(self.method, "initial_state")
-
-    def initial_method_state(self) -> dict[str, jax.Array]:
-        """What the method is_stateful and does not learn, as it starts."""
-        return state_of(self.method, self._options, self.examples)
+    def initial_objective_state(self) -> dict[str, jax.Array]:
+        """What the objective remembers and does not learn, as it starts."""
+        return self.objective.state(self.examples)
 
     @functools.cached_property
     def learning_rate(self) -> optax.Schedule:
         """The rate of each update."""
-        assert self.total_steps is not None
         return schedule.learning_rate(self.config.optimizer, self.total_steps)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """From gradients to updates."""
-        parameters = self.abstract_variables()["params"]
-        return optimizer.build(self.config.optimizer, self.learning_rate, parameters, frozen=self.model.frozen)
+        return optimizer.build(self.config.optimizer, self.learning_rate, self.abstract_variables()["params"])
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        """Which parameters are not trained: for each a boolean, or where blocks are stacked one for each."""
+        return optimizer.frozen_masks(self.abstract_variables()["params"], self.config.optimizer.frozen)
 
     def init_variables(self, key: jax.Array) -> Variables:
-        """Freshly drawn weights, the method's own beside the model's."""
-        return self.with_objective_params(clip.init_variables(self.model, key))
+        """Freshly drawn weights, the objective's own beside the model's."""
+        return self.with_objective_params(clip.init_variables(self.model, key), key)
 
-    def with_objective_params(self, variables: Variables) -> Variables:
-        """Weights of the model with the method's own: kept where they are there, from the start where not."""
-        own = {name: variables["params"].get(name, value) for name, value in self.objective_params.items()}
-        model = {name: variables["params"][name] for name in ("vision", "text", "logit_scale")}
-        return variables | {"params": model | own}
+    def with_objective_params(self, variables: Variables, key: jax.Array) -> Variables:
+        """Weights of the model with the objective's own: kept where they are there, initialised where not."""
+        given = variables["params"]
+        own = {name: given.get(name, value) for name, value in self.objective.initial_parameters().items()}
+        if self.head is not None:
+            own[HEAD] = given[HEAD] if HEAD in given else self._init_head(variables, jax.random.fold_in(key, 1))
+        return variables | {"params": {name: given[name] for name in _MODEL} | own}
+
+    def _init_head(self, variables: Variables, key: jax.Array) -> optax.Params:
+        assert self.head is not None
+        batch = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in clip.abstract_batch(self.model).items()}
+        outputs: Any = self.model.apply(variables, batch, tokens=self.objective.needs_tokens)
+        return self.head.init(key, outputs, batch)["params"]
 
     def abstract_variables(self) -> Variables:
         """The shapes and types of the weights, without computing them."""
         return jax.eval_shape(lambda: self.init_variables(jax.random.key(0)))
 
-    def outputs_with(self, outputs: Outputs, parameters: optax.Params) -> Outputs:
-        """The model's outputs with the method's own parameters among the scalars."""
-        own = {name: parameters[name] for name in self.objective_params}
+    def with_scalars(self, outputs: Outputs, parameters: optax.Params) -> Outputs:
+        """The model's outputs with what the objective learns among the scalars."""
+        own = {name: parameters[name] for name in self.objective.parameters()}
         return outputs._replace(scalars=outputs.scalars | own)
 
 
-def build_experiment(config: ConfigDict, mesh: Mesh, total_steps: int | None = None, examples: int = 0) -> Experiment:
+def build_experiment(config: ConfigDict, mesh: Mesh, total_steps: int, examples: int = 0) -> Experiment:
     """The parts of the run that the settings describe, on a mesh.
 
     Args:
       config: checked settings; what they leave to the device is decided here, once.
       mesh: the devices.
-      total_steps: length of the run in updates; None where nothing is trained.
-      examples: records of the training data; 0 where nothing is trained.
+      total_steps: length of the run in updates.
+      examples: records of the training data.
     """
     layout = Layout(mesh, tuple((pattern, dimension) for pattern, dimension in config.mesh.overrides))
-    return Experiment(settings.resolve_dtype(config, mesh.devices.flat[0]), layout, total_steps, examples)
+    return Experiment(resolve_dtype(config, mesh.devices.flat[0]), layout, total_steps, examples)
+
+
+def check(config: ConfigDict, device_count: int, platform: str | None = None) -> None:
+    """Raises UserError for settings that no run can have, naming the flag that fixes it.
+
+    Args:
+      config: the settings.
+      device_count: of all processes.
+      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``; None: the one that is here.
+    """
+    validation.check(config)
+    preset = presets.preset_of(config.model)
+    if config.model.vision and config.model.name in presets.PRESETS:
+        own = presets.PRESETS[config.model.name].with_image_size(preset.vision.image_size)
+        if dataclasses.replace(preset, activation=own.activation) != own and _sizes_differ(preset, own):
+            raise UserError(
+                f"config.model: {config.model.name} is the name of a preset of other sizes, which exports go by. "
+                "Use another name for the model: --config.model.name=NAME"
+            )
+    _check_attention(config.model, platform or jax.default_backend())
+    train = config.train
+    if config.objective.name in OBJECTIVES and config.objective.list_size > train.global_batch_size:
+        raise UserError(
+            f"config.objective.list_size: expected 0 (all) to {train.global_batch_size}, the batch; "
+            f"found {config.objective.list_size}."
+        )
+    if train.global_batch_size % device_count:
+        below = train.global_batch_size // device_count * device_count
+        raise UserError(
+            f"config.train.global_batch_size: {train.global_batch_size} pairs cannot be split evenly over "
+            f"{device_count} devices. Use a multiple of {device_count}, such as "
+            f"--config.train.global_batch_size={below or device_count}."
+        )
+    _check_accumulation(config, preset, device_count)
+    if config.evaluation.weights == "ema" and not config.optimizer.ema_decay:
+        raise UserError(
+            "config.evaluation.weights: the run keeps no average of the weights. Use "
+            "--config.optimizer.ema_decay=0.999 to keep one, or --config.evaluation.weights=latest."
+        )
+
+
+def _sizes_differ(one: presets.Preset, other: presets.Preset) -> bool:
+    """Whether two models have different weights; options such as patch dropout change none."""
+    shapes = [jax.tree.map(jnp.shape, clip.abstract_variables(Clip(preset))) for preset in (one, other)]
+    return shapes[0] != shapes[1]
+
+
+def _check_attention(model: Mapping[str, Any], platform: str) -> None:
+    if model["attention"] == "cudnn" and (model["dtype"] == "float32" or platform != "gpu"):
+        raise UserError(
+            f"config.model.attention: cudnn needs an NVIDIA GPU and a 16-bit type; found {platform} and "
+            f"{model['dtype']}. Use --config.model.attention=auto, or add --config.model.dtype=bfloat16 on such a GPU."
+        )
+
+
+def _check_accumulation(config: ConfigDict, preset: presets.Preset, device_count: int) -> None:
+    count, rows = config.train.accumulation, config.train.global_batch_size // device_count
+    if rows % count:
+        fitting = max(number for number in range(1, count) if rows % number == 0)
+        raise UserError(
+            f"config.train.accumulation: the {rows} pairs of a device cannot be split evenly into {count} "
+            f"micro-batches. Use --config.train.accumulation={fitting}, or another batch."
+        )
+    if count == 1:
+        return
+    masks = optimizer.frozen_masks(clip.abstract_variables(Clip(preset))["params"], config.optimizer.frozen)
+    for name, encoder in (("vision", preset.vision), ("text", preset.text)):
+        if encoder.has_batch_statistics and not all(mask.all() for mask in jax.tree.leaves(masks[name])):
+            raise UserError(
+                f"config.train.accumulation: {config.model.name} normalises by the statistics of the whole batch, "
+                f"which {count} micro-batches do not have: they would train another model. Use --config.train.accumulation=1 "
+                "and --config.model.remat=blocks, or more devices, or a ViT preset."
+            )
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A copy of the settings that lacks nothing, and says all sizes of the model: reading the run needs no table."""
+    complete = schema().complete(config)
+    with complete.unlocked():
+        complete.model = presets.resolved(complete.model)
+    return complete
+
+
+def resolve_dtype(config: ConfigDict, device: jax.Device) -> ConfigDict:
+    """The settings with what they leave to the device decided: ``model.dtype`` is a type, where it was ``"auto"``.
+
+    Args:
+      config: checked settings; they stay as they are.
+      device: one of those that compute.
+    """
+    if config.model.dtype != "auto":
+        return config
+    resolved = config.copy_and_resolve_references()
+    resolved.model.dtype = "bfloat16" if hardware.has_fast_bfloat16(device) else "float32"
+    return resolved

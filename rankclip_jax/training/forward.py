@@ -1,4 +1,4 @@
-"""The towers over a global batch: each device encodes its own rows, in micro-batches where asked to.
+"""The encoders over a global batch: each device encodes its own rows, in micro-batches where asked to.
 
 Between the devices of an axis ``fsdp`` the weights are gathered once for a step, and their gradients summed into the
 shards that each device owns once, whatever the number of micro-batches. Accumulation is GradCache (Gao et al., 2021):
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from rankclip_jax.distributed.collectives import gather
+from rankclip_jax.distributed.collectives import all_gather
 from rankclip_jax.distributed.mesh import FSDP
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.training.experiment import Experiment
+from rankclip_jax.training.experiment import HEAD, Experiment
 from rankclip_jax.training.state import join
 
 Batch = dict[str, jax.Array]
@@ -26,7 +26,7 @@ Batch = dict[str, jax.Array]
 def forward(
     experiment: Experiment, parameters: optax.Params, batch_statistics: dict[str, Any], batch: Batch, key: jax.Array
 ) -> tuple[Outputs, dict[str, Any]]:
-    """All views of a batch to what the objective is given, and the batch statistics after them.
+    """All views of a batch to what the objective reads, and the batch statistics after them.
 
     Args:
       experiment: the run's parts.
@@ -35,33 +35,41 @@ def forward(
       batch: views by name, ``[B, ...]``, rows over all devices.
       key: of the step.
     """
-    layout = experiment.layout
+    layout, objective, head = experiment.layout, experiment.objective, experiment.head
     alone = layout.mesh.size == 1  # which XLA would have exchange everything with itself
     axes = () if alone else layout.mesh.axis_names
     execution = dataclasses.replace(experiment.model.execution, axes=axes)
     model = experiment.model.clone(execution=execution)
-    towers = {part: parameters[part] for part in ("vision", "text", "logit_scale")}
-    if model.frozen:
-        towers[model.frozen] = jax.lax.stop_gradient(towers[model.frozen])
-    split = layout.specifications({"parameters": towers})["parameters"]
+    modules = {name: parameters[name] for name in ("vision", "text", "logit_scale", HEAD) if name in parameters}
+    frozen = {name: experiment.frozen[name] for name in modules}
+    modules = jax.tree.map(lambda x, mask: jax.lax.stop_gradient(x) if mask.all() else x, modules, frozen)
+    split = layout.specifications({"parameters": modules})["parameters"]
 
-    def encode_own(towers: optax.Params, statistics: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[Any, Any]:
-        variables = join(_gathered(towers, split), statistics)
+    def encode_own(modules: optax.Params, statistics: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[Any, Any]:
+        variables = join(_gathered(modules, split), statistics)
         own = len(next(iter(batch.values())))
         numbers = jnp.arange(own) + (own * jax.lax.axis_index(axes) if axes else 0)
 
         def encode(part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
             outputs, changed = model.apply(
-                variables, part[0], train=True, rows=part[1], mutable=["batch_stats"], rngs={"patch_dropout": key}
+                variables,
+                part[0],
+                train=True,
+                rows=part[1],
+                tokens=objective.needs_tokens,
+                mutable=["batch_stats"],
+                rngs={"patch_dropout": key},
             )
-            return outputs.embeddings, changed.get("batch_stats", statistics)
+            if head is not None:
+                outputs = outputs._replace(head=head.apply({"params": variables["params"][HEAD]}, outputs, part[0]))
+            return outputs._replace(scalars={}), changed.get("batch_stats", statistics)
 
         count = experiment.config.train.accumulation
         if count == 1:
             return encode((batch, numbers))
         parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, numbers))
-        embeddings = jax.lax.map(jax.checkpoint(lambda part: encode(part)[0], prevent_cse=False), parts)
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), embeddings), statistics
+        outputs = jax.lax.map(jax.checkpoint(lambda part: encode(part)[0], prevent_cse=False), parts)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs), statistics
 
     whole, rows = PartitionSpec(), PartitionSpec(axes)
     encode_all = (
@@ -75,15 +83,15 @@ def forward(
             check_vma=False,
         )
     )
-    embeddings, batch_statistics = encode_all(towers, batch_statistics, batch, jax.random.fold_in(key, 0))
-    outputs = Outputs(embeddings, {"scale": jnp.exp(parameters["logit_scale"])})
-    return experiment.outputs_with(outputs, parameters), batch_statistics
+    outputs, batch_statistics = encode_all(modules, batch_statistics, batch, jax.random.fold_in(key, 0))
+    outputs = outputs._replace(scalars={"scale": jnp.exp(parameters["logit_scale"])})
+    return experiment.with_scalars(outputs, parameters), batch_statistics
 
 
-def _gathered(towers: optax.Params, split: Any) -> optax.Params:
+def _gathered(modules: optax.Params, split: Any) -> optax.Params:
     """The whole of each array, from the parts that the devices of a group own; called on each device."""
 
     def whole(part: jax.Array, specification: PartitionSpec) -> jax.Array:
-        return gather(part, FSDP, specification.index(FSDP)) if FSDP in specification else part
+        return all_gather(part, FSDP, specification.index(FSDP)) if FSDP in specification else part
 
-    return jax.tree.map(whole, towers, split)
+    return jax.tree.map(whole, modules, split)

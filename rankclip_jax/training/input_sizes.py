@@ -7,34 +7,33 @@ import numpy as np
 from rankclip_jax.input_pipeline.errors import UnreadableError
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.input_pipeline.tokenizer import tokenize
-from rankclip_jax.models.presets import Preset, ResNetPreset
+from rankclip_jax.models.presets import PRESETS, Preset
 
 _FEW_POSITIONS = 16  # of which an image is too coarse for any preset that is meant for more pixels
 _LOOKED_AT, _LONGEST = 64, 4096  # records, and tokens of each of their captions
 _CUT_SHARE = 0.1
 
 
-def describe(preset: Preset) -> dict[str, str]:
+def summary(preset: Preset) -> dict[str, str]:
     """Image size, patches and context length, for the lines at the start of a run."""
     vision = preset.vision
-    unit = "positions of the last grid" if isinstance(vision, ResNetPreset) else "patches"
     return {
-        "images": f"{vision.image_size} x {vision.image_size} pixels, {vision.positions} {unit} of "
+        "images": f"{vision.image_size} x {vision.image_size} pixels, {vision.positions} {vision.unit} of "
         f"{vision.stride} x {vision.stride}",
         "captions": f"{preset.text.context_length} tokens",
     }
 
 
-def notes(name: str, preset: Preset, own_image_size: int, source: Source) -> list[str]:
+def notes(name: str, preset: Preset, source: Source) -> list[str]:
     """A line for each of: images that are too coarse, captions that lose their end.
 
     Args:
       name: of the preset.
       preset: as it is trained.
-      own_image_size: the preset's own.
       source: the training data, of which a few captions are read.
     """
     vision, found = preset.vision, []
+    own_image_size = PRESETS[name].vision.image_size if name in PRESETS else vision.image_size
     if vision.image_size != own_image_size and vision.positions < _FEW_POSITIONS:
         own = preset.with_image_size(own_image_size).vision.positions
         found.append(

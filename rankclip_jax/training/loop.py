@@ -27,7 +27,6 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.object_stores import path_of, time_of
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
-from rankclip_jax.models.presets import preset_of
 from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.events import Events
 from rankclip_jax.monitoring.goodput import Ledger
@@ -38,13 +37,13 @@ from rankclip_jax.monitoring.writers import check_writers, make_writers
 from rankclip_jax.objectives.objective import Metrics
 from rankclip_jax.planning.hardware import peak_flops
 from rankclip_jax.planning.plan import useful_flops
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings.schema import import_parts
 from rankclip_jax.training import input_sizes, schedule
 from rankclip_jax.training.batches import device_batches, records_of_step
 from rankclip_jax.training.compilation import ExplainMemory, compile_step
 from rankclip_jax.training.data import check_unchanged, open_data, shared_facts, write_identity
 from rankclip_jax.training.dry_run import perform_dry_run
-from rankclip_jax.training.experiment import Experiment, build_experiment
+from rankclip_jax.training.experiment import Experiment, build_experiment, check, resolve
 from rankclip_jax.training.forward import Batch
 from rankclip_jax.training.hooks import Hook, StepInfo
 from rankclip_jax.training.hooks.anomalies import AnomalyHook
@@ -55,9 +54,10 @@ from rankclip_jax.training.hooks.interruption import Interrupted, Interruption
 from rankclip_jax.training.hooks.logging import Logging
 from rankclip_jax.training.hooks.profiling import Profiling
 from rankclip_jax.training.results import show_results, write_results
-from rankclip_jax.training.resumption import Start, choose_start, newest, restore_or_initialise
-from rankclip_jax.training.state import TrainState
-from rankclip_jax.training.step import StepFunction
+from rankclip_jax.training.resumption import Start, choose_start, newest, resolve_config, restore_or_initialise
+from rankclip_jax.training.resumption import total_steps as total_steps_of
+from rankclip_jax.training.state import TrainState, abstract_state
+from rankclip_jax.training.step import StepFunction, trace_step
 
 _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
 
@@ -104,8 +104,9 @@ def train(
     """
     started = time.monotonic() if started is None else started
     workdir = path_of(str(workdir))
-    settings.check(config, mesh.size if mesh else jax.device_count())
-    config = settings.with_sizes(config)
+    import_parts(config)
+    config = resolve(config)
+    check(config, mesh.size if mesh else jax.device_count())
     mesh = mesh or make_mesh(config.mesh)
     check_writers(config)
     workdirs.check_writable(workdir)
@@ -113,13 +114,13 @@ def train(
     with Lock(workdir) as lock:
         if (workdirs.saved_steps(workdir) or workdirs.misnamed(workdir)) and is_primary_process():
             lock.take()
-        config, stored = workdirs.resolve_config(workdir, config, len(source))
-        total_steps = settings.total_steps(config, len(source))
+        config, stored = resolve_config(workdir, config, len(source))
+        total_steps = total_steps_of(config, len(source))
         start_up.check_same_on_all(shared_facts(config, source))
         if stored:
             check_unchanged(workdir, source)
         experiment = build_experiment(config, mesh, total_steps, len(source))
-        evaluator = Evaluator(experiment, validation) if validation else None
+        evaluator = _make_evaluator(experiment, validation)
         start = choose_start(experiment, workdir, stored, len(source))
         timeline = Timeline()
         timeline.add("start", time.monotonic() - started)
@@ -151,6 +152,12 @@ def train(
                 say(f"going on from step {start.step}")
 
 
+def _make_evaluator(experiment: Experiment, validation: Source | None) -> Evaluator | None:
+    if validation is None:
+        return None
+    return Evaluator(experiment.model, experiment.layout, experiment.config, experiment.objective, validation)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What stays the same when a run goes back."""
@@ -175,7 +182,6 @@ def _take_steps(run: _Run, start: Start, state: TrainState, skipped_steps: Set[i
     """
     experiment, workdir, timeline = run.experiment, run.workdir, run.timeline
     config, total_steps, memory = experiment.config, experiment.total_steps, ExplainMemory(experiment)
-    assert total_steps is not None
     tally = _make_tally(config, run.source)
     with contextlib.ExitStack() as stack:
         stack.enter_context(Watchdog(timeline, config.processes.hang_seconds))
@@ -281,7 +287,10 @@ def _make_logging(
         make_writers(workdir, start_step, config) if is_primary_process() else [],
         start_step,
         timeline,
-        useful_share=useful_flops(experiment) / (peak * experiment.layout.mesh.size) if peak else None,
+        useful_share=useful_flops(trace_step, config, list(experiment.layout.mesh.devices.flat))
+        / (peak * experiment.layout.mesh.size)
+        if peak
+        else None,
         pairs_per_step=config.train.global_batch_size,
         every_steps=config.logging.every_steps,
         unreadable=unreadable,
@@ -294,9 +303,10 @@ def _enter_hooks(
     """What happens beside the step, in this order, with what it counts as, and the one that hears of beginnings too."""
     experiment, workdir, evaluator = run.experiment, run.workdir, run.evaluator
     config, total_steps = experiment.config, experiment.total_steps
-    assert total_steps is not None
     decay = schedule.decay_start(config.optimizer, total_steps)
-    checkpoints = Checkpoints(workdir, experiment, always_kept=[decay] if decay < total_steps else [])
+    checkpoints = Checkpoints(
+        workdir, config, abstract_state(experiment), always_kept=[decay] if decay < total_steps else []
+    )
     every = config.logging.every_steps
 
     def before_save(step: int) -> None:
@@ -378,14 +388,14 @@ def _print_banner(
         return
     config, mesh = experiment.config, experiment.layout.mesh
     count = sum(math.prod(np.shape(value)) for value in jax.tree.leaves(state.parameters))
-    batch, total_steps = config.train.global_batch_size, experiment.total_steps or 0
+    batch, total_steps = config.train.global_batch_size, experiment.total_steps
     epochs = total_steps * batch / len(source)
     lines = {
         "run": f"{workdir}" + (f", going on from step {step}" if step else ""),
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es)",
         "mesh": ", ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         "model": f"{config.model.name}, {count:,} parameters, {config.model.dtype} compute",
-        **input_sizes.describe(experiment.model.preset),
+        **input_sizes.summary(experiment.model.preset),
         "objective": config.objective.name,
         "data": f"{len(source):,} training pairs, {len(validation) if validation else 0:,} validation pairs",
         "batch": f"{batch:,} pairs a step, {batch // mesh.size:,} a device",
@@ -395,9 +405,7 @@ def _print_banner(
     if experiment.layout.shards > 1:
         arrays = table({"parameters": state.parameters}, experiment.layout)
         say(f"parameters, split over the axis fsdp:\n{arrays}")
-    for note in input_sizes.notes(
-        config.model.name, experiment.model.preset, preset_of(config.model).vision.image_size, source
-    ):
+    for note in input_sizes.notes(config.model.name, experiment.model.preset, source):
         say(note)
     if len(source) < batch:
         say(f"note: {len(source)} pairs are fewer than a batch of {batch}, so pairs repeat within a batch")

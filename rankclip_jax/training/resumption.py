@@ -1,4 +1,4 @@
-"""Where a run goes on, or begins, and with which state."""
+"""Whether a run starts or resumes, from which step, and with which settings and state."""
 
 import dataclasses
 import functools
@@ -10,11 +10,12 @@ from rankclip_jax.checkpoints import workdir as workdirs
 from rankclip_jax.checkpoints.manager import choose_whole, read_state
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed.processes import is_primary_process
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings import comparison, schema
 from rankclip_jax.training import schedule
 from rankclip_jax.training.experiment import Experiment
-from rankclip_jax.training.state import TrainState, create, describe
+from rankclip_jax.training.state import TrainState, abstract_state, create
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +27,51 @@ class Start:
     aside: tuple[str, ...] = ()
 
 
+def resolve_config(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict, ConfigDict | None]:
+    """The settings to train with, and those of the run that the folder holds, the same but for the run's length.
+
+    Settings that came after the run was begun keep what it did, unless they are changed. Settings without a checkpoint
+    are not a run, and may be replaced. Nothing is written.
+
+    Args:
+      workdir: the run's folder.
+      config: the settings asked for, complete.
+      examples: records of the training data.
+
+    Raises:
+      UserError: the folder holds a run with other settings.
+    """
+    if not workdirs.saved_steps(workdir) and not workdirs.misnamed(workdir):
+        return config, None
+    stored, added = workdirs.read_config_and_added(workdir)
+    asked, defaults = (dict(schema.flatten(schema.to_dict(some))) for some in (config, schema.base()))
+    kept = {name for name in added if name in asked and asked[name] == defaults[name]}
+    old, new = ConfigDict(stored), config.copy_and_resolve_references()
+    with new.unlocked():
+        new.update_from_flattened_dict({name: dict(schema.flatten(stored))[name] for name in kept})
+    if new.model.dtype == "auto":  # decided when the run was begun, perhaps on other devices
+        new.model.dtype = old.model.dtype
+    lengths = [schedule.warmup_length(some.optimizer, total_steps(some, examples)) for some in (old, new)]
+    if lengths[0] == lengths[1]:  # in steps or as a fraction
+        new.optimizer.update({name: old.optimizer[name] for name in ("warmup_fraction", "warmup_steps")})
+    if lines := comparison.differences(stored, schema.to_dict(new)):
+        raise UserError(
+            f"--workdir: {workdir} holds a run with other settings: {'; '.join(lines)}. "
+            "Use another --workdir for the new run, or give these settings their old values to resume the old one."
+        )
+    return new, old
+
+
+def total_steps(config: ConfigDict, examples: int) -> int:
+    """Length of the run in steps; an epoch counts as many as its examples fill batches, at least one."""
+    return config.train.steps or max(config.train.epochs * examples // config.train.global_batch_size, 1)
+
+
 def choose_start(experiment: Experiment, workdir: Path, stored: ConfigDict | None, examples: int) -> Start:
     """Where the run goes on: from its newest whole checkpoint, or where it is to be longer, one that can be."""
     if stored is None:
         return Start()
-    before, now = settings.total_steps(stored, examples), experiment.total_steps
-    assert now is not None
+    before, now = total_steps(stored, examples), experiment.total_steps
     if before == now:
         return newest(workdir)
     lengthen = functools.partial(schedule.step_to_lengthen_from, experiment.config.optimizer, before, now)
@@ -54,4 +94,4 @@ def restore_or_initialise(experiment: Experiment, workdir: Path, start: Start) -
     """The checkpoint to go on from, or else the weights to start from, or else a draw."""
     if not start.saved:
         return create(experiment, loading.weights_to_start_from(experiment.config, experiment.model))
-    return read_state(workdir, describe(experiment), start.step)
+    return read_state(workdir, abstract_state(experiment), start.step)

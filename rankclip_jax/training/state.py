@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rankclip_jax.models.clip import Variables
+from rankclip_jax.models.clip import Variables, join
 from rankclip_jax.training.experiment import Experiment
 
 
@@ -18,11 +18,11 @@ class TrainState:
 
     Args:
       step: updates done.
-      parameters: what is learned: ``vision``, ``text``, ``logit_scale`` and a method's own.
+      parameters: what is learned: ``vision``, ``text``, ``logit_scale`` and what the objective learns.
       batch_statistics: the running means and variances of ResNets; other models have none.
-      optimizer_state: what the optimiser is_stateful.
+      optimizer_state: what the optimiser remembers.
       ema: the moving average of the parameters, where one is kept.
-      objective_state: what the method is_stateful and does not learn, by name.
+      objective_state: what the method remembers and does not learn, by name.
     """
 
     step: jax.Array
@@ -42,12 +42,6 @@ class TrainState:
         return self.variables if weights == "latest" else join(self.ema, self.batch_statistics)
 
 
-def join(parameters: optax.Params, batch_statistics: dict[str, Any]) -> Variables:
-    """Flax's collections; one that is empty is left out, as Flax does."""
-    collections = {"params": parameters, "batch_stats": batch_statistics}
-    return {name: values for name, values in collections.items() if values}
-
-
 def create(experiment: Experiment, variables: Variables | None = None) -> TrainState:
     """The state at step 0, a pure function of the settings, laid out on the mesh.
 
@@ -55,16 +49,16 @@ def create(experiment: Experiment, variables: Variables | None = None) -> TrainS
       experiment: the run's parts.
       variables: weights that were learned elsewhere; None: drawn from the seed.
     """
-    like = describe(experiment)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(experiment))
+    key = jax.random.key(experiment.config.seed)
     if variables is not None:
         start = jax.jit(lambda variables: _at_start(experiment, variables), out_shardings=shardings)
-        return start(experiment.with_objective_params(jax.tree.map(np.asarray, variables)))
+        return start(experiment.with_objective_params(jax.tree.map(np.asarray, variables), key))
     start = jax.jit(lambda key: _at_start(experiment, experiment.init_variables(key)), out_shardings=shardings)
-    return start(jax.random.key(experiment.config.seed))
+    return start(key)
 
 
-def describe(experiment: Experiment) -> TrainState:
+def abstract_state(experiment: Experiment) -> TrainState:
     """The shapes, types and layout of the state, without computing it."""
     shapes = jax.eval_shape(lambda variables: _at_start(experiment, variables), experiment.abstract_variables())
     experiment.layout.check_overrides(shapes)
@@ -75,5 +69,5 @@ def _at_start(experiment: Experiment, variables: Variables) -> TrainState:
     parameters = variables["params"]
     ema = jax.tree.map(jnp.copy, parameters) if experiment.config.optimizer.ema_decay else {}
     statistics = variables.get("batch_stats", {})
-    optimizer_state, objective_state = experiment.optimizer.init(parameters), experiment.initial_method_state()
+    optimizer_state, objective_state = experiment.optimizer.init(parameters), experiment.initial_objective_state()
     return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer_state, ema, objective_state)

@@ -1,19 +1,23 @@
 """How a step changes the state."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
-from rankclip_jax.models.clip import MAX_LOGIT_SCALE
-from rankclip_jax.objectives import Step
-from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.training.experiment import Experiment
+from rankclip_jax.distributed.mesh import make_mesh
+from rankclip_jax.models import clip
+from rankclip_jax.objectives import LossResult, Metrics, Step
+from rankclip_jax.planning.plan import TracedStep
+from rankclip_jax.training.experiment import Experiment, build_experiment, check
 from rankclip_jax.training.forward import Batch, forward
-from rankclip_jax.training.state import TrainState, describe
+from rankclip_jax.training.state import TrainState, abstract_state
+
+_STEPS = 10**6  # of a run that is planned, where its length depends on data that need not be here
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -26,35 +30,33 @@ def make_step(experiment: Experiment) -> Any:
     loss and gradients are ``finite``: where not, ``config.train.on_nonfinite="skip"`` keeps the state.
     """
     config, layout = experiment.config, experiment.layout
-    assert experiment.total_steps is not None
     last_step = max(experiment.total_steps - 1, 1)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         views = {name: rows for name, rows in batch.items() if name != "sample"}
 
-        def loss_of(parameters: optax.Params) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
+        def loss_of(parameters: optax.Params) -> tuple[jax.Array, tuple[LossResult, dict[str, Any]]]:
             outputs, batch_statistics = forward(experiment, parameters, state.batch_statistics, views, key)
             step = Step(state.step / last_step, key, layout.mesh, state.objective_state, batch.get("sample"))
-            loss, metrics = experiment.objective(outputs, step)
-            return loss, (metrics | {"logit_scale": outputs.scalars["scale"]}, batch_statistics)
+            result = experiment.objective.loss(outputs, step)
+            metrics = result.metrics | {"logit_scale": outputs.scalars["scale"]}
+            return result.loss, (result._replace(metrics=metrics), batch_statistics)
 
-        (loss, (metrics, batch_statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
+        (loss, (result, batch_statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
         updates, optimizer_state = experiment.optimizer.update(gradients, state.optimizer_state, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
-        parameters = parameters | {"logit_scale": jnp.clip(parameters["logit_scale"], 0, MAX_LOGIT_SCALE)}
+        parameters = clip.constrain(optax.apply_updates(state.parameters, updates))
         ema = _moved(state.ema, parameters, config.optimizer.ema_decay, state.step)
-        objective_state = {name: metrics.pop(name) for name in state.objective_state}
-        metrics = {"loss": loss} | metrics
+        metrics = {"loss": loss} | result.metrics
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": experiment.learning_rate(state.step)}
         metrics["finite"] = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
-        new = TrainState(state.step + 1, parameters, batch_statistics, optimizer_state, ema, objective_state)
+        new = TrainState(state.step + 1, parameters, batch_statistics, optimizer_state, ema, dict(result.state))
         if config.train.on_nonfinite == "skip":
             kept = dataclasses.replace(state, step=state.step + 1)
             new = jax.tree.map(lambda new, old: jnp.where(metrics["finite"], new, old), new, kept)
         return new, metrics
 
-    state = jax.tree.map(lambda leaf: leaf.sharding, describe(experiment))
+    state = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(experiment))
     return jax.jit(
         step,
         in_shardings=(state, layout.rows),
@@ -63,15 +65,33 @@ def make_step(experiment: Experiment) -> Any:
     )
 
 
-def describe_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+def trace_step(config: ConfigDict, devices: Sequence[jax.Device]) -> TracedStep:
+    """The step of settings on devices that need not be here, to be compiled by `planning`.
+
+    Raises:
+      UserError: no run can have these settings on them.
+    """
+    check(config, len(devices), devices[0].platform)
+    mesh = make_mesh(config.mesh, devices)
+    return traced(build_experiment(config, mesh, config.train.steps or _STEPS))
+
+
+def traced(experiment: Experiment) -> TracedStep:
+    """The step of an experiment, before it is compiled."""
+    state, batch = abstract_state(experiment), abstract_batch(experiment)
+    step = make_step(experiment).trace(state, batch)
+    return TracedStep(experiment.config, experiment.layout.mesh, state, batch, step)
+
+
+def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes, types and layout of a training batch."""
     config, preset = experiment.config, experiment.model.preset
     rows, side = config.train.global_batch_size, preset.vision.image_size
     image, text = ((rows, side, side, 3), jnp.uint8), ((rows, preset.text.context_length), jnp.int32)
     views = {"image": image, "text": text}
-    if config.objective.second_view:
+    if experiment.objective.needs_second_views:
         views |= {"image_augmented": image, "text_augmented": text}
-    if experiment.is_stateful:
+    if experiment.objective.is_stateful:
         views["sample"] = ((rows,), jnp.int32)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=experiment.layout.rows)

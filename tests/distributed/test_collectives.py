@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from rankclip_jax.distributed import start_up
-from rankclip_jax.distributed.collectives import gather
+from rankclip_jax.distributed.collectives import all_gather
 
 start_up.start(ConfigDict({"start_seconds": 60, "heartbeat_seconds": 60}))
 mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
@@ -19,7 +19,7 @@ rows, shape = PartitionSpec("fsdp"), (1024, 6144)
 numbers = jnp.arange(shape[0] * shape[1], dtype=jnp.float32).reshape(shape) % 97
 
 def loss(part):
-    return jnp.sum(gather(part, "fsdp", 0) * (numbers + jax.lax.axis_index("fsdp")))
+    return jnp.sum(all_gather(part, "fsdp", 0) * (numbers + jax.lax.axis_index("fsdp")))
 
 gradient = jax.jit(jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False))
 ones = jax.jit(lambda: jnp.ones(shape), out_shardings=NamedSharding(mesh, rows))()

@@ -12,9 +12,17 @@ from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation.embedder import Embedder
 from rankclip_jax.input_pipeline.scenes import Scenes
 from rankclip_jax.models.clip import Clip, init_variables
-from rankclip_jax.models.presets import Preset, TextPreset, VisionPreset
+from rankclip_jax.models.presets import Preset
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 
-MODEL = Clip(Preset(16, VisionPreset(32, 8, 32, 1, 1), TextPreset(32, 1, 1, context_length=24)))
+MODEL = Clip(
+    Preset(
+        16,
+        VisionTransformerConfig(32, 8, 32, 1, 1),
+        TextTransformerConfig(width=32, layers=1, heads=1, context_length=24),
+    )
+)
 SOURCE = Scenes("validation", 23, 32)
 TEXTS = [f"number {number}" for number in range(11)]
 

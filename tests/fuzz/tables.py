@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from rankclip_jax.input_pipeline import csv_file
+from rankclip_jax.input_pipeline import csv_file, tables
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.preparation.pairs import Pair
 from rankclip_jax.input_pipeline.preparation.table import Table
@@ -72,7 +72,7 @@ def _check_written(draw: random.Random, folder: Path) -> None:
         writer.writerow(row)
         file.write(end * draw.choice([0, 0, 0, 1]))
     path = _write(draw, folder, file.getvalue().encode())
-    found = [values for _, values in csv_file.rows(path, (names[image], names[caption]), delimiter, flag="x")]
+    found = [values for _, values in tables.rows(path, (names[image], names[caption]), delimiter, flag="x")]
     assert found == [(row[image], row[caption]) for row in rows], (found, rows)
 
 
@@ -107,7 +107,7 @@ def _check_joined(draw: random.Random, folder: Path) -> None:
             )
     path = _write(draw, folder, end.encode().join(lines) + draw.choice([b"", end.encode()]))
     keys = names[image], names[caption]
-    _check_lines(list(csv_file.rows(path, keys, delimiter, flag="x")), expected)
+    _check_lines(list(tables.rows(path, keys, delimiter, flag="x")), expected)
     _check_training(path, keys, delimiter, expected)
     _check_preparation(path, keys, delimiter, expected)
 
@@ -116,7 +116,7 @@ def _check_lines(found: list, expected: list) -> None:
     """One answer for each line, in order, and the right one."""
     assert [line for line, _ in found] == [line for line, *_ in expected], (found, expected)
     for (_, values), (_, kind, image, text) in zip(found, expected, strict=True):
-        assert isinstance(values, csv_file.BadRow) == (kind in ("few", "surplus")), (values, kind)
+        assert isinstance(values, tables.BadRow) == (kind in ("few", "surplus")), (values, kind)
         if kind == "pair":
             # A caption that is wholly in quotes loses them, as from any reader of such tables.
             bare = text[1:-1].replace('""', '"') if text[:1] == text[-1:] == '"' else text
@@ -129,7 +129,7 @@ def _check_training(path: Path, keys: tuple[str, str], delimiter: str, expected:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger(csv_file.__name__).addHandler(handler)
+    logging.getLogger("rankclip_jax.input_pipeline").addHandler(handler)
     settings = {"image_key": keys[0], "caption_key": keys[1], "delimiter": delimiter, "flag": "x"}
     try:
         if bad or not kinds["pair"]:
@@ -140,7 +140,7 @@ def _check_training(path: Path, keys: tuple[str, str], delimiter: str, expected:
         without = f"{kinds['no caption']} rows without a path or a caption"
         assert any(without in line for line in said) == bool(kinds["no caption"]), said
     finally:
-        logging.getLogger(csv_file.__name__).removeHandler(handler)
+        logging.getLogger("rankclip_jax.input_pipeline").removeHandler(handler)
 
 
 def _check_preparation(path: Path, keys: tuple[str, str], delimiter: str, expected: list) -> None:

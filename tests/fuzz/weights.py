@@ -26,15 +26,25 @@ import numpy as np
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import files, hugging_face, loading, open_clip
 from rankclip_jax.models.clip import Clip, abstract_variables
-from rankclip_jax.models.presets import Preset, TextPreset, VisionPreset
+from rankclip_jax.models.presets import Preset
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from tests import fuzz
 from tests.fuzz.mutation import HOSTILE, dump, mutate_bytes, mutate_value
 
 SECONDS = 5  # of a processor, that one file may take
 GIBIBYTES = 1.0  # that all of them may add
 MINI = {
-    "mini": Preset(8, VisionPreset(32, 8, 8, 1, 1), TextPreset(8, 1, 1, context_length=8, vocabulary_size=32)),
-    "small": Preset(8, VisionPreset(32, 8, 8, 2, 1), TextPreset(8, 2, 1, context_length=8, vocabulary_size=32)),
+    "mini": Preset(
+        8,
+        VisionTransformerConfig(32, 8, 8, 1, 1),
+        TextTransformerConfig(width=8, layers=1, heads=1, context_length=8, vocabulary_size=32),
+    ),
+    "small": Preset(
+        8,
+        VisionTransformerConfig(32, 8, 8, 2, 1),
+        TextTransformerConfig(width=8, layers=2, heads=1, context_length=8, vocabulary_size=32),
+    ),
 }
 TYPES = ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "C64", "I64", "U8", "BOOL", "F4", "XX", 3, None]
 PREFIXES = ["module.", "_orig_mod.", "model.", "text.", "_forward_module.", "x.", "\x1b[2J", "", ".", "visual."]

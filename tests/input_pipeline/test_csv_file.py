@@ -9,7 +9,7 @@ import pytest
 
 from rankclip_jax import input_pipeline, recipes
 from rankclip_jax.evaluation import suite
-from rankclip_jax.input_pipeline import csv_file, object_stores, prepare
+from rankclip_jax.input_pipeline import csv_file, object_stores, prepare, tables
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import image_list
 from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
@@ -84,7 +84,7 @@ def test_a_table_in_utf_16_is_told_how_to_become_utf_8(tmp_path, encoding):
 
 
 def shown(path, columns=("filepath", "title"), delimiter=""):
-    return list(csv_file.rows(path, columns, delimiter, flag="config.data.train"))
+    return list(tables.rows(path, columns, delimiter, flag="config.data.train"))
 
 
 FORTY = [f"{number}.jpg,a picture of {number}" for number in range(40)]

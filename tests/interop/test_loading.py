@@ -27,8 +27,8 @@ from rankclip_jax.interop import files, hugging_face, loading, positions
 from rankclip_jax.interop import open_clip as open_clip_files
 from rankclip_jax.models import clip
 from rankclip_jax.models.clip import Clip, init_variables, normalise
+from rankclip_jax.models.execution import Execution
 from rankclip_jax.models.presets import PRESETS
-from rankclip_jax.models.transformer import Execution
 from tests.interop.conftest import make_run
 
 ROOT = Path(__file__).parent.parent.parent

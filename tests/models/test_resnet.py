@@ -7,11 +7,16 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from rankclip_jax.models.clip import Clip
-from rankclip_jax.models.presets import Preset, ResNetPreset, TextPreset
-from rankclip_jax.models.resnet import BatchNorm
-from rankclip_jax.models.transformer import Execution
+from rankclip_jax.models.execution import Execution
+from rankclip_jax.models.presets import Preset
+from rankclip_jax.models.resnet import BatchNorm, ResNetConfig
+from rankclip_jax.models.text_transformer import TextTransformerConfig
 
-TINY = Preset(16, ResNetPreset(32, 16, (1, 1, 1, 1)), TextPreset(16, 1, 2, context_length=8, vocabulary_size=32))
+TINY = Preset(
+    16,
+    ResNetConfig(32, 16, (1, 1, 1, 1)),
+    TextTransformerConfig(width=16, layers=1, heads=2, context_length=8, vocabulary_size=32),
+)
 
 
 @pytest.fixture

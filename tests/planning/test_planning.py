@@ -17,16 +17,17 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from configs import demo
 from rankclip_jax.distributed.mesh import AXES, make_mesh
-from rankclip_jax.distributed.topology import topology_of
-from rankclip_jax.models.presets import PRESETS, VisionPreset
+from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.planning import arithmetic, program, search_space
 from rankclip_jax.planning.command import how_to_start
 from rankclip_jax.planning.hardware import GPUS
 from rankclip_jax.planning.plan import Plan, plan_step, useful_flops
+from rankclip_jax.planning.topology import topology_of
 from rankclip_jax.recipes import names
 from rankclip_jax.training.experiment import build_experiment
-from rankclip_jax.training.state import create, describe
-from rankclip_jax.training.step import describe_batch, make_step
+from rankclip_jax.training.state import abstract_state, create
+from rankclip_jax.training.step import abstract_batch, make_step
 from tests.planning.conftest import ROOT
 from tests.training.conftest import TINY
 
@@ -142,7 +143,7 @@ def test_operations_are_those_that_xla_counts():
     config.optimizer.name, config.objective.name, config.train.global_batch_size = "adamw", "clip", 32
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
     experiment = build_experiment(config, mesh, 10)
-    traced = make_step(experiment).trace(describe(experiment), describe_batch(experiment))
+    traced = make_step(experiment).trace(abstract_state(experiment), abstract_batch(experiment))
     counted = sum(arithmetic.flops(traced).values())
     assert counted <= traced.lower().cost_analysis()["flops"] <= 1.01 * counted
     assert useful_flops(experiment) == counted
@@ -158,7 +159,7 @@ def test_a_run_keeps_and_exchanges_what_its_plan_says(tmp_path):
     state, step = create(experiment), make_step(experiment)
     batch = {
         name: jax.device_put(np.zeros(row.shape, row.dtype), row.sharding)
-        for name, row in describe_batch(experiment).items()
+        for name, row in abstract_batch(experiment).items()
     }
     shards = [shard for leaf in jax.tree.leaves((state, batch)) for shard in leaf.addressable_shards]
     here = sum(shard.data.nbytes for shard in shards if shard.device == jax.devices()[0])
@@ -237,7 +238,7 @@ BF16, FLASH = "--config.model.dtype=bfloat16", "--config.model.attention=cudnn"
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        *((name, []) for name, preset in PRESETS.items() if isinstance(preset.vision, VisionPreset)),
+        *((name, []) for name, preset in PRESETS.items() if isinstance(preset.vision, VisionTransformerConfig)),
         ("ViT-B-16", ["--config.model.patch_dropout=0.3", "--config.model.remat=blocks"]),
         ("ViT-B-16", ["--config.model.scan_layers=True", "--config.model.remat=none"]),
         ("ViT-B-32", ["--topology", "h200:1x8", "--config.mesh.fsdp=2", "--config.train.accumulation=2"]),

@@ -9,10 +9,14 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import demo
-from rankclip_jax.models.presets import PRESETS, Preset, TextPreset, VisionPreset
+from rankclip_jax.models.presets import PRESETS, Preset
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.training.loop import train
 
-TINY = Preset(32, VisionPreset(32, 8, 32, 1, 1), TextPreset(32, 1, 1, context_length=24))
+TINY = Preset(
+    32, VisionTransformerConfig(32, 8, 32, 1, 1), TextTransformerConfig(width=32, layers=1, heads=1, context_length=24)
+)
 
 # What makes the demo a run of seconds, as flags and as settings.
 SMALL = {

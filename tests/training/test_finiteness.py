@@ -87,12 +87,12 @@ def test_an_update_that_is_not_finite_is_skipped_and_the_state_is_kept():
     """A batch of which the loss is NaN: nothing but the number of the step changes."""
     from rankclip_jax.training.experiment import build_experiment
     from rankclip_jax.training.state import create
-    from rankclip_jax.training.step import describe_batch, make_step
+    from rankclip_jax.training.step import abstract_batch, make_step
     from tests.training.conftest import small
 
     experiment = build_experiment(small(train__when_not_finite="skip"), one_device(), 20)
     state = create(experiment)
-    batch = {name: jnp.ones(like.shape, like.dtype) for name, like in describe_batch(experiment).items()}
+    batch = {name: jnp.ones(like.shape, like.dtype) for name, like in abstract_batch(experiment).items()}
     step = make_step(experiment)
     scale = jnp.float32(np.nan)
     bad = state.replace(parameters=state.parameters | {"logit_scale": scale})

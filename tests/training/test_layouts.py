@@ -12,18 +12,21 @@ from configs import demo
 from rankclip_jax.distributed.mesh import AXES
 from rankclip_jax.distributed.sharding import bytes_per_device, name_of, table
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
+from rankclip_jax.models.presets import PRESETS, Preset
+from rankclip_jax.models.resnet import ResNetConfig
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.objectives import OBJECTIVES, Step
 from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.forward import forward
-from rankclip_jax.training.state import create, describe
-from rankclip_jax.training.step import describe_batch, make_step
+from rankclip_jax.training.state import abstract_state, create
+from rankclip_jax.training.step import abstract_batch, make_step
 
 SIZE = 32
-TEXT = TextPreset(32, 1, 1, context_length=24, vocabulary_size=1000)
+TEXT = TextTransformerConfig(width=32, layers=1, heads=1, context_length=24, vocabulary_size=1000)
 MODELS = {
-    "small ViT": Preset(32, VisionPreset(32, 8, 32, 2, 1), TEXT),
-    "small ResNet": Preset(32, ResNetPreset(32, 8, (1, 1, 1, 1)), TEXT),
+    "small ViT": Preset(32, VisionTransformerConfig(32, 8, 32, 2, 1), TEXT),
+    "small ResNet": Preset(32, ResNetConfig(32, 8, (1, 1, 1, 1)), TEXT),
 }
 MESHES = {"one": (1, 1, 1), "two": (1, 2, 1), "data": (1, 8, 1), "sharded": (1, 1, 8), "hybrid": (2, 2, 2)}
 
@@ -148,14 +151,14 @@ def losses(objective, mesh):
 
 def test_a_fully_sharded_state_takes_an_eighth_of_the_bytes():
     one, eight = (
-        bytes_per_device(describe(assembled("rankclip", mesh, model="ViT-B-32"))) for mesh in ("one", "sharded")
+        bytes_per_device(abstract_state(assembled("rankclip", mesh, model="ViT-B-32"))) for mesh in ("one", "sharded")
     )
     assert eight <= 1.02 * one / 8
 
 
 def test_the_table_says_of_each_array_how_it_lies():
     experiment = assembled("clip", "sharded", mesh__overrides=(("text/token_embedding", -1), ("vision/projection", 0)))
-    parameters = {"parameters": describe(experiment).parameters}
+    parameters = {"parameters": abstract_state(experiment).parameters}
     lines = {line.split()[0]: line for line in table(parameters, experiment.layout).splitlines()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         line, own = lines[name_of(path)], leaf.sharding.shard_shape(leaf.shape)
@@ -175,13 +178,18 @@ def test_the_table_says_of_each_array_how_it_lies():
 )
 def test_an_override_that_cannot_be_is_refused(override, said):
     with pytest.raises(UserError, match=f"config.mesh.overrides: .*{said}"):
-        describe(assembled("clip", "sharded", mesh__overrides=(override,)))
+        abstract_state(assembled("clip", "sharded", mesh__overrides=(override,)))
 
 
 def test_what_a_step_keeps_falls_with_the_number_of_micro_batches():
     def temporaries(count):
         experiment = assembled("clip", accumulation=count, train__global_batch_size=256)
-        return make_step(experiment).lower(describe(experiment), describe_batch(experiment)).compile().memory_analysis()
+        return (
+            make_step(experiment)
+            .lower(abstract_state(experiment), abstract_batch(experiment))
+            .compile()
+            .memory_analysis()
+        )
 
     whole, parts = (temporaries(count).temp_size_in_bytes for count in (1, 8))
     assert parts < whole / 4  # the embeddings, the gradients and the loss are the whole batch's in both

@@ -147,7 +147,12 @@ def test_a_temporary_folder_of_a_save_that_was_cut_off_is_no_checkpoint(undistur
 
 
 def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed, tmp_path):
-    changes = {"init_from": str(undisturbed), "model__frozen": "vision", "model__image_size": 48, "train__steps": 4}
+    changes = {
+        "init_from": str(undisturbed),
+        "optimizer__frozen": ("vision/",),
+        "model__image_size": 48,
+        "train__steps": 4,
+    }
     for other, said in (
         ({"model__activation": "gelu"}, "was trained with quick_gelu"),
         ({"model__pooling": "mean"}, "pools by its class_token"),

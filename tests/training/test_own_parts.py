@@ -12,7 +12,9 @@ from rankclip_jax.checkpoints import workdir
 from rankclip_jax.evaluation import run_evaluation
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
-from rankclip_jax.models.presets import PRESETS, Preset, TextPreset, VisionPreset, from_sizes, to_sizes
+from rankclip_jax.models.presets import PRESETS, Preset, from_sizes, to_sizes
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.monitoring import html_report, status
 from rankclip_jax.objectives import OBJECTIVES
 from rankclip_jax.settings import resolution as settings
@@ -29,7 +31,7 @@ from rankclip_jax.recipes import base
 
 with Path(__file__).with_name("ran").open("a") as file:
     file.write("x")
-PRESETS["ViT-Ti-mine"] = Preset(32, VisionPreset(32, 8, 32, 1, 1), TextPreset(32, 1, 1, context_length=24))
+PRESETS["ViT-Ti-mine"] = Preset(32, VisionTransformerConfig(32, 8, 32, 1, 1), TextTransformerConfig(width=32, layers=1, heads=1, context_length=24))
 
 
 def loss(outputs, options, step):
@@ -102,7 +104,15 @@ def own_run(tmp_path_factory):
         return total + outputs.scalars["margin"] ** 2, metrics
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "mine", Preset(24, VisionPreset(32, 16, 32, 2, 1), TextPreset(32, 1, 1, 30)))
+        patch.setitem(
+            PRESETS,
+            "mine",
+            Preset(
+                24,
+                VisionTransformerConfig(32, 16, 32, 2, 1),
+                TextTransformerConfig(width=32, layers=1, heads=1, context_length=30),
+            ),
+        )
         patch.setitem(OBJECTIVES, "mine", types.SimpleNamespace(loss=loss, PARAMETERS={"margin": 1.0}))
         config = small(model__name="mine", objective__name="mine", train__steps=1, data__workers=0)
         assert train(config, str(folder), one_device()).finished
@@ -112,7 +122,11 @@ def own_run(tmp_path_factory):
 
 def test_a_run_is_read_without_the_tables_that_it_was_made_with(own_run, tmp_path, capsys):
     weights = loading.read(own_run)
-    assert weights.model.preset == Preset(24, VisionPreset(32, 16, 32, 2, 1), TextPreset(32, 1, 1, 30))
+    assert weights.model.preset == Preset(
+        24,
+        VisionTransformerConfig(32, 16, 32, 2, 1),
+        TextTransformerConfig(width=32, layers=1, heads=1, context_length=30),
+    )
     assert set(weights.variables["params"]) == {"vision", "text", "logit_scale"}
     run_evaluation.evaluate(own_run, None, ["retrieval"], None)
     with pytest.raises(UserError, match=r"^--tasks: the objective 'mine' of the run is not here.*--config RECIPE"):

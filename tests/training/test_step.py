@@ -9,14 +9,17 @@ from jax.sharding import Mesh
 
 from configs import demo
 from rankclip_jax.models.clip import Clip
-from rankclip_jax.models.presets import PRESETS, Preset, ResNetPreset, TextPreset, VisionPreset
+from rankclip_jax.models.presets import PRESETS, Preset
+from rankclip_jax.models.resnet import ResNetConfig
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.state import create
 from rankclip_jax.training.step import make_step
 
-TEXT = TextPreset(64, 1, 1, context_length=24, vocabulary_size=1000)
-VIT = Preset(64, VisionPreset(32, 8, 64, 2, 1), TEXT)
-RESNET = Preset(64, ResNetPreset(32, 8, (1, 1, 1, 1)), TEXT)
+TEXT = TextTransformerConfig(width=64, layers=1, heads=1, context_length=24, vocabulary_size=1000)
+VIT = Preset(64, VisionTransformerConfig(32, 8, 64, 2, 1), TEXT)
+RESNET = Preset(64, ResNetConfig(32, 8, (1, 1, 1, 1)), TEXT)
 
 
 @pytest.fixture(scope="module")

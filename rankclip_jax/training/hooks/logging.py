@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Callable, Sequence
 
-from rankclip_jax.cli.console import renew, say
-from rankclip_jax.monitoring.throughput import Clock, format_duration
+from rankclip_jax.cli.console import format_duration, renew, say
+from rankclip_jax.monitoring.throughput import Clock
 from rankclip_jax.monitoring.timeline import Timeline
 from rankclip_jax.monitoring.writers import Values, Writer
 from rankclip_jax.training.hooks import StepInfo

@@ -1,0 +1,22 @@
+"""Settings of evaluations, under ``config.evaluation``."""
+
+import dataclasses
+
+from rankclip_jax.input_pipeline.setting import COUNT_OR_ZERO, Choice, Range, Settings, setting
+
+WEIGHTS = ("latest", "ema")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings(Settings):
+    """When a run is evaluated, and with which weights."""
+
+    section = "evaluation"
+
+    every_steps: int = setting(0, "during training; 0: only at the end", COUNT_OR_ZERO, fixed=False)
+    max_examples: int = setting(
+        10_000, "of the validation data; retrieval is reported over these", Range(1, 10**7), fixed=False
+    )
+    weights: str = setting(
+        "latest", "`latest`, or `ema`: the average that config.optimizer.ema_decay keeps", Choice(WEIGHTS), fixed=False
+    )
