@@ -57,6 +57,8 @@ class StopCoordinator:
             if word := self._word():
                 self.signal_number = int(word)
                 return True
+        if over.is_set():
+            return False
         if self._store:
             self._store.key_value_set(self._key, str(self.signal_number), allow_overwrite=True)
         return True
@@ -77,7 +79,11 @@ class StopCoordinator:
         return True
 
     def close(self) -> None:
-        """Nothing more is begun here: others, who may be told to stop yet, need not wait for this process's word."""
+        """Nothing more is begun here: others, who may be told to stop yet, need not wait for this process's word.
+
+        A thread in `wait` returns at once if its ``over`` is set.
+        """
+        self._told.set()
         if self._store:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # the others may be gone
                 self._tell_begun()

@@ -1,5 +1,7 @@
 """Where a run that was told to stop stops."""
 
+import threading
+
 import jax
 import pytest
 
@@ -24,3 +26,13 @@ def test_several_processes_stop_where_all_come_and_one_at_once(processes, monkey
         with pytest.raises(Interrupted):
             interruption.step_begins()
     assert saved == [1]
+
+
+def test_the_listening_thread_is_gone_when_the_run_has_ended():
+    """It owns the last state; freed while Python ends, JAX's arrays would abort the process."""
+    before = set(threading.enumerate())
+    with Interruption(lambda info: info.step, patience=9, deadline=9) as interruption:
+        interruption.step_begins()
+        interruption(StepInfo(1, 1, 9, None, {}))
+        assert set(threading.enumerate()) - before
+    assert not set(threading.enumerate()) - before

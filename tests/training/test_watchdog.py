@@ -1,6 +1,5 @@
 """A run that stands still: it ends by itself, and says in what."""
 
-import os
 import socket
 import time
 
@@ -13,16 +12,23 @@ from rankclip_jax.monitoring.watchdog import Watchdog
 from tests.commands import run
 from tests.training.conftest import SMALL_FLAGS
 
+# Run by Python at the start of every process.
+NEVER_OPENS = """
+import os, time
+real = os.open
+os.open = lambda path, *rest, **more: time.sleep(3600) if str(path).endswith("77.png") else real(path, *rest, **more)
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_reader_that_is_stuck_ends_the_run_with_the_stack_of_every_thread(workers, tmp_path):
-    """One image is a pipe that nobody writes to, as a file is on a server that does not answer."""
+def test_a_reader_that_is_stuck_ends_the_run_with_the_stack_of_every_thread(workers, tmp_path, monkeypatch):
+    """One image never opens, as on a file server that does not answer; also in the processes that decode."""
     numbers = np.random.default_rng(0)
     for number in range(200):
         Image.fromarray(numbers.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / f"{number}.png")
-    (tmp_path / "77.png").unlink()
-    os.mkfifo(tmp_path / "77.png")
+    (tmp_path / "sitecustomize.py").write_text(NEVER_OPENS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     rows = ["filepath\ttitle", *(f"{number}.png\ta picture of {number}" for number in range(200))]
     (tmp_path / "train.csv").write_text("\n".join(rows))
     flags = [*SMALL_FLAGS, "--config.data.source=csv", f"--config.data.train={tmp_path / 'train.csv'}",

@@ -60,7 +60,10 @@ class Interruption(contextlib.ExitStack):
                 self._handle(number, self._receive)
             if self._alone:
                 self._handle(_WAKE, self._wake)
-            threading.Thread(target=self._watch, daemon=True).start()
+            watch = threading.Thread(target=self._watch, daemon=True)
+            watch.start()
+            # It owns the last state through this object: freed while Python ends, an array would abort the process.
+            self.callback(watch.join)
         self.callback(self._notice.close)
         self.callback(self._over.set)
         return self
