@@ -165,7 +165,10 @@ def _same_weights(one: Preset, other: Preset) -> bool:
 
 def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     config = ConfigDict(workdir.read_config(path))
-    model = clip.build(config.model)
+    try:
+        model = clip.build(config.model)
+    except UserError as error:
+        raise UserError(f"--workdir: {printable(path / 'config.json')}: {error}") from error
     objective = objectives.build(config.objective) if config.objective.name in OBJECTIVES else None
     if objective is None:
         _LOGGER.warning(

@@ -11,4 +11,6 @@ class ObjectiveSettings(Settings):
 
     section = "objective"
 
-    name: str = setting("rankclip", "`rankclip`, `clip`, `siglip`, `cyclip`, `softclip`, `self_distillation`, `ranking`")
+    name: str = setting(
+        "rankclip", "`rankclip`, `clip`, `siglip`, `cyclip`, `softclip`, `self_distillation`, `ranking`"
+    )

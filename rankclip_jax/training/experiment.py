@@ -189,8 +189,8 @@ def _check_accumulation(config: ConfigDict, preset: presets.Preset, device_count
         if encoder.has_batch_statistics and not all(mask.all() for mask in jax.tree.leaves(masks[name])):
             raise UserError(
                 f"config.train.accumulation: {config.model.name} normalises by the statistics of the whole batch, "
-                f"which {count} micro-batches do not have: they would train another model. Use --config.train.accumulation=1 "
-                "and --config.model.remat=blocks, or more devices, or a ViT preset."
+                f"which {count} micro-batches do not have: they would train another model. Use "
+                "--config.train.accumulation=1 and --config.model.remat=blocks, or more devices, or a ViT preset."
             )
 
 

@@ -40,7 +40,8 @@ def forward(
     axes = () if alone else layout.mesh.axis_names
     execution = dataclasses.replace(experiment.model.execution, axes=axes)
     model = experiment.model.clone(execution=execution)
-    modules = {name: parameters[name] for name in ("vision", "text", "logit_scale", HEAD) if name in parameters}
+    names = ("vision", "text", "logit_scale", *((HEAD,) if head is not None else ()))
+    modules = {name: parameters[name] for name in names}
     frozen = {name: experiment.frozen[name] for name in modules}
     modules = jax.tree.map(lambda x, mask: jax.lax.stop_gradient(x) if mask.all() else x, modules, frozen)
     split = layout.specifications({"parameters": modules})["parameters"]

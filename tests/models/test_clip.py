@@ -11,9 +11,10 @@ from flax.traverse_util import flatten_dict
 from rankclip_jax.input_pipeline.tokenizer import tokenize
 from rankclip_jax.models.attention import IMPLEMENTATIONS, choose
 from rankclip_jax.models.clip import Clip, build
-from rankclip_jax.models.execution import ACTIVATIONS, Execution, Transformer
+from rankclip_jax.models.execution import ACTIVATIONS, Execution
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.remat import POLICIES
+from rankclip_jax.models.transformer import Transformer
 from rankclip_jax.planning.arithmetic import flops
 from rankclip_jax.recipes import base
 

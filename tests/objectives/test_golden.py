@@ -36,11 +36,11 @@ def total_loss(golden, variant, dtype, key=0):
 @functools.cache
 def program(variant, lambda_in, lambda_cross):
     """Compiled once for each size and type, whatever the epoch."""
-    options = rankclip.Options(variant=variant, lambda_in=lambda_in, lambda_cross=lambda_cross)
+    objective = rankclip.RankClip(variant=variant, lambda_in=lambda_in, lambda_cross=lambda_cross)
 
     def loss(image, text, logit_scale, progress, key):
         outputs = Outputs({"image": image, "text": text}, {"scale": jnp.exp(logit_scale)})
-        return rankclip.loss(outputs, options, Step(progress, key))
+        return objective.loss(outputs, Step(progress, key))[:2]
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 

@@ -10,7 +10,7 @@ import pytest
 from configs import base
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of, ranking, schedules
+from rankclip_jax.objectives import OBJECTIVES, Step, ranking, schedules
 from tests.objectives import numpy_reference as reference
 
 
@@ -18,16 +18,16 @@ def evaluate(name, x, t, scale, *, mesh=None, key=0, views=None, progress=0.5, *
     """Value and gradients with respect to both embeddings and the scale; settings override the defaults."""
     config = base.get_config().objective
     config.update(settings)
-    objective = OBJECTIVES[name]
+    objective = OBJECTIVES[name].from_config(config)
 
     def loss(x, t, scale):
-        own = {"logit_bias": -3.0} if name == "siglip" else parameters_of(objective)
+        own = {"logit_bias": -3.0} if name == "siglip" else objective.parameters()
         embeddings = {"image": x, "text": t}
         if views:
             embeddings |= dict(zip(("image_augmented", "text_augmented"), views, strict=True))
         outputs = Outputs(embeddings, {"scale": scale, **jax.tree.map(jnp.float32, dict(own))})
         step = Step(jnp.asarray(progress, jnp.float32), jax.random.key(key), mesh)
-        return objective.loss(outputs, options_of(objective, config), step)
+        return objective.loss(outputs, step)[:2]
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(x, t, scale)
     return value, gradients, metrics
@@ -227,12 +227,12 @@ def test_no_array_as_large_as_the_similarities_of_a_device_is_made(mesh_of):
     """Neither [B, B] nor [B / devices, B]: the largest temporary of the compiled program is a chunk's."""
     size, config = 1024, base.get_config().objective
     config.chunk_size = 16
-    for name in OBJECTIVES:
+    for objective in [kind.from_config(config) for kind in OBJECTIVES.values()]:
 
-        def loss(x, t, objective=OBJECTIVES[name]):
-            outputs = Outputs({"image": x, "text": t}, {"scale": 5.0, **parameters_of(objective)})
+        def loss(x, t, objective=objective):
+            outputs = Outputs({"image": x, "text": t}, {"scale": 5.0, **objective.parameters()})
             step = Step(jnp.float32(1), jax.random.key(0), mesh_of(8))
-            return objective.loss(outputs, options_of(objective, config), step)[0]
+            return objective.loss(outputs, step).loss
 
         shape = jax.ShapeDtypeStruct((size, 8), jnp.float32)
         program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shape, shape).compile().as_text()

@@ -7,19 +7,19 @@ import pytest
 
 from configs import base
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import OBJECTIVES, Options, Step, options_of, pairwise, parameters_of, ranking
+from rankclip_jax.objectives import OBJECTIVES, Step, pairwise, ranking
 from tests.objectives import numpy_reference as reference
 
 
 def evaluate(name, size, mesh, dtype):
     x, t = (jnp.asarray(reference.unit_rows(seed, size, 16), dtype) for seed in (0, 1))
-    config, objective = base.get_config().objective, OBJECTIVES[name]
+    objective = OBJECTIVES[name].from_config(base.get_config().objective)
 
     def loss(x, t, logit_scale):
-        own = {name: jnp.asarray(value, dtype) for name, value in parameters_of(objective).items()}
+        own = {name: jnp.asarray(value, dtype) for name, value in objective.parameters().items()}
         outputs = Outputs({"image": x, "text": t}, {"scale": jnp.exp(logit_scale), **own})
         step = Step(jnp.asarray(0.5, dtype), jax.random.key(0), mesh)
-        return objective.loss(outputs, options_of(objective, config), step)[0]
+        return objective.loss(outputs, step).loss
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, t, jnp.asarray(3.0, dtype))
 
@@ -64,7 +64,5 @@ def test_own_columns_follow_the_columns_random_order():
     def row_loss(similarity, scalars):
         return jnp.sum(jnp.where(similarity.own, similarity("image", "text"), 0), axis=1), {}
 
-    value, _ = pairwise.mean_over_rows(
-        row_loss, {"image": x, "text": t}, {}, Step(0, jax.random.key(3)), Options(chunk_size=3)
-    )
+    value, _ = pairwise.mean_over_rows(row_loss, {"image": x, "text": t}, {}, Step(0, jax.random.key(3)), chunk_size=3)
     assert value == pytest.approx(float(jnp.mean(jnp.sum(x * t, axis=1))), rel=1e-5)

@@ -12,7 +12,7 @@ import pytest
 
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import OBJECTIVES, Step, options_of, pairwise, parameters_of, products
+from rankclip_jax.objectives import OBJECTIVES, Step, pairwise, products
 from rankclip_jax.recipes import base
 from tests.objectives.numpy_reference import unit_rows
 
@@ -54,16 +54,17 @@ def emulated(bits, parts, largest):
 
 def gradients(objective, size, width, dtype, scale, patch=None, precision="highest"):
     """Of the loss by both embeddings and the scale, as float64 vectors."""
-    method, config = OBJECTIVES[objective], base().objective
+    config = base().objective
     config.precision = precision
+    method = OBJECTIVES[objective].from_config(config)
     image = unit_rows(0, size, width)
     text = image + 2 * unit_rows(1, size, width)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
 
     def loss(image, text, scale):
-        scalars = {"scale": scale, **parameters_of(method)}
+        scalars = {"scale": scale, **method.parameters()}
         step = Step(1.0, jax.random.key(0))
-        return method.loss(Outputs({"image": image, "text": text}, scalars), options_of(method, config), step)[0]
+        return method.loss(Outputs({"image": image, "text": text}, scalars), step).loss
 
     with pytest.MonkeyPatch.context() as change:
         if patch:
@@ -132,9 +133,7 @@ def test_a_precision_that_the_devices_do_not_have_is_refused():
     config.precision = "tf32_x3"
     rows = {"image": jnp.ones((4, 8)), "text": jnp.ones((4, 8))}
     with pytest.raises(UserError, match=r"config\.objective\.precision: tf32_x3 needs an NVIDIA GPU; found cpu"):
-        OBJECTIVES["clip"].loss(
-            Outputs(rows, {"scale": 1.0}), options_of(OBJECTIVES["clip"], config), Step(0.5, jax.random.key(0))
-        )
+        OBJECTIVES["clip"].from_config(config).loss(Outputs(rows, {"scale": 1.0}), Step(0.5, jax.random.key(0)))
 
 
 if __name__ == "__main__":

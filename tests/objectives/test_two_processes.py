@@ -13,7 +13,7 @@ import pytest
 
 from configs import base
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of
+from rankclip_jax.objectives import OBJECTIVES, Step
 from tests.objectives import numpy_reference as reference
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,10 +44,9 @@ def test_two_processes_give_the_value_and_gradients_of_one_device(name, two_proc
     x, t = (jnp.asarray(reference.unit_rows(seed, 48, 16), jnp.float32) for seed in (0, 1))
 
     def loss(x, t):
-        objective = OBJECTIVES[name]
-        outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **parameters_of(objective)})
-        options = options_of(objective, base.get_config().objective)
-        return objective.loss(outputs, options, Step(0.5, jax.random.key(0)))[0]
+        objective = OBJECTIVES[name].from_config(base.get_config().objective)
+        outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **objective.parameters()})
+        return objective.loss(outputs, Step(0.5, jax.random.key(0))).loss
 
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, t)
     assert two_processes[f"{name}/value"] == pytest.approx(float(value), rel=1e-6)

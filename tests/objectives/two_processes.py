@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import base
 from rankclip_jax.models.clip import Outputs
-from rankclip_jax.objectives import OBJECTIVES, Step, options_of, parameters_of
+from rankclip_jax.objectives import OBJECTIVES, Step
 from tests.objectives import numpy_reference as reference
 
 
@@ -21,12 +21,12 @@ def main(port: str, index: str, path: str) -> None:
     local = slice(24 * int(index), 24 * int(index) + 24)
     arguments = [jax.make_array_from_process_local_data(rows, value[local]) for value in (x, t)]
     results = {}
-    for name, objective in OBJECTIVES.items():
+    for name in OBJECTIVES:
+        objective = OBJECTIVES[name].from_config(base.get_config().objective)
 
         def loss(x, t, objective=objective):
-            outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **parameters_of(objective)})
-            options = options_of(objective, base.get_config().objective)
-            return objective.loss(outputs, options, Step(0.5, jax.random.key(0), mesh))[0]
+            outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **objective.parameters()})
+            return objective.loss(outputs, Step(0.5, jax.random.key(0), mesh)).loss
 
         value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arguments)
         results[f"{name}/value"] = np.asarray(value)

@@ -18,7 +18,6 @@ from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
-from rankclip_jax.models.clip import Outputs
 from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.writers import JsonLines
 from rankclip_jax.objectives import OBJECTIVES
@@ -184,18 +183,20 @@ def test_siglip_brings_its_own_bias_learns_it_and_resumes_with_it(tmp_path):
 
 def test_a_method_may_learn_arrays(tmp_path, monkeypatch):
     """A linear head, say: from its start through training, saving and resuming."""
-    import types
 
-    def loss(outputs, options, step):
-        bent = Outputs(
-            outputs.embeddings | {"image": outputs.embeddings["image"] @ outputs.scalars["head"]}, outputs.scalars
-        )
-        return OBJECTIVES["clip"].loss(bent, options, step)
+    class Bent(OBJECTIVES["clip"]):
+        def parameters(self):
+            return {"bend": np.eye(32)}
 
-    method = types.SimpleNamespace(loss=loss, PARAMETERS={"head": np.eye(32)})
-    monkeypatch.setitem(OBJECTIVES, "headed", method)
-    train_small(tmp_path / "run", objective__name="headed", train__steps=3)
-    head = loading.read(tmp_path / "run").variables["params"]["head"]
+        def loss(self, outputs, step):
+            image = outputs.embeddings["image"] @ outputs.scalars["bend"]
+            return OBJECTIVES["clip"].loss(
+                self, outputs._replace(embeddings=outputs.embeddings | {"image": image}), step
+            )
+
+    monkeypatch.setitem(OBJECTIVES, "bent", Bent)
+    train_small(tmp_path / "run", objective__name="bent", train__steps=3)
+    head = loading.read(tmp_path / "run").variables["params"]["bend"]
     assert head.shape == (32, 32)
     assert 0 < np.abs(head - np.eye(32)).max() < 0.01
 
@@ -203,14 +204,19 @@ def test_a_method_may_learn_arrays(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_method_may_remember_something_of_each_sample(tmp_path, monkeypatch):
     """How often each was seen, here: kept, saved and gone on with, over two meshes, and no metric."""
-    import types
 
-    def loss(outputs, options, step):
-        total, metrics = OBJECTIVES["clip"].loss(outputs, options, step)
-        return total, metrics | {"seen": step.state["seen"].at[step.sample].add(1)}
+    class Remembering(OBJECTIVES["clip"]):
+        def initial_state(self, examples):
+            return {"seen": np.zeros(examples)}
 
-    method = types.SimpleNamespace(loss=loss, initial_state=lambda options, examples: {"seen": np.zeros(examples)})
-    monkeypatch.setitem(OBJECTIVES, "remembering", method)
+        def loss(self, outputs, step):
+            return (
+                OBJECTIVES["clip"]
+                .loss(self, outputs, step)
+                ._replace(state={"seen": step.state["seen"].at[step.sample].add(1)})
+            )
+
+    monkeypatch.setitem(OBJECTIVES, "remembering", Remembering)
     changes = {"objective__name": "remembering", "data__train_examples": 40, "optimizer__schedule": "constant"}
     train_small(tmp_path / "run", **changes, train__steps=5)  # 16 of the 40 a step: twice each
     np.testing.assert_array_equal(final_state(tmp_path / "run")[1]["objective_state"]["seen"], 2)

@@ -2,44 +2,50 @@
 
 import json
 import shutil
-import types
 
-import jax
-import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from rankclip_jax.checkpoints import workdir
 from rankclip_jax.evaluation import run_evaluation
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading
-from rankclip_jax.models.presets import PRESETS, Preset, from_sizes, to_sizes
+from rankclip_jax.models import presets
+from rankclip_jax.models.presets import PRESETS, Preset
 from rankclip_jax.models.text_transformer import TextTransformerConfig
 from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.monitoring import html_report, status
 from rankclip_jax.objectives import OBJECTIVES
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.recipes import base
+from rankclip_jax.training.experiment import check
 from rankclip_jax.training.loop import train
 from tests.commands import run
 from tests.training.conftest import TINY, one_device, read_results, small
 
 RECIPE = """
-import types
 from pathlib import Path
-from rankclip_jax.models.presets import PRESETS, Preset, TextPreset, VisionPreset
+from rankclip_jax.models.presets import PRESETS, Preset
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.objectives import OBJECTIVES
 from rankclip_jax.recipes import base
 
 with Path(__file__).with_name("ran").open("a") as file:
     file.write("x")
-PRESETS["ViT-Ti-mine"] = Preset(32, VisionTransformerConfig(32, 8, 32, 1, 1), TextTransformerConfig(width=32, layers=1, heads=1, context_length=24))
+PRESETS["ViT-Ti-mine"] = Preset(
+    32, VisionTransformerConfig(32, 8, 32, 1, 1), TextTransformerConfig(width=32, layers=1, heads=1, context_length=24)
+)
 
 
-def loss(outputs, options, step):
-    total, metrics = OBJECTIVES["clip"].loss(outputs, options, step)
-    return total + outputs.scalars["margin"] ** 2, metrics
+class Mine(OBJECTIVES["clip"]):
+    def parameters(self):
+        return {"margin": 1.0}
+
+    def loss(self, outputs, step):
+        result = OBJECTIVES["clip"].loss(self, outputs, step)
+        return result._replace(loss=result.loss + outputs.scalars["margin"] ** 2)
 
 
-OBJECTIVES["mine"] = types.SimpleNamespace(loss=loss, PARAMETERS={"margin": 1.0})
+OBJECTIVES["mine"] = Mine
 
 
 def get_config():
@@ -99,9 +105,13 @@ def own_run(tmp_path_factory):
     """A run with a preset and an objective that are not in the tables any more."""
     folder = tmp_path_factory.mktemp("own") / "run"
 
-    def loss(outputs, options, step):
-        total, metrics = OBJECTIVES["clip"].loss(outputs, options, step)
-        return total + outputs.scalars["margin"] ** 2, metrics
+    class Mine(OBJECTIVES["clip"]):
+        def parameters(self):
+            return {"margin": 1.0}
+
+        def loss(self, outputs, step):
+            result = OBJECTIVES["clip"].loss(self, outputs, step)
+            return result._replace(loss=result.loss + outputs.scalars["margin"] ** 2)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(
@@ -113,10 +123,10 @@ def own_run(tmp_path_factory):
                 TextTransformerConfig(width=32, layers=1, heads=1, context_length=30),
             ),
         )
-        patch.setitem(OBJECTIVES, "mine", types.SimpleNamespace(loss=loss, PARAMETERS={"margin": 1.0}))
+        patch.setitem(OBJECTIVES, "mine", Mine)
         config = small(model__name="mine", objective__name="mine", train__steps=1, data__workers=0)
         assert train(config, str(folder), one_device()).finished
-        assert not config.model.sizes  # the caller's settings stay as they were
+        assert not config.model.vision  # the caller's settings stay as they were
     return folder
 
 
@@ -129,75 +139,83 @@ def test_a_run_is_read_without_the_tables_that_it_was_made_with(own_run, tmp_pat
     )
     assert set(weights.variables["params"]) == {"vision", "text", "logit_scale"}
     run_evaluation.evaluate(own_run, None, ["retrieval"], None)
-    with pytest.raises(UserError, match=r"^--tasks: the objective 'mine' of the run is not here.*--config RECIPE"):
+    with pytest.raises(
+        UserError,
+        match=r"^--tasks: the validation loss needs the run's objective 'mine', which is not loaded.*--config RECIPE",
+    ):
         run_evaluation.evaluate(own_run, None, ["validation"], None)
     html_report.write([own_run], tmp_path / "report.html")
-    assert "mine, mine; finished, 1 steps" in next(status.describe(own_run))
+    assert "mine, mine; finished, 1 steps" in next(status.lines(own_run))
+
+
+def stored_model(folder):
+    return json.loads((folder / "config.json").read_text())["model"]
+
+
+def with_sizes(config, model):
+    for name in ("embedding_size", "vision", "text"):
+        config.model[name] = model[name]
+    return config
 
 
 def test_a_run_starts_from_the_weights_of_one_whose_preset_is_not_in_the_table(own_run, tmp_path):
-    sizes = json.loads((own_run / "config.json").read_text())["model"]["sizes"]
     config = small(model__name="another name", train__steps=1, data__workers=0, init_from=str(own_run))
-    config.model.sizes = sizes
-    assert train(config, tmp_path / "tuned", one_device()).finished
+    assert train(with_sizes(config, stored_model(own_run)), tmp_path / "tuned", one_device()).finished
 
 
 def test_other_sizes_under_the_same_name_are_another_run(own_run):
-    changed = dict(json.loads((own_run / "config.json").read_text())["model"]["sizes"], embedding_size=32)
     config = small(model__name="mine", objective__name="clip", train__steps=1, data__workers=0)
-    config.model.sizes = changed
-    with pytest.raises(UserError, match=r"config\.model\.sizes\.embedding_size: 24 there, 32 now"):
+    with_sizes(config, stored_model(own_run) | {"embedding_size": 32})
+    with pytest.raises(UserError, match=r"config\.model\.embedding_size: 24 there, 32 now"):
         train(config, own_run, one_device())
 
 
-def test_a_word_that_reading_needs_is_told_with_what_to_do(own_run, tmp_path):
+def copy_with(own_run, folder, change):
+    """The run with other settings."""
     config = json.loads((own_run / "config.json").read_text())
-    config["model"]["activation"] = "mine"
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "checkpoints").symlink_to(own_run / "checkpoints")
-    with pytest.raises(UserError, match=r"config\.model\.activation: no 'mine'.*name the recipe with --config RECIPE"):
-        loading.read(tmp_path)
+    change(config["model"])
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "checkpoints").symlink_to(own_run / "checkpoints")
+    return folder
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_sizes_survive_json(name):
-    assert from_sizes(json.loads(json.dumps(to_sizes(PRESETS[name])))) == PRESETS[name]
+    config = base()
+    config.model.name = name
+    stored = ConfigDict(json.loads(json.dumps(presets.resolved(config.model).to_dict())))
+    stored.name = "of mine"
+    assert presets.preset_of(stored) == PRESETS[name]
 
 
 BROKEN = {
-    "missing": (lambda sizes: sizes.pop("embedding_size"), r"sizes\.embedding_size: missing"),
-    "no tower": (lambda sizes: sizes.update(text=3), r"sizes\.text: expected the sizes of a tower; found 3"),
-    "unknown": (lambda sizes: sizes["text"].update(depth=3), r"sizes\.text\.depth: no such size"),
-    "a word": (lambda sizes: sizes["vision"].update(width="x"), r"sizes\.vision\.width: expected a whole number"),
-    "a flag": (lambda sizes: sizes["vision"].update(width=True), r"sizes\.vision\.width: .* found True"),
-    "too large": (lambda sizes: sizes["vision"].update(layers=10**9), r"sizes\.vision\.layers: .* 1 to 512"),
-    "none": (lambda sizes: sizes["text"].update(width=0), r"sizes\.text\.width: "),
-    "few words": (lambda sizes: sizes["text"].update(vocabulary_size=9), r"sizes\.text\.vocabulary_size: .* 49,408"),
-    "heads": (lambda sizes: sizes["text"].update(heads=3), r"sizes\.text\.heads: expected a divisor of the width, 32"),
+    "no activation": (lambda model: model.update(activation="mine"), r"activation: unknown value 'mine'"),
+    "missing": (lambda model: model.pop("embedding_size"), r"name: unknown preset 'mine'.*--config RECIPE"),
+    "no encoder": (lambda model: model.update(text=3), r"text"),
+    "unknown": (lambda model: model["text"].update(depth=3), r"text\.depth: no such setting"),
+    "a word": (lambda model: model["vision"].update(width="x"), r"vision\.width: expected a number"),
+    "a flag": (lambda model: model["vision"].update(width=True), r"vision\.width: .* found True"),
+    "too large": (lambda model: model["vision"].update(layers=10**9), r"vision\.layers: .* at least 1 and at most 512"),
+    "none": (lambda model: model["text"].update(width=0), r"text\.width: "),
+    "heads": (lambda model: model["text"].update(heads=3), r"text\.heads: expected a divisor of the width, 32"),
+    "no family": (lambda model: model["text"].update(family="rnn"), r"text\.family: unknown value 'rnn'"),
+    "code": (lambda model: model["text"].update(family="os:system"), r"text\.family: os:system: expected a subclass"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_sizes_that_are_no_models_are_refused_by_name(name, tmp_path):
+def test_models_that_cannot_be_are_refused_by_name(name, own_run, tmp_path):
     change, said = BROKEN[name]
-    config = settings.to_dict(settings.with_sizes(small()))
-    change(config["model"]["sizes"])
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=rf"^--workdir: .*config\.json: config\.model\.{said}"):
-        workdir.read_config(tmp_path)
+    with pytest.raises(UserError, match=rf"^--workdir: .*config\.json: .*config\.model\.{said}"):
+        loading.read(copy_with(own_run, tmp_path, change))
 
 
 def test_a_known_name_keeps_its_sizes():
     config = small(model__name="ViT-B-32")
-    config.model.sizes = to_sizes(TINY)
-    with pytest.raises(UserError, match=r"config\.model\.sizes: ViT-B-32 is the name of a preset of other sizes"):
-        settings.check(config, 1)
-    config.model.name = "tiny"
-    settings.check(config, 1)
-    config.model.name = "of mine"
-    settings.check(config, 1)
-    from rankclip_jax.models import clip
-
-    shapes = jax.tree.map(np.shape, clip.abstract_variables(clip.build(config.model)))
-    config.model.sizes, config.model.name = {}, "tiny"
-    assert shapes == jax.tree.map(np.shape, clip.abstract_variables(clip.build(config.model)))
+    with_sizes(config, presets.resolved(small().model))
+    with pytest.raises(UserError, match=r"config\.model: ViT-B-32 is the name of a preset of other sizes"):
+        check(config, 1)
+    for name in ("tiny", "of mine"):
+        config.model.name = name
+        check(config, 1)
+    assert presets.preset_of(config.model) == TINY
