@@ -1,10 +1,15 @@
 """RankCLIP in JAX: language-image pretraining with ranking consistency."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from rankclip_jax.evaluation.encoder import Encoder
+    from rankclip_jax.training.hooks import Hook
+    from rankclip_jax.training.loop import Outcome
 
 __version__ = "0.1.0"
 
@@ -39,3 +44,19 @@ def load(
         raise ValueError(f"expected weights latest or average, dtype float32 or bfloat16; found {weights!r}, {dtype!r}")
     found = loading.read(path_of(str(path)), step=step, activation=activation, weights=weights)
     return Encoder(found.model, found.variables, dtype)
+
+
+def train(config: "ConfigDict", workdir: str | Path, hooks: "Sequence[Hook]" = ()) -> "Outcome":
+    """Trains a recipe in ``workdir``, or resumes the run that it holds, as ``python -m rankclip_jax.train`` does.
+
+    Args:
+      config: the settings, from `rankclip_jax.recipes.base`.
+      workdir: the run's folder.
+      hooks: see `rankclip_jax.training.hooks.Hook`.
+
+    Raises:
+      UserError: the settings, the data or the folder are not usable.
+    """
+    from rankclip_jax.training import loop  # here, since importing JAX takes a second
+
+    return loop.train(config, workdir, hooks)

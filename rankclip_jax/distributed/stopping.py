@@ -30,7 +30,7 @@ class StopCoordinator:
         self._beginning = threading.Lock()
         self._begun, self._last = 0, 0  # 0: not agreed
 
-    def tell(self, signal_number: int) -> None:
+    def request(self, signal_number: int) -> None:
         """This process was told to stop; may be called by a signal's handler."""
         self.signal_number = signal_number
         if not self._store:
@@ -63,7 +63,7 @@ class StopCoordinator:
             self._store.key_value_set(self._key, str(self.signal_number), allow_overwrite=True)
         return True
 
-    def agree(self, over: threading.Event) -> bool:
+    def sync(self, over: threading.Event) -> bool:
         """Called by that thread then: finds the last thing to be done with the others; False when ``over`` is set."""
         if not self._store:
             return True

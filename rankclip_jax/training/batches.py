@@ -3,7 +3,9 @@
 from collections.abc import Generator
 
 import jax
+from ml_collections import ConfigDict
 
+from rankclip_jax.distributed.processes import sum_across_processes
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.loader import name_of_record, training_batches
 from rankclip_jax.input_pipeline.source import Source
@@ -12,16 +14,14 @@ from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.forward import Batch
 
 
-def device_batches(
-    experiment: Experiment, source: Source, start_step: int, unreadable: UnreadableTally
-) -> Generator[Batch]:
+def device_batches(experiment: Experiment, source: Source, start_step: int, tally: UnreadableTally) -> Generator[Batch]:
     """The batches of steps ``start_step``, ``start_step + 1``, ..., each sent while the step before it is computed.
 
     Args:
       experiment: the run's parts.
       source: the training data.
       start_step: updates done.
-      unreadable: counts records, and stops the run where too many cannot be read.
+      tally: counts records, and stops the run where too many cannot be read.
     """
     config = experiment.config
     batches = _batches(experiment, source, start_step, config.data.threads, config.data.workers)
@@ -34,10 +34,16 @@ def device_batches(
             ahead.append((lines, experiment.layout.put_rows(batch)))
             if len(ahead) > 1:
                 lines, sent = ahead.pop(0)
-                unreadable.add(lines, len(batch["text"]))
+                tally.add(lines, len(batch["text"]))
                 yield sent
     finally:
         batches.close()
+
+
+def make_tally(config: ConfigDict, source: Source) -> UnreadableTally:
+    """Counts records of a source that cannot be read, over all processes."""
+    fraction, every = config.data.max_unreadable_fraction, config.logging.every_steps
+    return UnreadableTally(fraction, len(source), every_batches=every, sum_across_processes=sum_across_processes)
 
 
 def records_of_step(experiment: Experiment, source: Source, step: int) -> list[str]:

@@ -16,40 +16,30 @@ from rankclip_jax.distributed.processes import is_primary_process, wait_for_all
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import nearest_folder
 from rankclip_jax.input_pipeline.object_stores import is_remote, remove_folder
-from rankclip_jax.input_pipeline.source import Source
-from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.training.batches import device_batches
 from rankclip_jax.training.compilation import ExplainMemory
 from rankclip_jax.training.experiment import Experiment
+from rankclip_jax.training.run import Run
 from rankclip_jax.training.state import TrainState, abstract_state
 from rankclip_jax.training.step import StepFunction
 
 _FOLDER = "dry_run"
 
 
-def perform_dry_run(
-    experiment: Experiment,
-    source: Source,
-    workdir: Path,
-    step_function: StepFunction,
-    state: TrainState,
-    tally: UnreadableTally,
-) -> None:
+def perform_dry_run(run: Run, step_function: StepFunction, state: TrainState) -> None:
     """Makes one step of a batch, writes a checkpoint, verifies it and reads it; nothing stays.
 
     Args:
-      experiment: the run's parts.
-      source: the training data.
-      workdir: the run's folder; the checkpoint is written where it is or would be.
+      run: the run; the checkpoint is written where its folder is or would be.
       step_function: compiled.
-      state: to go on from; it is given away.
-      tally: of records that cannot be read.
+      state: to start from; its buffers are reused.
 
     Raises:
       UserError: a batch, a step or a checkpoint cannot be made.
     """
+    experiment, workdir = run.experiment, run.workdir
     start = time.perf_counter()
-    with contextlib.closing(device_batches(experiment, source, int(state.step), tally)) as batches:
+    with contextlib.closing(device_batches(experiment, run.source, int(state.step), run.tally)) as batches:
         batch = next(batches)
     ready = time.perf_counter()
     with ExplainMemory(experiment):

@@ -1,17 +1,32 @@
 """What was measured of a run: written, shown and drawn."""
 
 from pathlib import Path
+from typing import Protocol
 
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.evaluation import results
-from rankclip_jax.evaluation.evaluator import Evaluated, Evaluator
+from rankclip_jax.evaluation.evaluator import Evaluated
+from rankclip_jax.input_pipeline.object_stores import time_of
 from rankclip_jax.monitoring import summary_figure
-from rankclip_jax.training.hooks.logging import Logging
+from rankclip_jax.monitoring.writers import Values
+from rankclip_jax.training.run import Run
 from rankclip_jax.training.state import TrainState
 
 
-def write_results(evaluated: Evaluated, workdir: Path, step: int, logging: Logging) -> dict[str, float | None]:
+class Log(Protocol):
+    """Where results go beside their file."""
+
+    def write(self, step: int, values: Values) -> None:
+        """Adds the numbers of a step."""
+        ...
+
+    def flush(self) -> None:
+        """Makes sure that they are written."""
+        ...
+
+
+def write_results(evaluated: Evaluated, workdir: Path, step: int, log: Log) -> dict[str, float | None]:
     """Writes results to their file and to the logs; the results by name."""
     found = {metric.name: metric.value for metric in evaluated.metrics}
     if is_primary_process():
@@ -19,14 +34,13 @@ def write_results(evaluated: Evaluated, workdir: Path, step: int, logging: Loggi
             results.write(workdir, step, evaluated.metrics)
         except OSError as error:  # a full disk, say: the logs have them, or are tried again
             say(f"note: {results.path_of(workdir, step)} cannot be written ({error.strerror})")
-    logging.write(step, found)
+    log.write(step, found)
     return found
 
 
-def show_results(
-    evaluator: Evaluator | None, state: TrainState, workdir: Path, step: int, logging: Logging
-) -> dict[str, float | None] | None:
-    """The end of a run: all evaluations, a table, and the report's picture."""
+def show(run: Run, state: TrainState, log: Log) -> dict[str, float | None] | None:
+    """The end of a run: all evaluations, a table, and the report's figure; the results by name."""
+    evaluator, workdir, step = run.evaluator, run.workdir, int(state.step)
     if evaluator is None:
         if is_primary_process():
             say("note: there are no validation data, so nothing is evaluated and no report is drawn")
@@ -34,11 +48,20 @@ def show_results(
     if is_primary_process():
         say(f"evaluating on {evaluator.size:,} held-out pairs")
     evaluated = evaluator(state.variables_of(evaluator.weights))
-    found = write_results(evaluated, workdir, step, logging)
+    found = write_results(evaluated, workdir, step, log)
     if is_primary_process():
-        logging.flush()
+        log.flush()
         drawn = summary_figure.draw(workdir, evaluator.source, evaluated.embedded)
         count, path = len(evaluated.embedded.index), results.path_of(workdir, step)
         say(f"\nEvaluation on {count:,} held-out pairs ({path}):\n{results.format_table(evaluated.metrics)}\n")
         say(f"Report: {drawn}")
     return found
+
+
+def are_there(run: Run) -> bool:
+    """Whether the results and the figure of the run's last step are there, where there is something to evaluate on."""
+    if run.evaluator is None:
+        return True
+    measured = results.path_of(run.workdir, run.experiment.total_steps)
+    drawn = run.workdir / summary_figure.NAME
+    return measured.exists() and drawn.exists() and time_of(drawn) >= time_of(measured)

@@ -1,23 +1,28 @@
-"""What happens beside the step: a hook is called after each, and hears at the end how the run ended."""
+"""What happens beside the step: a hook is called before and after each, and is a context that the steps are inside of.
+
+One of your own is a subclass of `Hook`: an instance of it in ``train(config, workdir, hooks=[...])``, or its dotted
+path
+in ``config.train.hooks``.
+"""
 
 import dataclasses
 from types import TracebackType
-from typing import Protocol
+from typing import ClassVar, Self
 
-from rankclip_jax.objectives.objective import Metrics
+from rankclip_jax.objectives import Metrics
 from rankclip_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class StepInfo:
-    """What a hook is told after a step.
+    """What a hook sees after a step.
 
     Args:
       step: updates done, from 1.
       first_step: the first of this process.
       last_step: the last of the run.
-      state: after the step; its buffers are given away to the next one.
-      metrics: scalars by name, still on the devices: reading one waits for the step. None, of a step that was left out.
+      state: after the step; the next one reuses its buffers, so copy what is kept.
+      metrics: scalars by name, still on the devices: reading one waits for the step. Empty for a step that was skipped.
     """
 
     step: int
@@ -27,23 +32,26 @@ class StepInfo:
     metrics: Metrics
 
     def is_due(self, every_steps: int) -> bool:
-        """Whether this is a step to attend to: every so many, and the run's last."""
+        """Whether this is one of every so many steps, or the run's last."""
         return self.step == self.last_step or (bool(every_steps) and self.step % every_steps == 0)
 
 
-class Hook(Protocol):
-    """One matter that a run attends to after its steps; a context that the run is inside of."""
+class Hook:
+    """One thing that a run does beside its steps; it decides by itself at which."""
 
-    def __call__(self, info: StepInfo) -> None:
-        """Called after each step."""
-        ...
+    cause: ClassVar[str] = "other"  # what its time counts as in the ledger, a key of `goodput.CAUSES`
 
-    def __enter__(self) -> object:
+    def __enter__(self) -> Self:
         """Called before the first step."""
-        ...
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        """Called at the end, with the error that ended the run, if any."""
-        ...
+        """Called at the end, with the error that ended the steps, if any."""
+
+    def before_step(self, step: int) -> None:
+        """Called before each step."""
+
+    def after_step(self, info: StepInfo) -> None:
+        """Called after each step."""

@@ -1,14 +1,13 @@
 """What a person who watched the numbers would remark on: a loss that jumps up, a scale that can grow no more."""
 
 import collections
-import contextlib
 import itertools
 import math
 import statistics
 
 from rankclip_jax.models.clip import MAX_LOGIT_SCALE
-from rankclip_jax.monitoring.events import Events
-from rankclip_jax.training.hooks import StepInfo
+from rankclip_jax.training.hooks import Hook, StepInfo
+from rankclip_jax.training.run import Run
 
 _SEEN = 30  # logged losses that one is compared with
 _FAR = 6  # of their deviations, which are taken of neighbours, since losses fall
@@ -16,21 +15,21 @@ _DEVIATION = 1.4826 / math.sqrt(2)  # of normal values, by the median of the dif
 _BOUND = math.exp(MAX_LOGIT_SCALE) * (1 - 1e-5)
 
 
-class AnomalyHook(contextlib.ExitStack):
+class AnomalyHook(Hook):
     """Looks at the steps that are logged; says and records a spike each time, the scale's bound when it is reached.
 
     Args:
-      every_steps: how often steps are logged.
-      events: where it is recorded.
+      run: the run.
     """
 
-    def __init__(self, every_steps: int, events: Events) -> None:
-        super().__init__()
-        self._every_steps, self._events = every_steps, events
+    cause = "step"  # it waits for the step
+
+    def __init__(self, run: Run) -> None:
+        self._every_steps, self._events = run.experiment.config.logging.every_steps, run.events
         self._losses: collections.deque[float] = collections.deque(maxlen=_SEEN)
         self._at_bound = False
 
-    def __call__(self, info: StepInfo) -> None:
+    def after_step(self, info: StepInfo) -> None:
         """Looks, if the step is logged."""
         if not info.is_due(self._every_steps) or not info.metrics:
             return

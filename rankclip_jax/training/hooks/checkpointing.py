@@ -4,50 +4,41 @@ import functools
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
 
 import jax
-from ml_collections import ConfigDict
 
+from rankclip_jax.checkpoints import workdir as workdirs
 from rankclip_jax.checkpoints.manager import Checkpoints, SavingFailed
-from rankclip_jax.distributed.processes import max_across_processes
+from rankclip_jax.distributed.processes import is_primary_process, max_across_processes
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.monitoring.events import Events
-from rankclip_jax.training.hooks import StepInfo
+from rankclip_jax.training import schedule
+from rankclip_jax.training.hooks import Hook, StepInfo
+from rankclip_jax.training.run import Run
+from rankclip_jax.training.state import abstract_state
 
 _PAUSE = 60  # seconds, before one that failed is tried again
 
 
-class Saving:
-    """At the steps and minutes of the settings, at the last step, and at ``also_at``.
+class CheckpointHook(Hook):
+    """At the steps and minutes of the settings, at the last step, and before a decay from which a run may grow.
 
     Args:
-      checkpoints: where.
-      config: the settings under ``config.checkpoint``.
-      also_at: a step.
-      look_every: steps after which processes agree on whether so many minutes have passed.
-      events: where failures are recorded.
-      before: called before each with its step, for what must not be missing beside it.
+      run: the run.
+      flush: called before each save, for what must not be missing beside it.
     """
 
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        config: ConfigDict,
-        *,
-        also_at: int,
-        look_every: int,
-        events: Events,
-        before: Callable[[int], None],
-    ) -> None:
-        self._checkpoints, self._config, self._events = checkpoints, config, events
-        self._also_at, self._look_every, self._before = also_at, look_every, before
-        self._next = self._in(60 * config.every_minutes)
-        self._failures = 0
+    cause = "checkpoint"
 
-    def __enter__(self) -> Self:
-        """Nothing is saved yet."""
-        return self
+    def __init__(self, run: Run, flush: Callable[[], None]) -> None:
+        experiment = run.experiment
+        decay = schedule.decay_start(experiment.config.optimizer, experiment.total_steps)
+        kept = [decay] if decay < experiment.total_steps else []
+        self.checkpoints = Checkpoints(run.workdir, experiment.config, abstract_state(experiment), always_kept=kept)
+        self._run, self._config, self._events = run, experiment.config.checkpoint, run.events
+        self._also_at, self._flush = decay, flush
+        self._look_every = experiment.config.logging.every_steps  # at which processes agree on whether it is time
+        self._next = self._in(60 * self._config.every_minutes)
+        self._failures = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -58,19 +49,19 @@ class Saving:
           UserError: it cannot be written.
         """
         try:
-            self._checkpoints.close()
+            self.checkpoints.close()
         except SavingFailed as failed:
             if error is None:
                 raise self._given_up(failed) from failed
 
-    def __call__(self, info: StepInfo) -> None:
+    def after_step(self, info: StepInfo) -> None:
         """Saves if the step is due.
 
         Raises:
           UserError: saving has failed too often.
         """
         due = info.is_due(self._config.every_steps) or info.step == self._also_at or self._is_time(info)
-        self._attempt(self._checkpoints.wait if due else self._checkpoints.check)
+        self._attempt(self.checkpoints.wait if due else self.checkpoints.check)
         if due:
             self._attempt(functools.partial(self._save, info))
 
@@ -82,13 +73,14 @@ class Saving:
         """
         try:
             self._save(info)
-            self._checkpoints.wait()
+            self.checkpoints.wait()
         except SavingFailed as failed:
             raise self._given_up(failed) from failed
 
     def _save(self, info: StepInfo) -> None:
-        self._before(info.step)
-        self._checkpoints.save(info.state)
+        self._restore_folder(info.step)
+        self._flush()
+        self.checkpoints.save(info.state)
         self._next = self._in(60 * self._config.every_minutes)
 
     def _in(self, seconds: float) -> float:
@@ -117,6 +109,31 @@ class Saving:
 
     def _given_up(self, failed: SavingFailed) -> UserError:
         return UserError(
-            f"--workdir: {failed}. {self._checkpoints.kept()} Make room, or make the folder writable, and give the "
+            f"--workdir: {failed}. {self.checkpoints.kept()} Make room, or make the folder writable, and give the "
             "same command again."
         )
+
+    def _restore_folder(self, step: int) -> None:
+        """Puts back what was removed or renamed of the run's folder while it trains; all processes come here together.
+
+        Raises:
+          UserError: another run is in the folder now.
+        """
+        workdir, restored, replaced = self._run.workdir, False, None
+        if is_primary_process():
+            try:
+                restored = workdirs.restore(workdir, self._run.experiment.config, self._run.lock, step)
+            except UserError as error:
+                replaced = error
+            except OSError:  # the save that follows will say so
+                pass
+        match max_across_processes(2 if replaced else int(restored)):
+            case 2:
+                raise replaced or UserError(f"--workdir: {workdir} was replaced while this run trained in it.")
+            case 1:
+                self.checkpoints.reopen()
+                self._events.write("workdir_restored", step=step)
+                self._events.say(
+                    f"note: {workdir}, or what belongs in it, was removed or renamed during training. It is made anew, "
+                    "and training continues; earlier checkpoints and logs are where they were moved to, if anywhere."
+                )

@@ -1,19 +1,41 @@
 """Evaluates during training, writes the results and adds them to the logs."""
 
-import contextlib
 from collections.abc import Callable
 
-from rankclip_jax.training.hooks import StepInfo
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed.processes import is_primary_process
+from rankclip_jax.training.hooks import Hook, StepInfo
+from rankclip_jax.training.hooks.logging import LoggingHook
+from rankclip_jax.training.results import write_results
+from rankclip_jax.training.run import Run
+
+_HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/recall_1", "ranking/kendall_tau")
 
 
-class Evaluation(contextlib.nullcontext):
-    """Every ``every_steps`` steps, but not at the last: that is the run's own end."""
+class EvaluationHook(Hook):
+    """Every ``config.evaluation.every_steps`` steps, but not at the last: that is the run's own end.
 
-    def __init__(self, evaluate: Callable[[StepInfo], None], *, every_steps: int) -> None:
-        super().__init__()
-        self._evaluate, self._every_steps = evaluate, every_steps
+    Args:
+      run: the run.
+      logging: what writes the results beside the step's metrics.
+      check_interrupt: called before each batch; may raise to break off.
+    """
 
-    def __call__(self, info: StepInfo) -> None:
+    cause = "evaluation"
+
+    def __init__(self, run: Run, logging: LoggingHook, check_interrupt: Callable[[], None]) -> None:
+        self._run, self._logging, self._check_interrupt = run, logging, check_interrupt
+        self._every_steps = run.experiment.config.evaluation.every_steps
+
+    def after_step(self, info: StepInfo) -> None:
         """Evaluates if the step is due."""
-        if self._every_steps and info.step % self._every_steps == 0 and info.step != info.last_step:
-            self._evaluate(info)
+        due = self._every_steps and info.step % self._every_steps == 0 and info.step != info.last_step
+        evaluator = self._run.evaluator
+        if not due or evaluator is None:
+            return
+        evaluated = evaluator(info.state.variables_of(evaluator.weights), self._check_interrupt)
+        found = write_results(evaluated, self._run.workdir, info.step, self._logging)
+        shown = [f"{name} {found[name]:.4f}" for name in _HEADLINES if found.get(name) is not None]
+        if is_primary_process():
+            say(f"evaluation at step {info.step}: {'  '.join(shown)}")
+        self._logging.restart_clock(info.step)

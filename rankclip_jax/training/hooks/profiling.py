@@ -3,46 +3,48 @@
 import contextlib
 import signal
 import threading
-from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 
 from rankclip_jax.cli.console import say
-from rankclip_jax.monitoring.events import Events
-from rankclip_jax.training.hooks import StepInfo
+from rankclip_jax.training.hooks import Hook, StepInfo
+from rankclip_jax.training.run import Run
 
 _SIGNAL = signal.SIGUSR2
 _FEW = 5  # steps, from the signal on
 
 
-class Profiling(contextlib.ExitStack):
+class ProfileHook(Hook):
     """Traces steps ``first`` to ``last`` of every process, and `_FEW` of a process that is sent SIGUSR2.
 
     Args:
-      folder: of the traces; each has one of its own inside.
-      first: 0: none.
-      last: the same.
-      start_step: updates done before this process began.
-      events: where it is recorded.
+      run: the run.
     """
 
-    def __init__(self, folder: Path, first: int, last: int, start_step: int, events: Events) -> None:
-        super().__init__()
-        self._folder, self._first, self._last, self._start_step = folder, first, last, start_step
-        self._events = events
+    def __init__(self, run: Run) -> None:
+        self._first, self._last = run.experiment.config.logging.profile_steps
+        self._folder, self._start_step, self._events = run.workdir / "profile", run.start_step, run.events
         self._asked, self._until = False, 0
+        self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> "Profiling":
+    def __enter__(self) -> Self:
         """Listens for the signal, and begins if the first step is to be traced."""
         if threading.current_thread() is threading.main_thread():
             previous: Any = signal.signal(_SIGNAL, self._ask)
-            self.callback(signal.signal, _SIGNAL, previous)
-        self.callback(self._end, self._start_step)
+            self._stack.callback(signal.signal, _SIGNAL, previous)
+        self._stack.callback(self._end, self._start_step)
         self._begin_before(self._start_step + 1)
         return self
 
-    def __call__(self, info: StepInfo) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Ends a trace that is under way."""
+        self._stack.close()
+
+    def after_step(self, info: StepInfo) -> None:
         """Ends a trace after its last step, and begins one before its first."""
         if self._until and info.step >= min(self._until, info.last_step):
             jax.block_until_ready(info.metrics)

@@ -1,15 +1,15 @@
 """What becomes of a step whose loss or gradients are not finite: the run stops, leaves it out, or goes back."""
 
-import contextlib
 import math
 from collections.abc import Callable
 
 import jax
 
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.monitoring.events import Events
-from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.training.hooks import StepInfo
+from rankclip_jax.objectives import Metrics
+from rankclip_jax.training.batches import records_of_step
+from rankclip_jax.training.hooks import Hook, StepInfo
+from rankclip_jax.training.run import Run
 
 _NAMED = 8  # records of a batch
 
@@ -22,35 +22,26 @@ class Rollback(Exception):
         self.step = step
 
 
-class NonFiniteHook(contextlib.nullcontext):
-    """Looks at the flags of all steps, the computed ``finite``, at each step that is logged or saved.
+class NonFiniteHook(Hook):
+    """Looks at the flags of all steps, the computed ``finite``, at each step that is logged, saved or evaluated.
 
     Under ``skip`` the step has left out the update by itself already; what happened is said and recorded.
 
     Args:
-      policy: ``config.train.on_nonfinite``.
-      limit: after so many such steps the run stops under any policy.
-      every_steps: how often steps are logged, saved, and so on.
-      records_of: names of the records in a step's batch, of this process.
-      events: where it is recorded.
+      run: the run.
       kept: says what there is to go back to.
     """
 
-    def __init__(
-        self,
-        policy: str,
-        limit: int,
-        *every_steps: int,
-        records_of: Callable[[int], list[str]],
-        events: Events,
-        kept: Callable[[], str],
-    ) -> None:
-        super().__init__()
-        self._policy, self._limit, self._every_steps = policy, limit, every_steps
-        self._records_of, self._events, self._kept = records_of, events, kept
+    cause = "step"  # it waits for the step
+
+    def __init__(self, run: Run, kept: Callable[[], str]) -> None:
+        config = run.experiment.config
+        self._policy, self._limit = config.train.on_nonfinite, config.train.max_nonfinite_steps
+        self._every_steps = [part.every_steps for part in (config.logging, config.checkpoint, config.evaluation)]
+        self._run, self._events, self._kept = run, run.events, kept
         self._unseen: list[tuple[int, Metrics]] = []
 
-    def __call__(self, info: StepInfo) -> None:
+    def after_step(self, info: StepInfo) -> None:
         """Looks if the step is due.
 
         Raises:
@@ -78,7 +69,7 @@ class NonFiniteHook(contextlib.nullcontext):
     def _act(self, step: int, values: dict[str, float]) -> None:
         terms = [name for name, value in values.items() if not math.isfinite(value)]
         found = f"the {terms[0]} is {values[terms[0]]} at step {step}"
-        records = self._records_of(step)
+        records = records_of_step(self._run.experiment, self._run.source, step)
         before = self._events.count("not_finite")
         self._events.write("not_finite", step=step, terms=terms, records=records, policy=self._policy)
         if self._policy == "stop" or before + 1 > self._limit:

@@ -1,0 +1,74 @@
+"""What a run does before its first step, and before anything is written: settings, data, folder."""
+
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rankclip_jax.checkpoints import workdir as workdirs
+from rankclip_jax.checkpoints.lock import Lock
+from rankclip_jax.checkpoints.manager import set_aside
+from rankclip_jax.cli.console import say
+from rankclip_jax.distributed import start_up
+from rankclip_jax.distributed.processes import is_primary_process
+from rankclip_jax.evaluation.evaluator import Evaluator
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.monitoring.events import Events
+from rankclip_jax.monitoring.timeline import Timeline
+from rankclip_jax.monitoring.writers import check_writers
+from rankclip_jax.settings.schema import import_parts
+from rankclip_jax.training import data
+from rankclip_jax.training.batches import make_tally
+from rankclip_jax.training.experiment import build_experiment, check, resolve
+from rankclip_jax.training.resumption import Start, choose_start, resolve_config, total_steps
+from rankclip_jax.training.run import Run
+
+
+def prepare_config(config: ConfigDict, workdir: Path, device_count: int) -> ConfigDict:
+    """The settings, complete and checked; see `loop.train`."""
+    import_parts(config)
+    config = resolve(config)
+    check(config, device_count)
+    check_writers(config)
+    workdirs.check_writable(workdir)
+    return config
+
+
+def prepare_run(
+    config: ConfigDict, workdir: Path, mesh: Mesh, lock: Lock, timeline: Timeline, recipe: Path | None
+) -> tuple[Run, Start]:
+    """The run, and where it starts or resumes; all processes find the same.
+
+    Raises:
+      UserError: the data or the folder are not usable, or processes differ.
+    """
+    source, validation = data.open_data(config)
+    if (workdirs.saved_steps(workdir) or workdirs.misnamed(workdir)) and is_primary_process():
+        lock.take()
+    config, stored = resolve_config(workdir, config, len(source))
+    start_up.check_same_on_all(data.shared_facts(config, source))
+    if stored:
+        data.check_unchanged(workdir, source)
+    experiment = build_experiment(config, mesh, total_steps(config, len(source)), len(source))
+    evaluator = None
+    if validation is not None:
+        evaluator = Evaluator(experiment.model, experiment.layout, config, experiment.objective, validation)
+    start = choose_start(experiment, workdir, stored, len(source))
+    tally, events = make_tally(config, source), Events(workdir)
+    run = Run(experiment, workdir, source, evaluator, lock, events, timeline, tally, start.step, recipe)
+    return run, start
+
+
+def prepare_workdir(run: Run, start: Start) -> None:
+    """The step is compiled and the first batch is there: from here on things are written."""
+    if is_primary_process():
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        run.lock.take()
+        if not start.saved and workdirs.saved_steps(run.workdir):
+            raise UserError(f"--workdir: another run was begun in {run.workdir} meanwhile. Give the command again.")
+    if start.aside:
+        folder = set_aside(run.workdir, start.aside)
+        if is_primary_process():
+            say(f"note: unused checkpoints moved to {folder}")
+    data.write_identity(run.workdir, run.source)
+    workdirs.write_config(run.workdir, run.experiment.config, run.recipe)
