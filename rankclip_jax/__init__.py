@@ -1,12 +1,23 @@
 """RankCLIP in JAX: language-image pretraining with ranking consistency."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankclip_jax.evaluation.encoder import Encoder
+    from rankclip_jax.objectives.ranking import consistency, listmle
 
 __version__ = "0.1.0"
+__all__ = ["consistency", "listmle", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `consistency` and `listmle` when they are first asked for, since importing JAX takes a second."""
+    if name in ("consistency", "listmle"):
+        from rankclip_jax.objectives import ranking
+
+        return getattr(ranking, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(
@@ -30,6 +41,15 @@ def load(
     Raises:
       UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
       ValueError: another dtype, or other weights.
+
+    Example:
+      >>> import numpy as np
+      >>> import rankclip_jax
+      >>> encoder = rankclip_jax.load("runs/demo")
+      >>> images = encoder.encode_image([np.zeros((32, 32, 3), np.uint8)])
+      >>> texts = encoder.encode_text(["a red circle", "a blue square"])
+      >>> (images @ texts.T).shape
+      (1, 2)
     """
     from rankclip_jax.evaluation.encoder import Encoder  # here, since importing JAX takes a second
     from rankclip_jax.input_pipeline.object_stores import path_of
