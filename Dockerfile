@@ -1,7 +1,7 @@
 # docker build -t registry/rankclip --build-arg ACCELERATOR=cuda13 .
 # docker run --rm --gpus all --shm-size 16g -v "$PWD:/workspace" --user "$(id -u):$(id -g)" registry/rankclip \
 #     train --config demo
-# ACCELERATOR is cpu, cuda12 or cuda13. The versions are those of constraints/.
+# ACCELERATOR is cpu, cuda12, cuda13 or tpu. The versions are those of constraints/.
 FROM python:3.12-slim AS build
 ARG ACCELERATOR=cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
