@@ -152,7 +152,12 @@ def test_skypilots_task_runs_in_the_image_that_is_named(tmp_path):
     given = {"IMAGE": "registry/image", "FLAGS": "--config demo", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     for script, expected in (("setup", "pull registry/image\n"), ("run", " registry/image train --config demo\n")):
         done = subprocess.run(
-            ["bash", "-c", task[script]], env=os.environ | given, cwd=tmp_path, capture_output=True, text=True, check=True
+            ["bash", "-c", task[script]],
+            env=os.environ | given,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.endswith(expected)
     assert all(f"--env SKYPILOT_{name}" in done.stdout for name in ("NODE_IPS", "NODE_RANK", "NUM_NODES"))
