@@ -9,15 +9,26 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rankclip_jax import recipes
 from rankclip_jax.cli.commands import modules
+from rankclip_jax.settings.schema import schema
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-SETTINGS = {name for name, _ in recipes.flatten(recipes.base().to_dict())} | {"model.sizes"}
 FLAGS = [line for line in (ROOT / "tests" / "open_clip_flags.txt").read_text().splitlines() if line.startswith("--")]
 MIGRATION = (ROOT / "docs" / "coming_from_open_clip.md").read_text(encoding="utf8")
 
+
+def settings():
+    """Dotted names of all settings, those of each encoder among them, and of the sections that hold them."""
+    yield from schema().settings()
+    for registry in schema().named:
+        tower = registry.setting.rpartition(".")[0]
+        yield from (f"{tower}.{name}" for kind in registry.values() for name in kind.declared())
+
+
+SETTINGS = {
+    name[:end] for name in settings() for end in (*(dot.start() for dot in re.finditer(r"\.", name)), len(name))
+}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -29,10 +40,9 @@ def anchors(page):
 
 @each_page
 def test_a_page_names_settings_that_exist(page):
-    """`--config.a.b` and `config.a.b`; a section such as `config.mesh` counts where settings begin with it."""
+    """As `--config.a.b` or `config.a.b`."""
     named = set(re.findall(r"\bconfig\.([a-z]\w*(?:\.\w+)*)", page.read_text(encoding="utf8"))) - {"json"}
-    unknown = {name for name in named if name not in SETTINGS and not any(s.startswith(f"{name}.") for s in SETTINGS)}
-    assert not unknown
+    assert named <= SETTINGS
 
 
 @each_page

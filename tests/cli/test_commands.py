@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tests.cli.test_entry import COMMANDS
 from tests.commands import ROOT, environment
 
+COMMANDS = ("benchmark", "evaluate", "explore", "export", "plan", "report", "status", "train", "verify")
 MODULES = {name: f"rankclip_jax.{name}" for name in COMMANDS} | {
     name: f"rankclip_jax.input_pipeline.{name}" for name in ("inspect", "prepare")
 }
