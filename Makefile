@@ -1,6 +1,6 @@
-# make demo | test | test-slow | soak | plan | test-plan | check | install | lock | img2dataset. Variables: PYTHON (3.11 or
-# newer), VENV, WORKDIR (of the demo), MINUTES (of the soak), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu), LOCKED (1: the
-# versions in constraints/, else the newest).
+# make demo | test | test-slow | soak | plan | test-plan | check | docs | install | lock | img2dataset. Variables: PYTHON
+# (3.11 or newer), VENV, WORKDIR (of the demo), MINUTES (of the soak), ACCELERATOR (auto, cpu, cuda12, cuda13, tpu), LOCKED
+# (1: the versions in constraints/, else the newest).
 PYTHON ?= python3
 VENV ?= .venv
 ACCELERATOR ?= auto
@@ -12,7 +12,7 @@ MINOR = $$($(RUN) -c 'import sys; print(min(sys.version_info.minor, 12))')
 CONSTRAINTS = $(if $(filter-out 0,$(LOCKED)),-c constraints/python3.$(MINOR).txt)
 DONE := $(VENV)/.installed$(if $(filter-out 0,$(LOCKED)),-locked)
 
-.PHONY: install install-test img2dataset plan test-plan demo test test-slow soak check lock
+.PHONY: install install-test img2dataset plan test-plan demo test test-slow soak check docs lock
 .DELETE_ON_ERROR:
 
 install: $(DONE)
@@ -86,3 +86,13 @@ check: install-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# The documentation site, in site/. A link that leads nowhere is an error.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.installed: requirements-docs.txt
+	@echo "installing MkDocs into .venv-docs"
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python $(PIP) -r requirements-docs.txt
+	@touch $@

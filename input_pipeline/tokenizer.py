@@ -46,6 +46,15 @@ def tokenize(texts: Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.n
 
     Returns:
       int32 ``[n, context_length]``.
+
+    Raises:
+      TypeError: one string instead of a list.
+
+    Example:
+      >>> from rankclip_jax.input_pipeline.tokenizer import tokenize
+      >>> print(tokenize(["a red circle", "a blue square"], context_length=6))
+      [[49406   320   736  7117 49407     0]
+       [49406   320  1746  3999 49407     0]]
     """
     if isinstance(texts, str):
         raise TypeError("tokenize expects a list of strings; found one string")

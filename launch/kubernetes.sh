@@ -2,6 +2,7 @@
 # Prints a JobSet (jobset.x-k8s.io) that trains; give it to kubectl to start it:
 #   IMAGE=registry/rankclip launch/kubernetes.sh gpu HOSTS GPUS -- --config configs/cc3m.py --workdir gs://... | kubectl apply -f -
 #   IMAGE=registry/rankclip launch/kubernetes.sh tpu tpu-v5-lite-podslice 16x16 SLICES -- --config configs/cc3m.py
+# IMAGE is built and pushed with: docker build -t registry/rankclip --build-arg ACCELERATOR=cuda13 . (or cuda12, tpu)
 # NAME is the JobSet's (rankclip unless given). Processes find each other by the JobSet's own DNS names: no rights in the
 # cluster are needed. A failed or evicted pod restarts all of them, which go on from the last checkpoint.
 set -u
@@ -18,7 +19,7 @@ esac
 shift
 name=${NAME:-rankclip}
 image=${IMAGE:-}
-[ -n "$image" ] || explain "IMAGE: not set. Name an image with rankclip_jax installed, such as IMAGE=registry/rankclip"
+[ -n "$image" ] || explain "IMAGE: not set. Build one with: docker build -t registry/rankclip --build-arg ACCELERATOR=cuda13 . Then use IMAGE=registry/rankclip"
 [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || explain "NAME: expected small letters, digits and dashes; found '$name'"
 
 if [ "$kind" = gpu ]; then

@@ -2,16 +2,27 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from rankclip_jax.evaluation.encoder import Encoder
+    from rankclip_jax.objectives.ranking import consistency, listmle
     from rankclip_jax.training.hooks import Hook
     from rankclip_jax.training.loop import Outcome
 
 __version__ = "0.1.0"
+__all__ = ["consistency", "listmle", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `consistency` and `listmle` when they are first asked for, since importing JAX takes a second."""
+    if name in ("consistency", "listmle"):
+        from rankclip_jax.objectives import ranking
+
+        return getattr(ranking, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(
@@ -35,13 +46,22 @@ def load(
     Raises:
       UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
       ValueError: another dtype, or other weights.
+
+    Example:
+      >>> import numpy as np
+      >>> import rankclip_jax
+      >>> encoder = rankclip_jax.load("runs/demo")
+      >>> images = encoder.encode_image([np.zeros((32, 32, 3), np.uint8)])
+      >>> texts = encoder.encode_text(["a red circle", "a blue square"])
+      >>> (images @ texts.T).shape
+      (1, 2)
     """
     from rankclip_jax.evaluation.encoder import Encoder  # here, since importing JAX takes a second
     from rankclip_jax.input_pipeline.object_stores import path_of
     from rankclip_jax.interop import loading
 
     if weights not in ("latest", "ema") or dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"expected weights latest or average, dtype float32 or bfloat16; found {weights!r}, {dtype!r}")
+        raise ValueError(f"expected weights latest or ema, dtype float32 or bfloat16; found {weights!r}, {dtype!r}")
     found = loading.read(path_of(str(path)), step=step, activation=activation, weights=weights)
     return Encoder(found.model, found.variables, dtype)
 

@@ -1,5 +1,7 @@
 """What is installed: everything, under names that shadow nothing of the user's, and recipes from anywhere."""
 
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,7 @@ def installed(tmp_path_factory):
     source = folder / "source"  # builds leave files where they are made, in each other's way
     for name in ("rankclip_jax", "input_pipeline", "configs"):
         shutil.copytree(ROOT / name, source / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
@@ -41,6 +43,7 @@ def installed(tmp_path_factory):
 
 def test_an_installed_package_works_from_anywhere_and_shadows_nothing(installed):
     assert {path.name.split("-")[0] for path in (installed / "site").iterdir()} == {"rankclip_jax"}
+    assert (installed / "site" / "rankclip_jax" / "py.typed").is_file()  # type checkers use its annotations
     for part in ("rankclip_jax", "input_pipeline", "configs"):
         inside = installed / "site" / "rankclip_jax" / ("" if part == "rankclip_jax" else part)
         files = (path for path in (ROOT / part).rglob("*.*") if path.suffix != ".pyc")
@@ -66,6 +69,31 @@ def test_an_installed_package_works_from_anywhere_and_shadows_nothing(installed)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(recipes.names())
+
+
+def test_the_console_command_is_installed(installed):
+    (file,) = (installed / "site").glob("*.dist-info/entry_points.txt")
+    assert file.read_text() == "[console_scripts]\nrankclip-jax = rankclip_jax.cli.commands:main\n"
+
+
+def test_the_long_description_has_no_link_that_an_index_cannot_follow(installed):
+    (file,) = (installed / "site").glob("*.dist-info/METADATA")
+    text = file.read_text(encoding="utf8")
+    assert "Description-Content-Type: text/markdown" in text
+    assert "# rankclip_jax" in text
+    links = re.findall(r"\]\(([^)]*)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    assert links
+    assert all(link.startswith("https://") for link in links)
+
+
+def test_links_of_the_readme_lead_into_the_repository_where_it_has_an_address():
+    function = runpy.run_path(str(ROOT / "setup.py"))["long_description"]
+    text = "![a, b](docs/a.png) [x](docs/b.md#c) [y](https://z.org) [d](#e)"
+    assert function(text, "https://g.org/o/n") == (
+        "![a, b](https://g.org/o/n/raw/main/docs/a.png) [x](https://g.org/o/n/blob/main/docs/b.md#c) "
+        "[y](https://z.org) [d](#e)"
+    )
+    assert function(text, None) == " x [y](https://z.org) [d](#e)"
 
 
 def test_commands_find_recipes_by_name_from_another_folder(installed):

@@ -130,7 +130,7 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
         return None
     path = path_of(config.init_from)
     try:
-        weights = read(path, activation=config.model.activation)
+        weights = read(path, activation=model.execution.activation)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     theirs, size = weights.model, model.preset.vision.image_size

@@ -89,6 +89,19 @@ def listmle(
 
     Returns:
       ``[rows]``, in nats.
+
+    Example:
+      Scores in the order of their relevance are likelier than scores in the opposite order:
+
+      >>> import jax.numpy as jnp
+      >>> from rankclip_jax import listmle
+      >>> scores = jnp.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+      >>> relevance = jnp.array([[9.0, 5.0, 1.0], [1.0, 5.0, 9.0]])
+      >>> print([f"{loss:.3f}" for loss in listmle(scores, relevance)])
+      ['0.721', '3.721']
+
+    References:
+      Xia et al., Listwise approach to learning to rank, ICML 2008.
     """
     if variant not in ("exact", "released"):
         raise ValueError(f"variant: expected 'exact' or 'released'; found {variant!r}")
@@ -138,6 +151,19 @@ def consistency(
 
     Raises:
       ValueError: a list size without a key to draw its columns by, or rows that the devices do not divide.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from rankclip_jax import consistency
+      >>> image = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+      >>> text = jnp.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
+      >>> cross_modal, in_modal = consistency(image, text, jnp.array(10.0), key=jax.random.key(0))
+      >>> print(f"{cross_modal:.4f} {in_modal:.4f}")
+      0.0797 0.0862
+
+    References:
+      Zhang et al., RANKCLIP: Ranking-Consistent Language-Image Pretraining, ICCV 2025.
     """
     if list_size and key is None:
         raise ValueError("list_size: needs a key, which draws the columns")

@@ -131,13 +131,6 @@ def check(config: ConfigDict, device_count: int, platform: str | None = None) ->
     """
     validation.check(config)
     preset = presets.preset_of(config.model)
-    if config.model.vision and config.model.name in presets.PRESETS:
-        own = presets.PRESETS[config.model.name].with_image_size(preset.vision.image_size)
-        if dataclasses.replace(preset, activation=own.activation) != own and _sizes_differ(preset, own):
-            raise UserError(
-                f"config.model: {config.model.name} is the name of a preset of other sizes, which exports go by. "
-                "Use another name for the model: --config.model.name=NAME"
-            )
     _check_attention(config.model, platform or jax.default_backend())
     train = config.train
     if config.objective.name in OBJECTIVES and config.objective.list_size > train.global_batch_size:
@@ -158,12 +151,6 @@ def check(config: ConfigDict, device_count: int, platform: str | None = None) ->
             "config.evaluation.weights: the run keeps no average of the weights. Use "
             "--config.optimizer.ema_decay=0.999 to keep one, or --config.evaluation.weights=latest."
         )
-
-
-def _sizes_differ(one: presets.Preset, other: presets.Preset) -> bool:
-    """Whether two models have different weights; options such as patch dropout change none."""
-    shapes = [jax.tree.map(jnp.shape, clip.abstract_variables(Clip(preset))) for preset in (one, other)]
-    return shapes[0] != shapes[1]
 
 
 def _check_attention(model: Mapping[str, Any], platform: str) -> None:

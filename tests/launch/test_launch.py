@@ -141,6 +141,37 @@ def test_skypilots_task_has_the_keys_that_it_knows():
     task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
     assert set(task) <= {"name", "num_nodes", "resources", "envs", "workdir", "file_mounts", "setup", "run"}
     assert "rankclip_jax.train ${FLAGS}" in task["run"]
+    assert task["envs"]["IMAGE"] == ""
+
+
+def test_skypilots_task_runs_in_the_image_that_is_named(tmp_path):
+    """With a docker that prints its arguments."""
+    (tmp_path / "docker").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "docker").chmod(0o755)
+    task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
+    given = {"IMAGE": "registry/image", "FLAGS": "--config demo", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for script, expected in (("setup", "pull registry/image\n"), ("run", " registry/image train --config demo\n")):
+        done = subprocess.run(
+            ["bash", "-c", task[script]],
+            env=os.environ | given,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.endswith(expected)
+    assert all(f"--env SKYPILOT_{name}" in done.stdout for name in ("NODE_IPS", "NODE_RANK", "NUM_NODES"))
+
+
+def test_the_image_is_built_from_files_that_are_there():
+    """What the Dockerfile copies by name is in the repository, and not left out by .dockerignore."""
+    copied = [word for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY ")
+              and "--from" not in line for word in line.split()[1:-1]]  # fmt: skip
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert "requirements.txt" in copied
+    assert all((ROOT / name).exists() for name in copied)
+    assert all(list(ROOT.glob(name)) for name in kept)
+    assert all(name == "." or any(Path(name).match(pattern) for pattern in kept) for name in copied)
 
 
 def test_each_local_process_gets_its_number_and_the_same_address_and_token():

@@ -210,12 +210,8 @@ def test_models_that_cannot_be_are_refused_by_name(name, own_run, tmp_path):
         loading.read(copy_with(own_run, tmp_path, change))
 
 
-def test_a_known_name_keeps_its_sizes():
+def test_other_sizes_may_go_by_a_known_name():
     config = small(model__name="ViT-B-32")
     with_sizes(config, presets.resolved(small().model))
-    with pytest.raises(UserError, match=r"config\.model: ViT-B-32 is the name of a preset of other sizes"):
-        check(config, 1)
-    for name in ("tiny", "of mine"):
-        config.model.name = name
-        check(config, 1)
+    check(config, 1)
     assert presets.preset_of(config.model) == TINY

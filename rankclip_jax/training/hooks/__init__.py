@@ -1,8 +1,7 @@
 """What happens beside the step: a hook is called before and after each, and is a context that the steps are inside of.
 
 One of your own is a subclass of `Hook`: an instance of it in ``train(config, workdir, hooks=[...])``, or its dotted
-path
-in ``config.train.hooks``.
+path in ``config.train.hooks``.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The objective that CONTRIBUTING shows, put into a copy of the repository by its words alone, trains and resumes."""
+"""The objective of docs/extending.md, put into a copy of the repository as the page says, trains and resumes."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands import ROOT, environment
 
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8")
+TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf8")
 
 
 def run(command, folder, status=0):
@@ -29,13 +29,13 @@ def run(command, folder, status=0):
 
 
 @pytest.mark.slow
-def test_an_objective_written_from_contributing_trains_resumes_and_is_tested(tmp_path):
+def test_an_objective_written_from_the_docs_trains_resumes_and_is_tested(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 11
     for part in ("rankclip_jax", "input_pipeline", "configs", "tests"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "CONTRIBUTING.md"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "rankclip_jax" / "objectives" / "sigmoid.py").write_text(code)
     table = tmp_path / "rankclip_jax" / "objectives" / "__init__.py"
     text = table.read_text().replace("siglip, softclip", "siglip, sigmoid, softclip")
