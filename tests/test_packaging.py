@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rankclip_jax import recipes
+from rankclip_jax.settings import recipe_files
 from tests.commands import ROOT, run
 
 
@@ -51,14 +51,14 @@ def test_an_installed_package_works_from_anywhere_and_shadows_nothing(installed)
         assert not missing
     script = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1]);"
-        "import rankclip_jax, configs; from rankclip_jax import recipes;"
+        "import rankclip_jax, configs; from rankclip_jax.settings import recipe_files;"
         "assert pathlib.Path(rankclip_jax.__file__).is_relative_to(sys.argv[1]); assert configs.MINE;"
-        "assert recipes.find('demo').is_file() and recipes.find('configs/demo.py').is_file();"
+        "assert recipe_files.find('demo').is_file() and recipe_files.find('configs/demo.py').is_file();"
         "from pathlib import Path; from rankclip_jax.evaluation import suite;"
         "assert suite.find(Path('datacomp')).read_bytes() == Path(sys.argv[2]).read_bytes();"
-        "import runpy; assert runpy.run_path(str(recipes.find('demo')))['get_config']().train.steps == 240;"
-        "assert runpy.run_path(str(recipes.find('configs/mine.py')))['get_config']().seed == 7;"
-        "print(recipes.names())"
+        "import runpy; assert runpy.run_path(str(recipe_files.find('demo')))['get_config']().train.steps == 240;"
+        "assert runpy.run_path(str(recipe_files.find('configs/mine.py')))['get_config']().seed == 7;"
+        "print(recipe_files.names())"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(installed / "site"), str(ROOT / "configs" / "suites" / "datacomp.json")],
@@ -68,7 +68,7 @@ def test_an_installed_package_works_from_anywhere_and_shadows_nothing(installed)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(recipes.names())
+    assert done.stdout.strip() == str(recipe_files.names())
 
 
 def test_the_console_command_is_installed(installed):
@@ -108,7 +108,7 @@ def test_commands_find_recipes_by_name_from_another_folder(installed):
 
 def test_a_users_own_file_comes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert recipes.find("demo") == recipes.FOLDER / "demo.py"
+    assert recipe_files.find("demo") == recipe_files.FOLDER / "demo.py"
     Path("demo").write_text("")
-    assert recipes.find("demo") == Path("demo")
-    assert recipes.find("other.py") == Path("other.py")
+    assert recipe_files.find("demo") == Path("demo")
+    assert recipe_files.find("other.py") == Path("other.py")

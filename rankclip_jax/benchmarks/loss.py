@@ -20,7 +20,7 @@ from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step, ranking
 from rankclip_jax.planning import program
 from rankclip_jax.planning.topology import Topology, topology_of
-from rankclip_jax.settings.ranges import LARGEST_BATCH
+from rankclip_jax.training.settings import LARGEST_BATCH
 
 LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 

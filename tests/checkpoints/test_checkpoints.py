@@ -24,7 +24,7 @@ from rankclip_jax.cli.entry import EXIT_ON_USER_ERROR
 from rankclip_jax.distributed.mesh import AXES
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.training import loop
-from rankclip_jax.training.hooks import saving
+from rankclip_jax.training.hooks import checkpointing
 from rankclip_jax.training.resumption import newest
 from tests.training.conftest import assert_bit_identical, final_state, read_metrics, train_small
 
@@ -295,22 +295,22 @@ def test_a_save_that_fails_is_said_and_tried_again_and_training_goes_on(tmp_path
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_after_too_many_the_run_stops_with_what_was_saved_before(tmp_path, monkeypatch):
-    train_small(tmp_path / "run", train__steps=10, optimizer__schedule="constant", optimizer__warmup_share=0.0)
+    train_small(tmp_path / "run", train__steps=10, optimizer__schedule="constant", optimizer__warmup_fraction=0.0)
     full_disk(monkeypatch, 100)
     with pytest.raises(UserError, match="The last good checkpoint is of step 10"):
         train_small(
             tmp_path / "run",
             train__steps=30,
             optimizer__schedule="constant",
-            optimizer__warmup_share=0.0,
-            checkpoint__failures_limit=2,
+            optimizer__warmup_fraction=0.0,
+            checkpoint__max_save_failures=2,
         )
     assert faults_of(tmp_path / "run", 10) == []
 
 
 def test_minutes_save_too_and_every_so_many_steps_stay(tmp_path, monkeypatch):
     minutes = iter(range(1000))
-    monkeypatch.setattr(saving, "time", types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))
+    monkeypatch.setattr(checkpointing, "time", types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))
     train_small(
         tmp_path / "run",
         checkpoint__every_steps=1000,
@@ -343,7 +343,7 @@ def test_a_run_goes_on_in_any_mesh_and_back(saved, undisturbed):
 def stop_after(workdir, steps, mesh):
     """Trains to the step, where SIGTERM comes."""
 
-    real = loop.Logging.__call__
+    real = loop.LoggingHook.after_step
 
     def log(self, info):
         real(self, info)
@@ -351,6 +351,6 @@ def stop_after(workdir, steps, mesh):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Logging, "__call__", log)
+        patch.setattr(loop.LoggingHook, "after_step", log)
         outcome = train_small(workdir, mesh, evaluation__every_steps=10, objective__name="rankclip")
     assert outcome.step == steps

@@ -21,7 +21,7 @@ AT = 12  # between the saves of steps 10 and 15
 
 def train_disturbed(workdir, disturb):
     """Trains 20 steps; something happens to the folder after one of them."""
-    real = loop.Logging.__call__
+    real = loop.LoggingHook.after_step
 
     def log(self, info):
         real(self, info)
@@ -29,7 +29,7 @@ def train_disturbed(workdir, disturb):
             disturb(workdir)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Logging, "__call__", log)
+        patch.setattr(loop.LoggingHook, "after_step", log)
         return train_small(workdir, evaluation__every_steps=10, objective__name="rankclip")
 
 

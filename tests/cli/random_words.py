@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rankclip_jax import recipes
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings.schema import flatten
 from tests.commands import ROOT, environment
 
 NUMBERS = [
@@ -68,7 +68,7 @@ _FIXED = {
 
 def draw_settings(rng, count):
     """Names and texts of ``count`` settings, most of a kind that the setting is not."""
-    defaults = dict(settings.flatten(recipes.base().to_dict()))
+    defaults = dict(flatten(recipes.base().to_dict()))
     return {
         str(name): str(rng.choice(_texts(rng, defaults[str(name)])))
         for name in rng.choice(list(defaults), count, False)

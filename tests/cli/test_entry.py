@@ -9,10 +9,10 @@ import pytest
 
 from rankclip_jax import recipes
 from rankclip_jax.cli import entry
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings.schema import flatten
 from tests.commands import ROOT, environment
 
-SETTINGS = [f"config.{name}" for name, _ in settings.flatten(recipes.base().to_dict())]
+SETTINGS = [f"config.{name}" for name, _ in flatten(recipes.base().to_dict())]
 WITH_RECIPE = ("train", "plan", "benchmark")
 COMMANDS = (*WITH_RECIPE, "evaluate", "explore", "export", "report", "status", "verify")
 

@@ -54,7 +54,7 @@ class Process:
     def _listen(self, number):
         self._numbers[threading.get_ident()] = number
         if self.stopping.wait(self.over):
-            self.stopping.agree(self.over)
+            self.stopping.sync(self.over)
 
 
 @pytest.mark.parametrize(("things", "after"), [(10_000, 0.3), (10_000, 0.0), (40, 0.19)], ids=["on", "start", "end"])
@@ -68,7 +68,7 @@ def test_all_do_the_same_things_and_stop_soon_after_one_is_told(things, after, m
         for thread in process.threads:
             thread.start()
     time.sleep(after)
-    processes[1].stopping.tell(15)
+    processes[1].stopping.request(15)
     for process in processes:
         for thread in process.threads:
             thread.join(20)
@@ -82,12 +82,12 @@ def test_all_do_the_same_things_and_stop_soon_after_one_is_told(things, after, m
 
 def test_a_process_that_is_alone_stops_where_it_is_but_after_a_first_thing():
     alone = StopCoordinator()
-    alone.tell(2)
+    alone.request(2)
     assert alone.begin()
     assert not alone.begin()
     later = StopCoordinator()
     assert later.begin()
     assert later.begin()
-    later.tell(2)
+    later.request(2)
     assert later.is_over()
     assert not later.begin()

@@ -14,7 +14,7 @@ from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set, wording
 from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
-from rankclip_jax.recipes import FOLDER
+from rankclip_jax.settings.recipe_files import FOLDER
 from tests.evaluation import layouts
 
 PLAIN = ClassPrompts()

@@ -17,7 +17,6 @@ import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from rankclip_jax.settings.resolution import to_dict
 
 from rankclip_jax.checkpoints import checksums, lock, workdir
 from rankclip_jax.checkpoints import manager as checkpoints
@@ -29,6 +28,7 @@ from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.monitoring import goodput, html_report, status, summary_figure, writers
 from rankclip_jax.monitoring.timeline import Timeline
 from rankclip_jax.recipes import base
+from rankclip_jax.settings.schema import to_dict
 from tests import fuzz
 from tests.fuzz.mutation import dump, mutate_bytes, mutate_value
 

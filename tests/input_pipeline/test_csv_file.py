@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rankclip_jax import input_pipeline, recipes
+from rankclip_jax import input_pipeline
 from rankclip_jax.evaluation import suite
 from rankclip_jax.input_pipeline import csv_file, object_stores, prepare, tables
 from rankclip_jax.input_pipeline.errors import UserError
@@ -18,6 +18,7 @@ from rankclip_jax.input_pipeline.preparation.pairs import Skip
 from rankclip_jax.input_pipeline.preparation.table import Table
 from rankclip_jax.input_pipeline.source import captions
 from rankclip_jax.recipes import base
+from rankclip_jax.settings import recipe_files
 
 
 def read(path, **changes):
@@ -261,7 +262,7 @@ def test_the_home_folder_is_understood_wherever_a_path_is_named(tmp_path, monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     assert object_stores.path_of("~/x") == object_stores.disk_path_of("~/x") == tmp_path / "x"
     assert object_stores.path_of("a/~/x") == Path("a/~/x")
-    assert recipes.find("~/mine.py") == tmp_path / "mine.py"
+    assert recipe_files.find("~/mine.py") == tmp_path / "mine.py"
     parsed = prepare.parse(["--source", "folder", "--input", "~", "--output", "~/out"])
     assert (parsed.input, parsed.output) == (tmp_path, tmp_path / "out")
     (tmp_path / "suite.json").write_text(

@@ -10,7 +10,7 @@ from rankclip_jax.checkpoints.manager import Checkpoints
 from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.interop import files
 from rankclip_jax.training.experiment import build_experiment
-from rankclip_jax.training.state import create
+from rankclip_jax.training.state import abstract_state, create
 
 
 def make_run(folder, objective="rankclip", **model_settings):
@@ -23,7 +23,7 @@ def make_run(folder, objective="rankclip", **model_settings):
     noise = np.random.default_rng(0)
     shifted = jax.tree.map(lambda leaf: leaf + noise.normal(0, 0.02, leaf.shape).astype(np.float32), state.parameters)
     workdir.write_config(folder, config)
-    checkpoints = Checkpoints(folder, experiment)
+    checkpoints = Checkpoints(folder, config, abstract_state(experiment))
     checkpoints.save(state.replace(parameters=shifted))
     checkpoints.close()
     return folder

@@ -1,6 +1,7 @@
 """Weights from and to the PyTorch libraries, compared with what those compute themselves."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -23,7 +24,7 @@ from rankclip_jax.evaluation.zero_shot import class_embeddings
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.scenes import Scenes
 from rankclip_jax.input_pipeline.tokenizer import tokenize
-from rankclip_jax.interop import files, hugging_face, loading, positions
+from rankclip_jax.interop import files, hugging_face, loading
 from rankclip_jax.interop import open_clip as open_clip_files
 from rankclip_jax.models import clip
 from rankclip_jax.models.clip import Clip, init_variables, normalise
@@ -207,10 +208,11 @@ def test_pixel_normalisation_goes_along_and_comes_back(export, transformers, ope
 
 
 def test_a_tower_that_pools_its_patches_is_in_no_other_layout(tmp_path):
-    model = Clip(PRESETS["ViT-demo"], pooling="mean")
+    demo_preset = PRESETS["ViT-demo"]
+    model = Clip(dataclasses.replace(demo_preset, vision=dataclasses.replace(demo_preset.vision, pooling="mean")))
     for write in (lambda: hugging_face.write(tmp_path / "x", model, {}),
                   lambda: open_clip_files.call_for("ViT-demo", model, {"params": {}})):  # fmt: skip
-        with pytest.raises(UserError, match=r"config\.model\.pooling=mean.*rankclip_jax\.load"):
+        with pytest.raises(UserError, match=r"config\.model\.vision\.pooling=mean.*rankclip_jax\.load"):
             write()
 
 
@@ -219,7 +221,7 @@ def test_a_file_that_is_none_of_weights_is_told_by_its_name(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match=r"Expected one that ends in \.safetensors"):
         rankclip_jax.load(tmp_path / name)
-    with pytest.raises(ValueError, match="expected weights latest or average"):
+    with pytest.raises(ValueError, match="expected weights latest or ema"):
         rankclip_jax.load(tmp_path / name, weights="newest")
 
 
@@ -527,7 +529,7 @@ def test_position_embeddings_resize_as_open_clips_do(name, size, open_clip, torc
     old = np.random.default_rng(0).normal(size=((224 // stride) ** 2 + 1, channels)).astype(np.float32)
     holder = {"positional_embedding": old}
     tower = {"attention_pool": holder} if name == "RN50" else holder
-    resized = positions.resize({"params": {"vision": tower}}, preset, size)["params"]["vision"]
+    resized = preset.vision.resize_positions(tower, size)
     ours = (resized["attention_pool"] if name == "RN50" else resized)["positional_embedding"]
 
     class Visual:
@@ -556,7 +558,7 @@ def test_training_starts_from_files_and_folders_only_where_they_agree_with_the_s
     model = clip.build(config.model)
     for name in ("x.safetensors", "folder"):
         config.init_from = str(tmp_path / name)
-        with pytest.raises(UserError, match=r"trained with quick_gelu, the settings say gelu\. Add --config"):
+        with pytest.raises(UserError, match=r"trained with quick_gelu; the settings say gelu\. Use --config"):
             loading.weights_to_start_from(config, model)
     config.init_from = str(tmp_path / "silent.safetensors")  # does not say, so the settings are believed
     assert same_variables(loading.weights_to_start_from(config, model), weights.variables)

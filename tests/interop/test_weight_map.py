@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rankclip_jax.interop.weight_map import batch_counters, empty, hugging_face_map, open_clip_map
+from rankclip_jax.interop.weight_map import batch_counters, empty, weight_map
 from rankclip_jax.models.clip import Clip, abstract_variables
 from rankclip_jax.models.presets import PRESETS
 
@@ -18,7 +18,7 @@ def test_names_and_shapes_are_the_librarys(file, name):
     lines = (Path(__file__).parent / f"{file}.txt").read_text().splitlines()
     expected = {key: ast.literal_eval(shape) for key, shape, _ in (line.split("\t") for line in lines)}
     preset = PRESETS[name]
-    places = hugging_face_map(preset) if "hf" in file else open_clip_map(preset, logit_bias=False)
+    places = weight_map(preset, "hugging_face" if "hf" in file else "open_clip")
     arrays = empty(abstract_variables(Clip(preset)))
     ours = {place.name: place.view(arrays).shape for place in places} | dict.fromkeys(batch_counters(places), ())
     assert ours == expected
@@ -29,7 +29,8 @@ def test_every_one_of_our_tensors_has_its_place_and_no_two_share_one(name):
     preset = PRESETS[name]
     arrays = empty(abstract_variables(Clip(preset)))
     count = sum(leaf.size for collection in arrays.values() for leaf in _leaves(collection))
-    for places in (open_clip_map(preset, False), *([hugging_face_map(preset)] if "ViT" in name else [])):
+    for library in ("open_clip", *(["hugging_face"] if "ViT" in name else [])):
+        places = weight_map(preset, library)
         views = [place.view(arrays) for place in places]
         assert sum(view.size for view in views) == count
         for number, view in enumerate(views):

@@ -11,7 +11,7 @@ from rankclip_jax.checkpoints import workdir
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.monitoring import status
 from rankclip_jax.monitoring.events import Events
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings import validation
 from tests.monitoring.test_goodput import attempt, write
 
 
@@ -19,7 +19,7 @@ def make(folder, **optimizer):
     config = recipes.base()
     config.train.steps = 10
     config.optimizer.update(optimizer)
-    settings.check_parts(config)
+    validation.check_values(config)
     workdir.write_config(folder, config)
     return folder
 

@@ -24,7 +24,7 @@ from rankclip_jax.planning.command import how_to_start
 from rankclip_jax.planning.hardware import GPUS
 from rankclip_jax.planning.plan import Plan, plan_step, useful_flops
 from rankclip_jax.planning.topology import topology_of
-from rankclip_jax.recipes import names
+from rankclip_jax.settings.recipe_files import names
 from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.state import abstract_state, create
 from rankclip_jax.training.step import abstract_batch, make_step

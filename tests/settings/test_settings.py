@@ -9,23 +9,25 @@ import types
 import numpy as np
 import pytest
 
-from configs import base, cc3m, cc3m_released, csv, csv_small, demo
+from configs import cc3m, cc3m_released, csv, csv_small, demo
+from rankclip_jax import objectives
 from rankclip_jax.checkpoints import workdir
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.objectives import OBJECTIVES, options_of
+from rankclip_jax.input_pipeline.setting import Choice, Range
 from rankclip_jax.planning import hardware
-from rankclip_jax.settings import ranges
-from rankclip_jax.settings import resolution as settings
+from rankclip_jax.settings.schema import schema
 from rankclip_jax.training import optimizer, schedule
+from rankclip_jax.training.experiment import check, resolve_dtype
 from tests.cli.random_words import draw_settings
 from tests.training.conftest import small, train_small
 
-BASE = dict(settings.flatten(base.get_config().to_dict()))
-NUMBERS = [name for name, value in BASE.items() if isinstance(value, int | float) and not isinstance(value, bool)]
-TUPLES = [name for name, value in BASE.items() if isinstance(value, tuple)]
-WORDS = [name for name, value in BASE.items() if isinstance(value, str)]
-PATHS = {"init_from", "data.train", "data.validation", "data.image_key", "data.caption_key", "data.delimiter"}
-SCALES = {"objective.ranking_scale", "objective.target_scale", "objective.variant"}  # which the methods check
+SETTINGS = schema().settings()
+NUMBERS = [name for name, setting in SETTINGS.items() if isinstance(setting.allowed, Range)]
+TUPLES = [name for name, setting in SETTINGS.items() if isinstance(setting.default, tuple)]
+CHOICES = [name for name, setting in SETTINGS.items() if isinstance(setting.allowed, Choice)]
+# Words that are no choice: paths and names, and what the parts check.
+FREE = {"init_from", "data.train", "data.validation", "data.image_key", "data.caption_key", "data.delimiter",
+        "data.source", "objective.name", "model.name", "objective.ranking_scale", "objective.target_scale"}  # fmt: skip
 
 
 def changed(name, value):
@@ -37,50 +39,56 @@ def changed(name, value):
     return config
 
 
-def test_every_setting_is_in_one_of_the_tables():
-    assert set(NUMBERS) | {n for n in TUPLES if n in ranges.RANGES} == set(ranges.RANGES)
-    assert set(TUPLES) == {n for n in ranges.RANGES if isinstance(ranges.RANGES[n], tuple)} | set(ranges.LISTS) | set(
-        ranges.PAIRS
-    )
-    assert set(WORDS) - PATHS - SCALES == set(settings._CHOICES)
+def test_every_setting_says_what_it_means_and_may_be():
+    for name, setting in SETTINGS.items():
+        assert 4 <= len(setting.meaning) <= 110, name
+        assert setting.allowed or isinstance(setting.default, bool | dict) or name in FREE, name
+
+
+def test_no_two_parts_declare_a_setting_differently():
+    declared = [(kind, name, setting) for kind in schema().classes() for name, setting in kind.declared().items()]
+    for kind, name, setting in declared:
+        assert setting == SETTINGS[f"{kind.section}.{name}" if kind.section else name], (kind, name)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_outside_its_range_is_refused_by_name(name):
-    allowed = ranges.RANGES[name]
+    allowed = SETTINGS[name].allowed
     beyond = [math.nan, math.inf, -math.inf, allowed.low - 1, allowed.high + 1, -(10**30), 10**30, "x", None]
-    if allowed.without_low:
+    if allowed.exclude_low:
         beyond.append(allowed.low)
-    if allowed.without_high:
+    if allowed.exclude_high:
         beyond.append(allowed.high)
     for value in beyond:
         with pytest.raises(UserError, match=rf"^config\.{name}: expected a .*; found "):
-            settings.check(changed(name, value), 1)
+            check(changed(name, value), 1)
 
 
 @pytest.mark.parametrize("name", TUPLES)
 @pytest.mark.parametrize("value", [1.0, "x", None, (math.nan,) * 4, ("x",), (1e30, 1), ((1, 2),), [[]]], ids=str)
 def test_a_tuple_of_the_wrong_kind_is_refused_by_name(name, value):
     with pytest.raises(UserError, match=rf"^config\.{name}"):
-        settings.check(changed(name, value), 1)
+        check(changed(name, value), 1)
 
 
-@pytest.mark.parametrize("name", settings._CHOICES)
+@pytest.mark.parametrize("name", [*CHOICES, "data.source", "objective.name", "model.name"])
 def test_a_word_that_is_no_choice_is_refused_with_the_choices(name):
     for value in ("nonsense", 3, None):
-        with pytest.raises(UserError, match=rf"^config\.{name}: (no 'nonsense'; there are|expected a str)"):
-            settings.check(changed(name, value), 1)
+        with pytest.raises(
+            UserError, match=rf"^config\.{name}: (unknown (value|preset) 'nonsense'; choose from|expected a str)"
+        ):
+            check(changed(name, value), 1)
 
 
 def test_a_recipe_that_lacks_a_setting_or_has_another_is_told():
     config = demo.get_config()
     del config.data.flip
     with pytest.raises(UserError, match=r"the recipe lacks config\.data\.flip"):
-        settings.check(config, 1)
+        check(config, 1)
     config = demo.get_config()
     config.data.flop = 1
     with pytest.raises(UserError, match=r"config\.data\.flop, which no part of the system reads"):
-        settings.check(config, 1)
+        check(config, 1)
 
 
 TOGETHER = {
@@ -89,8 +97,7 @@ TOGETHER = {
     "small batch": ({"train__global_batch_size": 3}, "3 pairs cannot .* 8 devices.*global_batch_size=8"),
     "odd size": ({"model__image_size": 50}, "--config.model.image_size=48"),
     "no flash": ({"model__attention": "cudnn"}, "cudnn needs an NVIDIA GPU"),
-    "no patches": ({"model__name": "RN50", "model__patch_dropout": 0.5}, "RN50 has no patches"),
-    "no patches to pool": ({"model__name": "RN50", "model__pooling": "mean"}, "RN50 has no patches"),
+    "no patches": ({"model__name": "RN50", "model__vision": {"patch_dropout": 0.5}}, "patch_dropout: no such setting"),
     "long list": ({"objective__list_size": 17}, "expected 0 .* to 16, the batch"),
     "crops": ({"data__crop_scale": (1.0, 0.5)}, "the smaller share first"),
     "delimiter": ({"data__source": "csv", "data__delimiter": "ab"}, "expected one character"),
@@ -103,13 +110,13 @@ TOGETHER = {
 def test_settings_that_cannot_be_together_are_refused(name):
     changes, said = TOGETHER[name]
     with pytest.raises(UserError, match=said):
-        settings.check(small(**changes), 8)
+        check(small(**changes), 8)
 
 
 def test_warmup_is_given_once_and_leaves_some_of_the_run():
     with pytest.raises(UserError, match="either warmup_steps or warmup_fraction"):
         schedule.warmup_steps(small(optimizer__warmup_steps=5).optimizer, 100)
-    late = small(optimizer__warmup_steps=20, optimizer__warmup_share=0.0).optimizer
+    late = small(optimizer__warmup_steps=20, optimizer__warmup_fraction=0.0).optimizer
     with pytest.raises(UserError, match=r"20 steps of warmup leave none of the run's 20\. .*warmup_fraction"):
         schedule.warmup_steps(late, 20)
     assert schedule.warmup_steps(late, 21) == 20
@@ -122,7 +129,7 @@ def test_warmup_is_given_once_and_leaves_some_of_the_run():
 
 @pytest.mark.parametrize("name", schedule.SCHEDULES)
 def test_the_rate_is_its_formula(name):
-    config = small(optimizer__schedule=name, optimizer__final_share=0.1, optimizer__decay_share=0.3).optimizer
+    config = small(optimizer__schedule=name, optimizer__final_fraction=0.1, optimizer__decay_fraction=0.3).optimizer
     config.warmup_fraction = 0.1
     rates = np.array([float(schedule.learning_rate(config, 100)(step)) for step in range(100)]) / config.learning_rate
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-6)
@@ -141,9 +148,9 @@ RECIPES = {"demo": demo, "csv": csv, "csv_small": csv_small, "cc3m": cc3m, "cc3m
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_passes_its_own_checks(name):
     config = RECIPES[name].get_config()
-    settings.check(config, 1)
+    check(config, 1)
     assert 0 < schedule.warmup_steps(config.optimizer, 20_000) < 20_000
-    options_of(OBJECTIVES[config.objective.name], config.objective)
+    objectives.build(config.objective)
 
 
 def test_the_released_recipe_is_the_releases_setting():
@@ -198,7 +205,7 @@ def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     np.testing.assert_allclose(np.asarray(blocks).reshape(4, -1).mean(1), [0, 0, -rate, -rate], rtol=1e-4)
     np.testing.assert_allclose(updates["text"]["final_norm"]["norm"]["bias"], -0.5 * rate, rtol=1e-4)
     np.testing.assert_allclose(updates["vision"]["projection"]["kernel"], -1.7 * rate, rtol=1e-4)
-    config.model.frozen = "vision"
+    config.optimizer.frozen = ("^vision/",)
     config.optimizer.rate_overrides, config.optimizer.decay_overrides = (("^text/", 0.5),), (("text/projection", 0.7),)
     frozen = build_experiment(config, make_local_mesh(), 10).optimizer
     updates, _ = frozen.update(ones, frozen.init(ones), ones)
@@ -217,7 +224,7 @@ def test_every_optimizer_walks_downhill(name):
     from rankclip_jax.distributed.mesh import make_local_mesh
     from rankclip_jax.training.experiment import build_experiment
 
-    config = small(optimizer__name=name, optimizer__schedule="constant", optimizer__warmup_share=0.0,
+    config = small(optimizer__name=name, optimizer__schedule="constant", optimizer__warmup_fraction=0.0,
                    optimizer__learning_rate=1e-2)  # fmt: skip
     experiment = build_experiment(config, make_local_mesh(), 40)
     shapes = experiment.abstract_variables()["params"]
@@ -258,7 +265,7 @@ def test_random_settings_are_refused_in_words_or_make_sense():
             with holder.ignore_type():
                 holder[key] = _as_value(text, holder[key])
         try:
-            settings.check(copy.deepcopy(config), 1)
+            check(copy.deepcopy(config), 1)
         except UserError as refusal:
             refused += 1
             said.append(str(refusal))
@@ -285,7 +292,7 @@ def test_random_settings_that_are_accepted_train(tmp_path):
             from rankclip_jax.training.loop import train
             from tests.training.conftest import one_device
 
-            outcome = train(config, folder, one_device())
+            outcome = train(config, folder, mesh=one_device())
         except UserError:
             assert not folder.exists()
             continue
@@ -323,9 +330,9 @@ DEVICES = [
 def test_auto_computes_in_bfloat16_where_the_device_is_fast_in_it(device, dtype):
     platform, capability = device
     device = types.SimpleNamespace(platform=platform, **({"compute_capability": capability} if capability else {}))
-    assert settings.resolve_dtype(small(model__dtype="auto"), device).model.dtype == dtype
+    assert resolve_dtype(small(model__dtype="auto"), device).model.dtype == dtype
     for given in ("float32", "bfloat16"):
-        assert settings.resolve_dtype(small(model__dtype=given), device).model.dtype == given
+        assert resolve_dtype(small(model__dtype=given), device).model.dtype == given
 
 
 @pytest.mark.parametrize(("fast", "begun_with"), [(False, "float32"), (True, "bfloat16")])

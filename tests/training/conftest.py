@@ -53,7 +53,7 @@ def one_device():
 
 
 def train_small(workdir, mesh=None, **changes):
-    return train(small(**changes), workdir, mesh or one_device())
+    return train(small(**changes), workdir, mesh=mesh or one_device())
 
 
 def final_state(workdir):

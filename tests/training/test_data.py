@@ -104,7 +104,7 @@ def test_a_shard_that_is_not_what_was_prepared_is_noticed_when_the_data_are_open
     name = shards(prepared)[2].name
     with pytest.raises(UserError, match=rf"config\.data\.train: 5 of 40 records are in damaged shards: .*{name}"):
         data.open_data(settings(prepared))
-    source, _ = data.open_data(settings(prepared, data__max_unreadable_share=0.5))
+    source, _ = data.open_data(settings(prepared, data__max_unreadable_fraction=0.5))
     assert f"{name}" in caplog.text
     assert "its records 10 to 14 are not read" in caplog.text
     readable = [index for index in range(40) if index not in range(10, 15)]
@@ -114,7 +114,7 @@ def test_a_shard_that_is_not_what_was_prepared_is_noticed_when_the_data_are_open
 
 def test_training_goes_on_without_the_records_of_a_damaged_shard(prepared, tmp_path, mesh_of):
     truncate(prepared)
-    loop.train(settings(prepared, data__max_unreadable_share=0.5), tmp_path / "run", mesh_of(1))
+    loop.train(settings(prepared, data__max_unreadable_fraction=0.5), tmp_path / "run", mesh=mesh_of(1))
     assert len([row for row in read_metrics(tmp_path / "run") if "loss" in row]) == 3
 
 

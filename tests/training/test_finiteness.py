@@ -62,7 +62,7 @@ def test_the_run_stops_and_names_the_step_its_records_and_what_was_not_finite(po
 
 def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys, monkeypatch):
     poison(always=False)
-    assert train_small(tmp_path / "run", train__when_not_finite="rollback").finished
+    assert train_small(tmp_path / "run", train__on_nonfinite="rollback").finished
     said = capsys.readouterr().out
     assert "its batch is left out" in said
     assert "going on from step 5" in said
@@ -80,7 +80,7 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
 def test_a_run_that_cannot_get_over_it_stops_at_the_limit(poison, tmp_path):
     poison()
     with pytest.raises(UserError, match=r"that makes 3 such steps, more than config\.train\.max_nonfinite_steps=2"):
-        train_small(tmp_path / "run", train__when_not_finite="skip", train__not_finite_limit=2)
+        train_small(tmp_path / "run", train__on_nonfinite="skip", train__max_nonfinite_steps=2)
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_the_state_is_kept():
@@ -90,7 +90,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_the_state_is_kept():
     from rankclip_jax.training.step import abstract_batch, make_step
     from tests.training.conftest import small
 
-    experiment = build_experiment(small(train__when_not_finite="skip"), one_device(), 20)
+    experiment = build_experiment(small(train__on_nonfinite="skip"), one_device(), 20)
     state = create(experiment)
     batch = {name: jnp.ones(like.shape, like.dtype) for name, like in abstract_batch(experiment).items()}
     step = make_step(experiment)

@@ -22,7 +22,7 @@ from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.writers import JsonLines
 from rankclip_jax.objectives import OBJECTIVES
 from rankclip_jax.training import compilation, loop
-from rankclip_jax.training.hooks.interruption import Interruption
+from rankclip_jax.training.hooks.interruption import InterruptHook
 from rankclip_jax.training.loop import train
 from tests.training.conftest import (
     assert_bit_identical,
@@ -84,14 +84,14 @@ def test_a_finished_run_says_so_and_makes_what_is_missing(undisturbed, tmp_path,
 
 def test_a_signal_gives_an_outcome_and_leaves_handlers_as_they_were(tmp_path, monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    calls = Interruption.__call__
+    calls = InterruptHook.after_step
 
     def interrupt_at_7(self, info):
         if info.step == 7:
             signal.raise_signal(signal.SIGTERM)
         calls(self, info)
 
-    monkeypatch.setattr(Interruption, "__call__", interrupt_at_7)
+    monkeypatch.setattr(InterruptHook, "after_step", interrupt_at_7)
     outcome = train_small(tmp_path / "run")
     assert (outcome.step, outcome.finished, outcome.signal_number) == (7, False, signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
@@ -100,7 +100,7 @@ def test_a_signal_gives_an_outcome_and_leaves_handlers_as_they_were(tmp_path, mo
 
 def test_hooks_hear_of_the_error_that_ends_a_run(tmp_path, monkeypatch):
     heard = []
-    leave = Interruption.__exit__
+    leave = InterruptHook.__exit__
 
     def listen(self, kind, error, traceback):
         heard.append(error)
@@ -109,8 +109,8 @@ def test_hooks_hear_of_the_error_that_ends_a_run(tmp_path, monkeypatch):
     def fail(self, info):
         raise UserError("stop here")
 
-    monkeypatch.setattr(Interruption, "__exit__", listen)
-    monkeypatch.setattr(Interruption, "__call__", fail)
+    monkeypatch.setattr(InterruptHook, "__exit__", listen)
+    monkeypatch.setattr(InterruptHook, "after_step", fail)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(UserError, match="stop here"):
         train_small(tmp_path / "run")
@@ -231,7 +231,7 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
         lambda event, _, **more: compiled.append(event) if "backend_compile" in event else None
     )
     counts = []
-    monkeypatch.setattr(loop.Logging, "__call__", lambda self, info: counts.append(len(compiled)))
+    monkeypatch.setattr(loop.LoggingHook, "after_step", lambda self, info: counts.append(len(compiled)))
     train_small(tmp_path / "run", objective__name="rankclip", train__steps=8, checkpoint__every_steps=100)
     assert counts[0] > 0
     assert counts[1:] == [counts[1]] * 7
@@ -267,7 +267,7 @@ def test_a_signal_in_the_last_evaluation_stops_at_once_and_the_next_start_makes_
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant", "warmup_stable_decay"])
 def test_a_run_goes_on_to_more_steps_where_its_rate_allows_it(schedule, tmp_path):
-    changes = {"optimizer__schedule": schedule, "optimizer__warmup_share": 0.0, "objective__name": "clip"}
+    changes = {"optimizer__schedule": schedule, "optimizer__warmup_fraction": 0.0, "objective__name": "clip"}
     train_small(tmp_path / "run", **changes, train__steps=10)
     short = read_metrics(tmp_path / "run")
     outcome = train_small(tmp_path / "run", **changes, train__steps=20)

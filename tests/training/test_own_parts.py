@@ -125,7 +125,7 @@ def own_run(tmp_path_factory):
         )
         patch.setitem(OBJECTIVES, "mine", Mine)
         config = small(model__name="mine", objective__name="mine", train__steps=1, data__workers=0)
-        assert train(config, str(folder), one_device()).finished
+        assert train(config, str(folder), mesh=one_device()).finished
         assert not config.model.vision  # the caller's settings stay as they were
     return folder
 
@@ -160,14 +160,14 @@ def with_sizes(config, model):
 
 def test_a_run_starts_from_the_weights_of_one_whose_preset_is_not_in_the_table(own_run, tmp_path):
     config = small(model__name="another name", train__steps=1, data__workers=0, init_from=str(own_run))
-    assert train(with_sizes(config, stored_model(own_run)), tmp_path / "tuned", one_device()).finished
+    assert train(with_sizes(config, stored_model(own_run)), tmp_path / "tuned", mesh=one_device()).finished
 
 
 def test_other_sizes_under_the_same_name_are_another_run(own_run):
     config = small(model__name="mine", objective__name="clip", train__steps=1, data__workers=0)
     with_sizes(config, stored_model(own_run) | {"embedding_size": 32})
     with pytest.raises(UserError, match=r"config\.model\.embedding_size: 24 there, 32 now"):
-        train(config, own_run, one_device())
+        train(config, own_run, mesh=one_device())
 
 
 def copy_with(own_run, folder, change):

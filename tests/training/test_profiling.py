@@ -37,7 +37,7 @@ def test_steps_are_traced_by_settings_and_by_a_signal(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(loop, "device_batches", batches)
     config = small(logging__profile_steps=(1, 2), data__validation_examples=0, checkpoint__every_steps=100)
-    loop.train(config, tmp_path, one_device())
+    loop.train(config, tmp_path, mesh=one_device())
     first, second = traced_steps(tmp_path)
     assert sorted(set(first)) == [1, 2]
     assert sorted(set(second)) in ([9, 10, 11, 12, 13], [10, 11, 12, 13, 14])
@@ -51,7 +51,7 @@ def test_mfu_is_useful_operations_by_the_time_and_the_peak(tmp_path, monkeypatch
     kind = jax.devices()[0].device_kind
     monkeypatch.setitem(hardware.ACCELERATORS, "here", dataclasses.replace(hardware.GPUS["l40s"], name=kind))
     config = small(train__steps=4, data__validation_examples=0)
-    loop.train(config, tmp_path, one_device())
+    loop.train(config, tmp_path, mesh=one_device())
     operations = useful_flops(build_experiment(config, one_device(), 4))
     for line in read_metrics(tmp_path):
         assert line["mfu"] == pytest.approx(operations / line["step_seconds"] / 362e12)
