@@ -122,7 +122,7 @@ def _outer(name: str) -> Iterator[str]:
 def _get(config: Mapping[str, Any], name: str) -> Any:
     value: Any = config
     for key in name.split("."):
-        if key not in value:
+        if not isinstance(value, Mapping | ConfigDict) or key not in value:
             return None
         value = value[key]
     return value

@@ -35,7 +35,7 @@ class Process:
 
     def __init__(self, number, store, things, monkeypatch):
         self.stopping, self.over, self.done = StopCoordinator(), threading.Event(), 0
-        self.stopping._store, self.notice._key = store, "key"
+        self.stopping._store, self.stopping._key = store, "key"
         monkeypatch.setattr(jax, "process_index", lambda: self._numbers[threading.get_ident()])
         self._things = things
         self.threads = [threading.Thread(target=work, args=(number,)) for work in (self._main, self._listen)]
