@@ -63,6 +63,6 @@ class UnreadableTally:
         more = f", and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
         raise UserError(
             f"config.data.max_unreadable_fraction: {self._everywhere} of {tried} records could not be read, more than "
-            f"{self._max_share:.2%}: {'; '.join(listed[:_NAMED])}{more}. Mend or remove these files, or allow more "
+            f"{self._max_share:.2%}: {'; '.join(listed[:_NAMED])}{more}. Fix or remove these files, or allow more "
             "with --config.data.max_unreadable_fraction=SHARE."
         )

@@ -58,8 +58,8 @@ def _check_flags() -> tuple[Path, str, Path]:
     """The run's folder, the format and the output, once all flags are what they can be."""
     workdir = entry.path_flag(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
     if _FORMAT.value not in _SUFFIXES:
-        found = "not given" if _FORMAT.value is None else f"no {_FORMAT.value!r}"
-        raise UserError(f"--format: {found}; there are {', '.join(_SUFFIXES)}.")
+        found = "not given" if _FORMAT.value is None else f"unknown value {_FORMAT.value!r}"
+        raise UserError(f"--format: {found}; choose from {', '.join(_SUFFIXES)}.")
     suffix = _SUFFIXES[_FORMAT.value]
     output = entry.local_path(_OUTPUT, f"Name what to write, such as --output exported{suffix}")
     if output.is_dir() and suffix:

@@ -40,7 +40,7 @@ def main() -> None:
             paths[flag.name] = entry.local_path(flag, f"Name a file, such as --{flag.name} plan.{flag.name}")
             entry.check_can_be_written(flag.name, paths[flag.name])
     if _PRICE.value is not None and not (config.train.steps or (config.train.epochs and _PAIRS.value)):
-        raise UserError("--price: the length of the run is not known. Say --pairs=N, the size of the data set, too.")
+        raise UserError("--price: the length of the run is not known. Use --pairs=N, the size of the data set, too.")
     platform.set_variables_to_plan()
     from rankclip_jax.planning import command  # after the flags are read, since importing JAX takes a second
     from rankclip_jax.training.step import trace_step

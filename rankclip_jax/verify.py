@@ -28,7 +28,7 @@ def main() -> None:
     if not steps and not others:
         raise UserError(f"--workdir: {workdir} has no checkpoint yet.")
     if _STEP.value is not None and _STEP.value not in steps:
-        raise UserError(f"--step: no checkpoint of step {_STEP.value} in {workdir}; there are {steps}.")
+        raise UserError(f"--step: no checkpoint of step {_STEP.value} in {workdir}; choose from {steps}.")
     broken = 0
     for step in steps if _STEP.value is None else [_STEP.value]:
         faults = faults_of(workdir, step)

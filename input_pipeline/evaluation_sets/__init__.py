@@ -35,7 +35,7 @@ def open_set(name: str, path: Path, split: str, wording: ClassPrompts) -> Source
       UserError: it is missing, incomplete or not what the format says.
     """
     if name not in FORMATS:
-        raise UserError(f"no format {name!r}; there are {', '.join(FORMATS)}.")
+        raise UserError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}.")
     try:
         if not path.exists():
             raise UserError(f"nothing at {path}. Put the dataset there, or name another folder with --data.")

@@ -59,7 +59,7 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
         check_readable(theirs, "--original")
     augmentation = Augmentation.from_config(config.data)
     if pairs < batch:
-        raise UserError(f"--pairs: expected at least a batch, {batch}; found {pairs}. Say --pairs={batch}")
+        raise UserError(f"--pairs: expected at least a batch, {batch}; found {pairs}. Use --pairs={batch}")
     try:
         rows = stages(source, preset, augmentation, batch, pairs)
         timings = beside_pytorch(config, preset, augmentation, source, theirs, pairs)

@@ -39,7 +39,7 @@ def run(sizes: list[str], *, objective: str, topology_name: str | None, list_siz
       UserError: no such objective, or sizes that the devices do not divide or the lists exceed.
     """
     if objective not in OBJECTIVES:
-        raise UserError(f"--objective: no {objective!r}; there are {', '.join(OBJECTIVES)}.")
+        raise UserError(f"--objective: unknown value {objective!r}; choose from {', '.join(OBJECTIVES)}.")
     topology = topology_of(topology_name) if topology_name else None
     mesh = make_mesh(recipes.base().mesh, topology.devices() if topology else None)
     rows, timings = [], []

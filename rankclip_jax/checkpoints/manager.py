@@ -287,7 +287,7 @@ def choose_step(workdir: Path, step: int | None) -> int:
     if step is None:
         return choose_whole(workdir)[0]
     if step not in steps:
-        raise UserError(f"--step: no checkpoint of step {step} in {workdir}; there are {steps}.")
+        raise UserError(f"--step: no checkpoint of step {step} in {workdir}; choose from {steps}.")
     if faults := faults_of(workdir, step):
         raise UserError(f"--step: the checkpoint of step {step} is not what was saved: {'; '.join(faults[:3])}.")
     return step

@@ -69,7 +69,7 @@ class Evaluator:
             **({"ranking": self._ranking} if self._truth.relevance else {}),
         }
         if tasks is not None and not tasks:
-            raise UserError(f"--tasks: empty; there are {', '.join(available)}.")
+            raise UserError(f"--tasks: empty; choose from {', '.join(available)}.")
         if objective is None and (tasks is None or "validation" in tasks):
             words = (
                 f"the validation loss needs the run's objective {config.objective.name!r}, which is not loaded. "

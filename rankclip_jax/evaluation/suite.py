@@ -127,7 +127,7 @@ def _task(path: Path, number: int, entry: Any) -> Task:
     if not isinstance(entry, dict):
         raise UserError(f"{where}: expected an object; found {entry!r}.")
     if unknown := sorted(entry.keys() - fields.keys()):
-        raise UserError(f"{where}: no field {unknown[0]!r}; there are {', '.join(fields)}.")
+        raise UserError(f"{where}: unknown field {unknown[0]!r}; choose from {', '.join(fields)}.")
     for name, field in fields.items():
         if name not in entry and field.default is dataclasses.MISSING:
             raise UserError(f"{where}: lacks {name!r}.")
@@ -138,7 +138,7 @@ def _task(path: Path, number: int, entry: Any) -> Task:
     task = Task(**entry | paths)
     for name, choices in (("task", TASKS), ("format", FORMATS)):
         if getattr(task, name) not in choices:
-            raise UserError(f"{where}: no {name} {getattr(task, name)!r}; there are {', '.join(choices)}.")
+            raise UserError(f"{where}: unknown {name} {getattr(task, name)!r}; choose from {', '.join(choices)}.")
     if not re.fullmatch(r"\w[\w/.-]*", task.name) or ".." in task.name:
         raise UserError(f"{where}: name: expected letters, digits and any of _ / . -; found {task.name!r}.")
     if task.shots < 0:

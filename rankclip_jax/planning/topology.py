@@ -89,7 +89,7 @@ def topology_of(name: str) -> Topology:
         raise UserError(f"--topology: expected a form {_EXAMPLES}; found {name!r}.")
     kind, shape = match[1], tuple(map(int, match[2].split("x")))
     if kind not in ACCELERATORS:
-        raise UserError(f"--topology: no {kind!r}; there are {', '.join(ACCELERATORS)}.")
+        raise UserError(f"--topology: unknown device {kind!r}; choose from {', '.join(ACCELERATORS)}.")
     if kind in GPUS and len(shape) != 2:
         raise UserError(f"--topology: expected hosts x GPUs of each, such as {kind}:8x8; found {name!r}.")
     return Topology(name, kind, shape)

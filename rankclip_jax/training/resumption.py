@@ -78,7 +78,7 @@ def choose_start(experiment: Experiment, workdir: Path, stored: ConfigDict | Non
     step, broken = choose_whole(workdir, lengthen)
     later = {str(later) for later in workdirs.saved_steps(workdir) if later > step}
     if is_primary_process():
-        say(f"note: to become {now} steps long the run goes back to step {step}, before its rate fell")
+        say(f"note: extending to {now} steps: resuming from step {step}, before the learning rate decayed")
     return Start(step, saved=True, aside=tuple(sorted(later.union(broken))))
 
 

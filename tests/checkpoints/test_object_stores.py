@@ -100,8 +100,8 @@ def test_a_run_that_is_killed_and_then_damaged_there_ends_as_one_on_a_disk(
     attempt = Attempt(place, shape)
     assert attempt.end(300) == [0, 0], attempt.said
     assert f"{file} is altered or cut off" in attempt.said
-    assert re.search(r"going on from step (24|30|36)\b", attempt.said)
-    assert f"checkpoints that are not used are now in {place}/set_aside" in attempt.said
+    assert re.search(r"resuming from step (24|30|36)\b", attempt.said)
+    assert f"unused checkpoints moved to {place}/set_aside" in attempt.said
     store.get(f"bucket/{place.name}", str(tmp_path / "copy"), recursive=True)
     check_same(tmp_path / "copy", undisturbed)
     assert not store.exists(f"bucket/{place.name}/lock")

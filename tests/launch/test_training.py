@@ -153,7 +153,7 @@ def test_two_local_processes_train_as_one(alone, tmp_path):
     assert "2 process(es)" in done.stdout
     assert done.stdout.count("step 8/8") == 1  # said by one of them
     forget_the_end(tmp_path)
-    assert "going on from step 5" in launch("local.sh", "1", *TRAIN, "--workdir", str(tmp_path)).stdout
+    assert "resuming from step 5" in launch("local.sh", "1", *TRAIN, "--workdir", str(tmp_path)).stdout
     np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-4)
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_is_started_again_and_ends_as_if_nothing_were(alone
     until((tmp_path / "checkpoints" / "5").exists)
     trainer = Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()[0]
     os.kill(int(trainer), signal.SIGKILL)
-    assert "going on from step 5" in script.communicate(timeout=100)[0]
+    assert "resuming from step 5" in script.communicate(timeout=100)[0]
     assert script.returncode == 0
     assert losses(tmp_path) == losses(alone)
     assert '"event": "started_again", "status": 137, "checkpoint": 5' in (tmp_path / "events.jsonl").read_text()
@@ -230,7 +230,7 @@ def test_a_job_that_is_told_to_stop_saves_goes_back_into_the_queue_and_ends_as_i
         said = Path(slurm["SLURM_CONF"]).with_name("control.log")
         pytest.fail(f"the job did not end\n{log.read_text()}\n{said.read_text()[-5000:]}")
     saved = int(re.search(r"Stopped and saved at step (\d+)", log.read_text())[1])
-    assert f"going on from step {saved}\n" in log.read_text()
+    assert f"resuming from step {saved}\n" in log.read_text()
     launch("local.sh", "2", *TRAIN, *flags[len(FLAGS) : -2], "--workdir", str(tmp_path / "plain"))
     assert losses(tmp_path / "run") == losses(tmp_path / "plain")
 

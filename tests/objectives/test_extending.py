@@ -48,7 +48,7 @@ def test_an_objective_written_from_the_docs_trains_resumes_and_is_tested(tmp_pat
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     whole = [line["loss"] for line in lines if "loss" in line]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
-    assert "going on from step 4" in run(train, tmp_path)
+    assert "resuming from step 4" in run(train, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == whole
     check = (

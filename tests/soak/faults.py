@@ -77,7 +77,7 @@ def a_damaged_checkpoint(workdir: Path, undisturbed: Path, draw: random.Random) 
             path.unlink()
     told = f"{how} {path.relative_to(workdir)}"
     said = finish(workdir, attempts=1)
-    if str(path.name) not in said or "going on from step 36" not in said:
+    if str(path.name) not in said or "resuming from step 36" not in said:
         raise Broken(f"{told}: not found\n{said}")
     check_same(workdir, undisturbed)
     return told

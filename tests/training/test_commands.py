@@ -53,8 +53,8 @@ def test_evaluating_one_task_keeps_the_others_results(by_command):
     said = run("evaluate", "--workdir", workdir, "--step=10", "--tasks=retrieval", devices=8).stdout
     assert "zero_shot" not in said
     assert read_results(workdir, 10) == pytest.approx(before, rel=1e-5, abs=1e-5)
-    assert "there are [10, 15, 20]" in run("evaluate", "--workdir", workdir, "--step=7", status=2).stderr
-    assert "there are validation" in run("evaluate", "--workdir", workdir, "--tasks=imagenet", status=2).stderr
+    assert "choose from [10, 15, 20]" in run("evaluate", "--workdir", workdir, "--step=7", status=2).stderr
+    assert "choose from validation" in run("evaluate", "--workdir", workdir, "--tasks=imagenet", status=2).stderr
 
 
 def test_verify_says_which_checkpoint_is_whole(by_command, tmp_path):
@@ -66,7 +66,7 @@ def test_verify_says_which_checkpoint_is_whole(by_command, tmp_path):
     said = run("verify", "--workdir", tmp_path / "run", status=1).stdout
     assert f"step 15: CORRUPT\n  {path} is altered or cut off\nstep 20: whole" in said
     assert "15 is not what was saved" in run("evaluate", "--workdir", tmp_path / "run", "--step=15", status=2).stderr
-    assert "there are [10, 15, 20]" in run("verify", "--workdir", tmp_path / "run", "--step=7", status=2).stderr
+    assert "choose from [10, 15, 20]" in run("verify", "--workdir", tmp_path / "run", "--step=7", status=2).stderr
 
 
 @pytest.mark.parametrize(("how", "when"), [(signal.SIGINT, 8), (signal.SIGKILL, 12)], ids=["ctrl-c", "kill"])
@@ -91,9 +91,9 @@ def test_an_interrupted_run_ends_with_the_same_parameters(how, when, by_command,
         assert when <= saved < 20
         assert said.index("Stopping: the step under way is finished and saved first") < said.index("Stopped and saved")
         assert "Go on with the same command: python -m rankclip_jax.train --config configs/demo.py" in said
-        resumed = f"going on from step {saved}\n"
+        resumed = f"resuming from step {saved}\n"
     else:
-        resumed = r"going on from step (5|10|15)\n"
+        resumed = r"resuming from step (5|10|15)\n"
     assert re.search(resumed, run("train", *SMALL_FLAGS, "--workdir", workdir).stdout)
     assert_bit_identical(final_state(workdir), final_state(by_command[0]))
     assert [line["step"] for line in read_metrics(workdir) if "loss" in line] == list(range(1, 21))

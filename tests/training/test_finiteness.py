@@ -65,7 +65,7 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
     assert train_small(tmp_path / "run", train__on_nonfinite="rollback").finished
     said = capsys.readouterr().out
     assert "its batch is left out" in said
-    assert "going on from step 5" in said
+    assert "resuming from step 5" in said
     monkeypatch.undo()
 
     # The same by hand: all steps but the eighth.

@@ -1,4 +1,4 @@
-"""What becomes of a step whose loss or gradients are not finite: the run stops, leaves it out, or goes back."""
+"""What becomes of a step whose loss or gradients are not finite: the run stops, skips it, or rolls back."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class NonFiniteHook(Hook):
 
         Raises:
           UserError: the run stops.
-          Rollback: it goes back.
+          Rollback: the run is to resume from its last checkpoint.
         """
         if info.metrics:
             self._unseen.append((info.step, info.metrics))
@@ -58,7 +58,7 @@ class NonFiniteHook(Hook):
 
         Raises:
           UserError: the run stops.
-          Rollback: it goes back.
+          Rollback: the run is to resume from its last checkpoint.
         """
         unseen, self._unseen = self._unseen, []
         flags = jax.device_get([metrics["finite"] for _, metrics in unseen])
