@@ -19,6 +19,7 @@ from rankclip_jax.evaluation.settings import EvaluationSettings
 from rankclip_jax.input_pipeline import SOURCES
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.settings import DataSettings
+from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.models.families import TEXT_ENCODERS, VISION_ENCODERS
 from rankclip_jax.models.settings import ModelSettings
 from rankclip_jax.monitoring.settings import LoggingSettings
@@ -45,8 +46,8 @@ CHOSEN = (
     SOURCES,  # config.data.source
     OBJECTIVES,  # config.objective.name
 )
-# Parts that are chosen inside config.model.vision and config.model.text, with their own settings beside the name.
-NAMED = (VISION_ENCODERS, TEXT_ENCODERS)
+# Parts that are chosen within config.model; the encoders' own settings stand beside their names.
+NAMED = (VISION_ENCODERS, TEXT_ENCODERS, TOKENIZERS)
 SETTINGS = (DECLARED, CHOSEN, NAMED)
 
 

@@ -16,11 +16,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from . import augmentation, images, tokenizer
+from . import augmentation, images
 from .augmentation import Augmentation
 from .errors import UnreadableError, UserError
 from .files import printable
 from .source import Mixture, Source, captions
+from .tokenizers import CLIP, Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
 _ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
@@ -35,6 +36,7 @@ class Preparation(grain.transforms.RandomMap):
     source: Source
     image_size: int
     context_length: int
+    tokenizer: Tokenizer
     augmentation: Augmentation
     second_view: bool
     first_sample: int = 0
@@ -75,7 +77,7 @@ class Preparation(grain.transforms.RandomMap):
         return views
 
     def _tokenize(self, text: str) -> np.ndarray:
-        return tokenizer.tokenize([text], self.context_length)[0]
+        return self.tokenizer([text], self.context_length)[0]
 
 
 def training_batches(
@@ -83,6 +85,7 @@ def training_batches(
     *,
     image_size: int,
     context_length: int,
+    tokenizer: Tokenizer = CLIP,
     augmentation: Augmentation,
     global_batch_size: int,
     seed: int,
@@ -102,6 +105,7 @@ def training_batches(
       source: the dataset, or several that are mixed.
       image_size: side of the images in pixels.
       context_length: token ids of a text.
+      tokenizer: from texts to these.
       augmentation: how training views are drawn.
       global_batch_size: pairs of all processes together.
       seed: draws order and views.
@@ -126,7 +130,9 @@ def training_batches(
         .seed(seed + number)
         .shuffle()
         .repeat()
-        .random_map(Preparation(part, image_size, context_length, augmentation, second_view, first, max_pixels))
+        .random_map(
+            Preparation(part, image_size, context_length, tokenizer, augmentation, second_view, first, max_pixels)
+        )
         for number, (part, first) in enumerate(zip(parts, starts, strict=True))
     ]
     mixed = grain.MapDataset.mix(shuffled, source.weights) if isinstance(source, Mixture) else shuffled[0]

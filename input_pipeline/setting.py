@@ -139,6 +139,20 @@ class PatternPairs:
 
 
 @dataclasses.dataclass(frozen=True)
+class Words:
+    """A tuple of words."""
+
+    def __str__(self) -> str:
+        return "a tuple of words"
+
+    def check(self, flag: str, value: Any) -> None:
+        """Raises UserError for anything else."""
+        for word in _sequence(flag, value, "('a', 'b')"):
+            if not isinstance(word, str):
+                raise UserError(f"{flag}: expected {self}; found {word!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Optional:
     """A value of a type, or None."""
 

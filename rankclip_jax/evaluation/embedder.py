@@ -14,7 +14,7 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.images import MAX_PIXELS
 from rankclip_jax.input_pipeline.loader import evaluation_batches
 from rankclip_jax.input_pipeline.source import Source
-from rankclip_jax.input_pipeline.tokenizer import tokenize
+from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.models.clip import Clip, Variables
 
 _LOGGER = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Embedder:
 
     def __init__(self, model: Clip, layout: Layout) -> None:
         self.model, self._layout = model, layout
+        self._tokenizer = TOKENIZERS[model.tokenizer]()
         self._image = self._compile("encode_image", axes=3)
         self._text = self._compile("encode_text", axes=1)
         self._gather = jax.jit(lambda x: x, out_shardings=layout.replicated)
@@ -85,7 +86,7 @@ class Embedder:
 
     def texts(self, variables: Variables, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts: float32 ``[n, D]``."""
-        tokens = tokenize(texts, self.model.preset.text.context_length)
+        tokens = self._tokenizer(texts, self.model.preset.text.context_length)
         return self._in_turn(variables, self._text, len(tokens), lambda rows: tokens[rows.start : rows.stop])
 
     def dataset(
@@ -133,7 +134,7 @@ class Embedder:
             captions = batch.pop("captions")
             most = _power_of_two(max_across_processes(max(map(len, captions))))
             filled = [text for row in captions for text in [*row, *[""] * (most - len(row))]]
-            tokens = tokenize(filled, length).reshape(len(captions), most, length)
+            tokens = self._tokenizer(filled, length).reshape(len(captions), most, length)
             rows = self._layout.put_rows(
                 {
                     "image": batch["image"],

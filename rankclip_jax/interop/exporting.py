@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.tokenizer import tokenize
+from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.interop import hugging_face, open_clip
 from rankclip_jax.interop.loading import Weights
 from rankclip_jax.interop.open_clip import Call
@@ -61,7 +61,7 @@ def _compare(path: Path, form: str, weights: Weights, call: Call) -> str:
     images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3)).astype(np.uint8)
     texts = ["a photo of a cat", "two dogs on a beach, in the rain", "", "Ein Bild 画像 🎨"]
     pixels = np.asarray(normalise(images, model.pixel_mean, model.pixel_std)).transpose(0, 3, 1, 2)
-    tokens = tokenize(texts, model.preset.text.context_length)
+    tokens = TOKENIZERS[model.tokenizer]()(texts, model.preset.text.context_length)
     if form == "hugging_face":
         theirs = hugging_face.embeddings(path, pixels, tokens)
     else:

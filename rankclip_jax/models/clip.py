@@ -58,6 +58,7 @@ class Clip(nn.Module):
       preset: the sizes of both encoders.
       execution: how they are computed.
       initial_logit_scale: the multiplier of similarities at the start.
+      tokenizer: of its texts, a key of `TOKENIZERS`.
       frozen: encoders that are not trained, ``"vision"`` or ``"text"``, and so run as in evaluation (LiT, Zhai et al.,
         2022).
       pixel_mean, pixel_std: of the red, green and blue of training images, in [0, 1].
@@ -66,6 +67,7 @@ class Clip(nn.Module):
     preset: Preset
     execution: Execution = Execution()
     initial_logit_scale: float = 1 / 0.07
+    tokenizer: str = "clip"
     frozen: tuple[str, ...] = ()
     pixel_mean: Channels = PIXEL_MEAN
     pixel_std: Channels = PIXEL_STD
@@ -183,6 +185,7 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
         preset,
         execution,
         initial_logit_scale=config.initial_logit_scale,
+        tokenizer=config.tokenizer,
         pixel_mean=tuple(config.pixel_mean),
         pixel_std=tuple(config.pixel_std),
     )

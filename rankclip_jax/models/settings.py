@@ -29,6 +29,7 @@ class ModelSettings(Settings):
     embedding_size: int = setting(0, "of both encoders; 0: the preset's", Range(0, 2**16))
     image_size: int = setting(0, "side of the images in pixels; 0: the preset's", Range(0, 2048), fixed=False)
     context_length: int = setting(0, "tokens of a text; 0: the preset's", Range(0, 2**14), fixed=False)
+    tokenizer: str = setting("clip", "of its texts: `clip`, or your own")
     pixel_mean: tuple[float, float, float] = setting(
         PIXEL_MEAN, "of pixels in [0, 1]; CLIP's (SigLIP: 0.5 each)", Each(FRACTION, FRACTION, FRACTION)
     )

@@ -9,8 +9,7 @@ from clu import parameter_overview
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.distributed.sharding import table
-from rankclip_jax.input_pipeline.source import Source
-from rankclip_jax.models.presets import Preset
+from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.training import input_sizes
 from rankclip_jax.training.run import Run
 from rankclip_jax.training.state import TrainState
@@ -45,13 +44,8 @@ def print_banner(run: Run, state: TrainState) -> None:
         say(f"parameters, split over the axis fsdp:\n{table({'parameters': state.parameters}, experiment.layout)}")
     else:
         say(parameter_overview.get_parameter_overview(state.parameters, include_stats=False))
-    for note in notes(run.source, experiment.model.preset, config.model.name, batch):
+    tokenizer = TOKENIZERS[experiment.model.tokenizer]()
+    for note in input_sizes.notes(config.model.name, experiment.model.preset, run.source, tokenizer):
         say(note)
-
-
-def notes(source: Source, preset: Preset, name: str, batch: int) -> list[str]:
-    """What may be wrong with the data for a model, a line each."""
-    found = input_sizes.notes(name, preset, source)
-    if len(source) < batch:
-        found.append(f"note: {len(source)} pairs are fewer than a batch of {batch}, so pairs repeat within a batch")
-    return found
+    if pairs < batch:
+        say(f"note: {pairs} pairs are fewer than a batch of {batch}, so pairs repeat within a batch")

@@ -9,6 +9,7 @@ from rankclip_jax.distributed.processes import sum_across_processes
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.loader import name_of_record, training_batches
 from rankclip_jax.input_pipeline.source import Source
+from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
 from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.forward import Batch
@@ -61,6 +62,7 @@ def _batches(experiment: Experiment, source: Source, start_step: int, threads: i
         source,
         image_size=preset.vision.image_size,
         context_length=preset.text.context_length,
+        tokenizer=TOKENIZERS[experiment.model.tokenizer](),
         augmentation=Augmentation.from_config(config.data),
         global_batch_size=config.train.global_batch_size,
         seed=config.seed,

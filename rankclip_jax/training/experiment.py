@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rankclip_jax import objectives
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.models import clip, presets
 from rankclip_jax.models.clip import Clip, Outputs, Variables
 from rankclip_jax.objectives import OBJECTIVES, Objective
@@ -131,6 +132,12 @@ def check(config: ConfigDict, device_count: int, platform: str | None = None) ->
     """
     validation.check(config)
     preset = presets.preset_of(config.model)
+    ids = TOKENIZERS[config.model.tokenizer].vocabulary_size
+    if preset.text.vocabulary_size < ids:
+        raise UserError(
+            f"config.model.text.vocabulary_size: expected at least the {ids:,} ids of the tokenizer "
+            f"{config.model.tokenizer!r}; found {preset.text.vocabulary_size:,}."
+        )
     _check_attention(config.model, platform or jax.default_backend())
     train = config.train
     if config.objective.name in OBJECTIVES and config.objective.list_size > train.global_batch_size:

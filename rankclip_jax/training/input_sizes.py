@@ -6,7 +6,7 @@ import numpy as np
 
 from rankclip_jax.input_pipeline.errors import UnreadableError
 from rankclip_jax.input_pipeline.source import Source, captions
-from rankclip_jax.input_pipeline.tokenizer import tokenize
+from rankclip_jax.input_pipeline.tokenizers import Tokenizer
 from rankclip_jax.models.presets import PRESETS, Preset
 
 _FEW_POSITIONS = 16  # of which an image is too coarse for any preset that is meant for more pixels
@@ -24,13 +24,14 @@ def summary(preset: Preset) -> dict[str, str]:
     }
 
 
-def notes(name: str, preset: Preset, source: Source) -> list[str]:
+def notes(name: str, preset: Preset, source: Source, tokenizer: Tokenizer) -> list[str]:
     """A line for each of: images that are too coarse, captions that lose their end.
 
     Args:
       name: of the preset.
       preset: as it is trained.
       source: the training data, of which a few captions are read.
+      tokenizer: the model's.
     """
     vision, found = preset.vision, []
     own_image_size = PRESETS[name].vision.image_size if name in PRESETS else vision.image_size
@@ -43,7 +44,9 @@ def notes(name: str, preset: Preset, source: Source) -> list[str]:
         )
     texts = _some_captions(source)
     length = preset.text.context_length
-    cut = int((np.count_nonzero(tokenize(texts, _LONGEST), axis=1) > length).sum()) if texts else 0
+    cut = (
+        int((np.count_nonzero(tokenizer(texts, _LONGEST) != tokenizer.padding, axis=1) > length).sum()) if texts else 0
+    )
     if cut > _CUT_SHARE * len(texts):
         found.append(
             f"note: {cut} of {len(texts)} captions that were looked at are longer than the {length} tokens that {name} "

@@ -25,7 +25,7 @@ from rankclip_jax.training.batches import device_batches
 from rankclip_jax.training.compilation import ExplainMemory, compile_step
 from rankclip_jax.training.default_hooks import default_hooks
 from rankclip_jax.training.dry_run import perform_dry_run
-from rankclip_jax.training.hooks import Hook, StepInfo
+from rankclip_jax.training.hooks import HOOKS, Hook, StepInfo
 from rankclip_jax.training.hooks.interruption import Interrupted
 from rankclip_jax.training.hooks.logging import LoggingHook
 from rankclip_jax.training.hooks.nonfinite import Rollback
@@ -96,6 +96,7 @@ def train(
         if dry_run:
             perform_dry_run(run, step_function, state)
             return Outcome(start.step, finished=False)
+        hooks = [*hooks, *(HOOKS[name]() for name in run.experiment.config.train.hooks)]
         ledger, skipped_steps = Ledger(workdir, timeline, started), set[int]()
         while True:
             try:

@@ -20,6 +20,7 @@ from rankclip_jax.settings.schema import import_parts
 from rankclip_jax.training import data
 from rankclip_jax.training.batches import make_tally
 from rankclip_jax.training.experiment import build_experiment, check, resolve
+from rankclip_jax.training.hooks import HOOKS
 from rankclip_jax.training.resumption import Start, choose_start, resolve_config, total_steps
 from rankclip_jax.training.run import Run
 
@@ -27,6 +28,8 @@ from rankclip_jax.training.run import Run
 def prepare_config(config: ConfigDict, workdir: Path, device_count: int) -> ConfigDict:
     """The settings, complete and checked; see `loop.train`."""
     import_parts(config)
+    for name in config.train.hooks:
+        HOOKS.import_part(name)
     config = resolve(config)
     check(config, device_count)
     check_writers(config)

@@ -14,6 +14,7 @@ from rankclip_jax.input_pipeline.setting import (
     Patterns,
     Range,
     Settings,
+    Words,
     setting,
 )
 from rankclip_jax.training.optimizer import OPTIMIZERS
@@ -52,6 +53,9 @@ class TrainSettings(Settings):
         "at a loss or gradient that is not finite: `stop`, `skip` the update, or `rollback` to a checkpoint",
         Choice(("stop", "skip", "rollback")),
         fixed=False,
+    )
+    hooks: tuple[str, ...] = setting(
+        (), "your own, called beside each step: package.module:Name of subclasses of Hook", Words(), fixed=False
     )
     max_nonfinite_steps: int = setting(10, "skip, rollback: stop after so many such steps", COUNT, fixed=False)
 

@@ -17,7 +17,7 @@ def notes(recipe, source, **changes):
     config = recipe.get_config()
     config.model.update({"dtype": "float32"} | changes)  # decided by the device where a recipe says "auto"
     own = PRESETS[config.model.name].vision.image_size
-    return input_sizes.notes(config.model.name, clip.build(config.model).preset, own, source)
+    return input_sizes.notes(config.model.name, clip.build(config.model).preset, source, CLIP)
 
 
 def test_a_preset_at_too_few_pixels_is_told():

@@ -8,6 +8,7 @@ import dataclasses
 from types import TracebackType
 from typing import ClassVar, Self
 
+from rankclip_jax.input_pipeline.registry import Registry
 from rankclip_jax.objectives import Metrics
 from rankclip_jax.training.state import TrainState
 
@@ -54,3 +55,6 @@ class Hook:
 
     def after_step(self, info: StepInfo) -> None:
         """Called after each step."""
+
+
+HOOKS: Registry[Hook] = Registry("train.hooks", Hook, {})  # of one's own alone: those of every run need no name

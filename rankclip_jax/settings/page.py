@@ -1,0 +1,56 @@
+"""The page of the documentation that lists every setting: python -m rankclip_jax.settings.page > docs/settings.md."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rankclip_jax.input_pipeline.setting import Setting
+from rankclip_jax.settings.schema import schema
+
+_HEAD = """# Settings
+
+Every setting of a recipe, with its default. Change one with `--config.NAME=VALUE`, or in a recipe ([recipes](recipes.md)).
+A run keeps those that its parameters depend on when it resumes; those marked *free* may change.
+
+This page is made from the declarations: `python -m rankclip_jax.settings.page > docs/settings.md`.
+"""
+
+
+def page() -> str:
+    """The page in Markdown."""
+    sections: dict[str, list[str]] = {}
+    for name, setting in schema().settings().items():
+        section, _, key = name.rpartition(".")
+        sections.setdefault(section, []).append(_row(key, setting))
+    lines = [_HEAD]
+    for section, rows in sections.items():
+        lines += [f"## {f'config.{section}' if section else 'config'}", "", "| name | default | meaning | values |"]
+        lines += ["|---|---|---|---|", *rows, ""]
+    for registry in schema().named:
+        lines += list(_parts(registry))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _parts(registry: Any) -> Iterator[str]:
+    for name, kind in registry.items():
+        if not hasattr(kind, "declared"):
+            continue
+        yield f"## config.{registry.setting.rpartition('.')[0]}, family `{name}`"
+        yield ""
+        yield "| name | default | meaning | values |"
+        yield "|---|---|---|---|"
+        yield from (_row(key, setting) for key, setting in kind.declared().items())
+        yield ""
+
+
+def _row(key: str, setting: Setting) -> str:
+    meaning = setting.meaning + ("" if setting.fixed else " (*free*)")
+    allowed = str(setting.allowed) if setting.allowed else ""
+    return "| " + " | ".join(_cell(word) for word in (f"`{key}`", f"`{setting.default!r}`", meaning, allowed)) + " |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
