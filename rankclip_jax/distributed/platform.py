@@ -96,8 +96,6 @@ def _own_folder() -> Path | None:
         _LOGGER.info("compiled programs are not kept: %s", error)
         return None
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        _LOGGER.warning(
-            "%s can be written by others, so compiled programs are not kept. Fix it with: chmod 700", folder
-        )
+        _LOGGER.warning("%s can be written by others, so compiled programs are not kept. Run: chmod 700", folder)
         return None
     return folder

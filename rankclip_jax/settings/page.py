@@ -8,7 +8,8 @@ from rankclip_jax.settings.schema import schema
 
 _HEAD = """# Settings
 
-Every setting of a recipe, with its default. Change one with `--config.NAME=VALUE`, or in a recipe ([recipes](recipes.md)).
+Every setting of a recipe, with its default. Change one with `--config.NAME=VALUE`, or in a
+[recipe](recipes.md).
 A run keeps those that its parameters depend on when it resumes; those marked *free* may change.
 
 This page is made from the declarations: `python -m rankclip_jax.settings.page > docs/settings.md`.

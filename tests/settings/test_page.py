@@ -5,6 +5,5 @@ from tests.commands import ROOT
 
 
 def test_the_page_lists_what_is_declared():
-    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf8") == page(), (
-        "docs/settings.md is of other declarations; make it anew: python -m rankclip_jax.settings.page > docs/settings.md"
-    )
+    stored = (ROOT / "docs" / "settings.md").read_text(encoding="utf8")
+    assert stored == page(), "make it anew: python -m rankclip_jax.settings.page > docs/settings.md"

@@ -5,6 +5,7 @@ import pytest
 from configs import csv, csv_small, demo
 from rankclip_jax.input_pipeline.errors import UnreadableError
 from rankclip_jax.input_pipeline.scenes import Scenes
+from rankclip_jax.input_pipeline.tokenizers import CLIP
 from rankclip_jax.models import clip
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.training import input_sizes
@@ -16,7 +17,6 @@ SHORT = [{"text": "a cat"}] * 100
 def notes(recipe, source, **changes):
     config = recipe.get_config()
     config.model.update({"dtype": "float32"} | changes)  # decided by the device where a recipe says "auto"
-    own = PRESETS[config.model.name].vision.image_size
     return input_sizes.notes(config.model.name, clip.build(config.model).preset, source, CLIP)
 
 
