@@ -16,6 +16,7 @@ from rankclip_jax.models.resnet import ResNetConfig
 from rankclip_jax.models.text_transformer import TextTransformerConfig
 from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 
+_SHARED = VisionConfig.declared().keys() | TextConfig.declared().keys()
 _Encoder = TypeVar("_Encoder", bound=EncoderConfig)
 
 
@@ -183,7 +184,9 @@ def _encoder(
     declared = kind.declared()
     if unknown := sorted(given.keys() - declared.keys() - {"family"}):
         raise UserError(f"{flag}.{unknown[0]}: no such setting of this encoder; expected {', '.join(declared)}.")
-    start = {name: getattr(base, name) for name in declared} if isinstance(base, kind) else {}
+    # Of another family than the preset's, what all families of a modality have in common is kept.
+    kept = declared if isinstance(base, kind) else {name for name in declared if name in _SHARED and base is not None}
+    start = {name: getattr(base, name) for name in kept}
     values = start | {name: value for name, value in given.items() if name != "family"}
     values |= {name: value for name, value in overrides.items() if value}
     encoder = kind.from_config({name: setting.default for name, setting in declared.items()} | values)
