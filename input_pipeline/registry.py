@@ -52,6 +52,13 @@ class Registry(MutableMapping[str, type[Part]], Generic[Part]):
             )
         return cast(type[Part], part)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The part, or the default where `__getitem__` finds none."""
+        try:
+            return self[name]
+        except UserError:
+            return default
+
     def __setitem__(self, name: str, part: type[Part]) -> None:
         self._parts[name] = part
 
@@ -66,11 +73,7 @@ class Registry(MutableMapping[str, type[Part]], Generic[Part]):
 
     def __contains__(self, name: Any) -> bool:
         """Whether `__getitem__` finds it."""
-        try:
-            self[name]
-        except UserError:
-            return False
-        return True
+        return self.get(name) is not None
 
     def import_part(self, name: str) -> None:
         """Imports the module of a dotted path, which a recipe or a flag has named; names of parts need nothing.

@@ -135,6 +135,8 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
         raise UserError(f"config.init_from: {error}") from error
     theirs, size = weights.model, model.preset.vision.image_size
     if not _same_weights(theirs.preset.with_image_size(size), model.preset):
+        if weights.name == config.model.name and (lines := _differences(theirs.preset, model.preset)):
+            raise UserError(f"config.init_from: {path} holds weights of another {weights.name}: {'; '.join(lines)}.")
         raise UserError(
             f"config.init_from: {path} holds a {weights.name}; the settings describe a {config.model.name}. "
             f"Train that model with --config.model.name={weights.name}, or start from other weights."
@@ -155,6 +157,16 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
     parameters = weights.variables["params"]
     resized = theirs.preset.vision.resize_positions(parameters["vision"], size)
     return weights.variables | {"params": parameters | {"vision": resized}}
+
+
+def _differences(theirs: Preset, ours: Preset) -> list[str]:
+    """The sizes and options in which two models' encoders differ, but for the image size, a line each."""
+    lines = []
+    for section, one, other in (("vision", theirs.vision, ours.vision), ("text", theirs.text, ours.text)):
+        for name in one.declared().keys() & other.declared().keys() - {"image_size"}:
+            if (there := getattr(one, name)) != (here := getattr(other, name)):
+                lines.append(f"config.model.{section}.{name}: {there!r} there, {here!r} in the settings")
+    return lines
 
 
 def _same_weights(one: Preset, other: Preset) -> bool:

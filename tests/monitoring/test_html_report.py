@@ -134,7 +134,7 @@ def test_what_is_right_is_marked_and_words_of_data_stay_words(monkeypatch):
     source = [{"image": np.full((8, 8, 3), index, np.uint8), "text": text} for index, text in enumerate(texts)]
     rows = unit(0, 4, 8)
     embedded = Embedded(rows, rows, np.arange(4), np.arange(4), np.arange(4))
-    told = model_section.describe(source, embedded, Quadrants())
+    told = model_section.render(source, embedded, Quadrants())
     read = Reader(told)
     assert "<script>" in read.text
     assert "<script>" not in told
@@ -152,7 +152,7 @@ def test_several_captions_are_shown_and_each_counts_as_right():
     texts = [["one", "two", "three", "four", "five"], ["two", "three"], ["three", "one"]]
     source = [{"image": np.full((8, 8, 3), index, np.uint8), "text": text} for index, text in enumerate(texts)]
     rows = unit(0, 3, 8)
-    told = model_section.describe(source, Embedded(rows, rows, np.arange(3), np.arange(3), np.arange(3)), Quadrants())
+    told = model_section.render(source, Embedded(rows, rows, np.arange(3), np.arange(3), np.arange(3)), Quadrants())
     cards = re.findall(r'<div class="card">.*?</ol></div>', told)
     assert re.findall("<p>(.*?)</p>", cards[0]) == ["one", "two", "three", "and 2 more"]
     assert re.findall("<p>(.*?)</p>", cards[1]) == ["two", "three"]

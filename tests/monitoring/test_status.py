@@ -32,7 +32,7 @@ def test_a_run_is_described_from_its_files(tmp_path):
     }))  # fmt: skip
     for _ in range(2):
         Events(tmp_path).write("loss_spike", step=3)
-    lines = list(status.describe(tmp_path))
+    lines = list(status.lines(tmp_path))
     assert lines[1] == "checkpoints: none yet"
     assert lines[2].endswith("at step 30, in saving after step 30 for 4 s; process 12 on node7")
     assert lines[3] == "goodput: 75.0% of 1 min 40 s, over 1 attempt(s)"
@@ -43,7 +43,7 @@ def test_a_run_is_described_from_its_files(tmp_path):
 
 
 def test_a_run_that_has_told_nothing_yet_is_one_too(tmp_path):
-    assert "last heard of: never" in list(status.describe(make(tmp_path)))
+    assert "last heard of: never" in list(status.lines(make(tmp_path)))
 
 
 STATES = {

@@ -1,6 +1,7 @@
 """What is remarked on, and what is not."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ def watched(tmp_path):
     """From losses and scales of steps 1, 2, ... to the events that they make: what, and at which step."""
 
     def watch(losses, scales=None, every_steps=1):
-        oddities = AnomalyHook(every_steps, Events(tmp_path))
+        config = SimpleNamespace(logging=SimpleNamespace(every_steps=every_steps))
+        hook = AnomalyHook(SimpleNamespace(experiment=SimpleNamespace(config=config), events=Events(tmp_path)))
         for step, loss in enumerate(losses, 1):
             metrics = {"loss": loss, "logit_scale": scales[step - 1] if scales else 14.3}
-            oddities(StepInfo(step, 1, len(losses), None, metrics))
+            hook.after_step(StepInfo(step, 1, len(losses), None, metrics))
         path = tmp_path / "events.jsonl"
         lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
         return [(line["event"], line["step"]) for line in lines]

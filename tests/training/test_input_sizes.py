@@ -74,7 +74,7 @@ def test_a_run_from_python_takes_a_string_and_says_its_sizes(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_described(name):
-    preset, said = PRESETS[name], input_sizes.describe(PRESETS[name])
+    preset, said = PRESETS[name], input_sizes.summary(PRESETS[name])
     side = preset.vision.image_size // preset.vision.stride
     assert f"{side * side} p" in said["images"]
     assert said["captions"] == f"{preset.text.context_length} tokens"

@@ -48,7 +48,8 @@ def assembled(objective="clip", mesh="one", accumulation=1, model="small ViT", *
     config = demo.get_config()
     config.objective.name, config.model.name = objective, model
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 7e-4
-    config.model.patch_dropout = 0.5 if model == "small ViT" else 0.0
+    if model == "small ViT":
+        config.model.vision = {"patch_dropout": 0.5}
     config.train.global_batch_size, config.train.accumulation = SIZE, accumulation
     for name, value in changes.items():
         section, key = name.split("__")

@@ -22,6 +22,7 @@ from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.writers import JsonLines
 from rankclip_jax.objectives import OBJECTIVES
 from rankclip_jax.training import compilation, loop
+from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.hooks.interruption import InterruptHook
 from rankclip_jax.training.loop import train
 from tests.training.conftest import (
@@ -154,7 +155,7 @@ def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed,
     }
     for other, said in (
         ({"model__activation": "gelu"}, "was trained with quick_gelu"),
-        ({"model__pooling": "mean"}, "pools by its class_token"),
+        ({"model__vision": {"pooling": "mean"}}, r"config\.model\.vision\.pooling: 'class_token' there, 'mean' in"),
         ({"model__name": "ViT-S-16"}, "holds a tiny; the settings describe a ViT-S-16"),
     ):
         with pytest.raises(UserError, match=said):
@@ -238,10 +239,10 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
 
 
 def test_a_tower_that_pools_its_patches_starts_from_one_of_another_image_size(tmp_path):
-    train_small(tmp_path / "start", model__pooling="mean", train__steps=1)
-    changes = {"model__pooling": "mean", "model__image_size": 48, "init_from": str(tmp_path / "start")}
+    train_small(tmp_path / "start", model__vision={"pooling": "mean"}, train__steps=1)
+    changes = {"model__vision": {"pooling": "mean"}, "model__image_size": 48, "init_from": str(tmp_path / "start")}
     assert train_small(tmp_path / "run", **changes, train__steps=1).finished
-    with pytest.raises(UserError, match=r"was trained with pixel_mean .* Add --config\.model\.pixel_mean="):
+    with pytest.raises(UserError, match=r"was trained with pixel_mean .* Use --config\.model\.pixel_mean="):
         train_small(tmp_path / "other", **changes, model__pixel_mean=(0.5, 0.5, 0.5))
 
 
@@ -352,7 +353,7 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_ra
     real = loading.weights_to_start_from
 
     def damaged(config, model):
-        variables = real(config, model) or jax.jit(lambda: loop.build_experiment(config, one_device()).init_variables(
+        variables = real(config, model) or jax.jit(lambda: build_experiment(config, one_device(), 1).init_variables(
             jax.random.key(0)))()  # fmt: skip
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), variables)
 
@@ -374,7 +375,7 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_wr
     monkeypatch.setattr(loop, "compile_step", no_memory)
     with (
         pytest.raises(UserError, match=r"does not fit in memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
-        compilation.ExplainMemory(loop.build_experiment(small(), one_device(), 1)),
+        compilation.ExplainMemory(build_experiment(small(), one_device(), 1)),
         no_memory(),
     ):
         pass
@@ -440,7 +441,7 @@ def test_train_needs_no_main_thread(tmp_path):
     import threading
 
     outcomes = []
-    thread = threading.Thread(target=lambda: outcomes.append(train(small(train__steps=1), tmp_path, one_device())))
+    thread = threading.Thread(target=lambda: outcomes.append(train(small(train__steps=1), tmp_path, mesh=one_device())))
     thread.start()
     thread.join()
     assert outcomes[0].finished
