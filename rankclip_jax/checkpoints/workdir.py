@@ -141,6 +141,7 @@ def read_config_and_added(workdir: Path) -> tuple[dict, set[str]]:
         names = ", ".join(printable(name, 60) for name in unknown[:5]) or "nothing"
         raise UserError(f"--workdir: {path}: expected the settings of configs/base.py; found {names}. {advice}")
     try:
+        validation.check_sections(content)
         complete.update(content)
         complete = schema.schema().complete(complete)
         validation.check_values(complete)

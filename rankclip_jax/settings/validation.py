@@ -31,6 +31,21 @@ def check_values(config: ConfigDict) -> None:
         known[name].check(f"config.{name}", values[name])
 
 
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Raises UserError where something else stands in the place of a section, or of a setting that holds one."""
+    for name, default in schema().defaults().items():
+        _check_section(f"config.{name}", config.get(name, default), default)
+
+
+def _check_section(flag: str, value: Any, default: Any) -> None:
+    if not isinstance(default, ConfigDict):
+        return
+    if not isinstance(value, Mapping | ConfigDict):
+        raise UserError(f"{flag}: expected a section of settings; found {value!r}.")
+    for key, inner in default.items():
+        _check_section(f"{flag}.{key}", value.get(key, inner), inner)
+
+
 def closed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted name, without what is inside those that hold dictionaries."""
     return {name: value for name, value in flatten(config) if not is_open(name)}

@@ -26,8 +26,11 @@ NUMBERS = [name for name, setting in SETTINGS.items() if isinstance(setting.allo
 TUPLES = [name for name, setting in SETTINGS.items() if isinstance(setting.default, tuple)]
 CHOICES = [name for name, setting in SETTINGS.items() if isinstance(setting.allowed, Choice)]
 # Words that are no choice: paths and names, and what the parts check.
-FREE = {"init_from", "data.train", "data.validation", "data.image_key", "data.caption_key", "data.delimiter",
-        "data.source", "objective.name", "model.tokenizer", "model.name", "objective.ranking_scale", "objective.target_scale"}  # fmt: skip
+FREE = {
+    *("init_from", "data.train", "data.validation", "data.image_key", "data.caption_key", "data.delimiter"),
+    *("data.source", "objective.name", "model.name", "model.tokenizer"),
+    *("objective.ranking_scale", "objective.target_scale"),
+}
 
 
 def changed(name, value):
