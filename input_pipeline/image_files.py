@@ -168,10 +168,12 @@ class TiffEntry:
 
     @property
     def number(self) -> int | None:
-        """The value where it is one whole number."""
-        if self.count != 1 or self.kind not in _INTEGER:
+        """The value where it is one whole number that has room in the entry."""
+        place = 8 if self.is_small else 12
+        form = self.order + _INTEGER.get(self.kind, "")
+        if self.count != 1 or self.kind not in _INTEGER or place + struct.calcsize(form) > len(self.content):
             return None
-        found: int = struct.unpack_from(self.order + _INTEGER[self.kind], self.content, 8 if self.is_small else 12)[0]
+        found: int = struct.unpack_from(form, self.content, place)[0]
         return found
 
     @property

@@ -23,7 +23,7 @@ def settings():
     yield from schema().settings()
     for registry in schema().named:
         tower = registry.setting.rpartition(".")[0]
-        yield from (f"{tower}.{name}" for kind in registry.values() for name in kind.declared())
+        yield from (f"{tower}.{name}" for kind in registry.values() for name in getattr(kind, "declared", dict)())
 
 
 SETTINGS = {

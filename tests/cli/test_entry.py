@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rankclip_jax import recipes
-from rankclip_jax.cli import entry
+from rankclip_jax.cli import flags
 from rankclip_jax.settings.schema import flatten
 from tests.commands import ROOT, environment
 
@@ -21,7 +21,7 @@ def test_these_are_all_commands():
     """Whatever begins with a line of its own use: python -m rankclip_jax.NAME."""
     folder = ROOT / "rankclip_jax"
     found = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__main__.py")}
-    assert found - {"__init__"} == set(COMMANDS)
+    assert found - {"__init__", "recipes"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -39,7 +39,7 @@ def test_help_tells_every_flag_and_how_settings_are_given(name):
     told = re.findall(r"^  --(\w+)\S*\n {8}\S", done.stdout, re.MULTILINE)
     assert set(flags) <= set(told)
     assert set(told) - set(flags) <= {"config"}
-    assert ("config" in told) == ("entry.define_" in source)
+    assert ("config" in told) == ("define_config()" in source or "define_recipe()" in source)
     missing = [setting for setting in SETTINGS if f"\n  {setting} = " not in done.stdout]
     assert not missing if name in WITH_RECIPE else len(missing) == len(SETTINGS)
     assert str(ROOT) not in done.stdout
@@ -62,13 +62,13 @@ def test_help_tells_every_flag_and_how_settings_are_given(name):
     }.items(),
 )
 def test_only_near_names_are_proposed(given, near):
-    said = entry._suggest(given, SETTINGS)
-    assert said == (f" Did you mean --{near}?" if near else entry._suggest("config.zzz", SETTINGS))
-    assert "listed by --help" in entry._suggest("config.zzz", SETTINGS)
+    said = flags._suggest(given, SETTINGS)
+    assert said == (f" Did you mean --{near}?" if near else flags._suggest("config.zzz", SETTINGS))
+    assert "listed by --help" in flags._suggest("config.zzz", SETTINGS)
 
 
 def test_a_section_tells_what_is_in_it():
-    said = entry._suggest("config.mesh", SETTINGS)
+    said = flags._suggest("config.mesh", SETTINGS)
     assert all(f"--config.mesh.{name}" in said for name in ("replica", "data", "fsdp", "overrides"))
 
 

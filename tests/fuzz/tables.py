@@ -129,7 +129,9 @@ def _check_training(path: Path, keys: tuple[str, str], delimiter: str, expected:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("rankclip_jax.input_pipeline").addHandler(handler)
+    logger = logging.getLogger(csv_file.__name__)
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)  # whatever the whole package's is
     settings = {"image_key": keys[0], "caption_key": keys[1], "delimiter": delimiter, "flag": "x"}
     try:
         if bad or not kinds["pair"]:
@@ -140,7 +142,8 @@ def _check_training(path: Path, keys: tuple[str, str], delimiter: str, expected:
         without = f"{kinds['no caption']} rows without a path or a caption"
         assert any(without in line for line in said) == bool(kinds["no caption"]), said
     finally:
-        logging.getLogger("rankclip_jax.input_pipeline").removeHandler(handler)
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
 
 
 def _check_preparation(path: Path, keys: tuple[str, str], delimiter: str, expected: list) -> None:

@@ -1,9 +1,11 @@
 """The evaluation view is open_clip's, pixel for pixel, and files of any kind become upright 8-bit RGB."""
 
+import contextlib
 import io
 import os
 import re
 import socket
+import struct
 import subprocess
 from pathlib import Path
 
@@ -343,6 +345,19 @@ def test_pixels_of_no_size_are_unreadable():
         for view in (images.in_memory, lambda pixels: loader.evaluation_pixels(pixels, 8)):
             with pytest.raises(UnreadableError, match="an image without pixels"):
                 view(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("kind", [0, 2, 5, 12, 16, 99])
+@pytest.mark.parametrize("tag", [256, 257, 258, 259, 277])
+def test_a_tiff_whose_sizes_are_of_another_type_is_unreadable_or_read(tag, kind):
+    """Among them a 64-bit number, for which an entry of a small TIFF has no room."""
+    content = bytearray(encoded(Image.new("RGB", (9, 7)), "TIFF"))
+    (start,) = struct.unpack_from("<I", content, 4)
+    entries = [start + 2 + 12 * number for number in range(struct.unpack_from("<H", content, start)[0])]
+    (entry,) = (place for place in entries if struct.unpack_from("<H", content, place)[0] == tag)
+    struct.pack_into("<HI", content, entry + 2, kind, 1)
+    with contextlib.suppress(UnreadableError):
+        assert np.asarray(images.decode(bytes(content))).shape == (7, 9, 3)
 
 
 @pytest.mark.parametrize("values", [[0.0, 255.0, np.nan, -3.0], [0.0, 65535.0, np.inf, 300.0]], ids=str)

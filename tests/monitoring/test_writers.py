@@ -1,5 +1,7 @@
 """Weights & Biases, offline, as its own reader finds it."""
 
+import time
+
 import pytest
 
 from rankclip_jax.input_pipeline.errors import UserError
@@ -36,9 +38,15 @@ def test_an_offline_run_holds_the_settings_and_the_numbers(tmp_path, monkeypatch
     for writer in make_writers(tmp_path, 0, config):
         writer.write(3, {"loss": 1.5, "unknown": None, "bad": float("nan")})
         writer.close()
-    (path,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    records = [wandb_internal_pb2.Record.FromString(data) for data in leveldb_records(path.read_bytes()[7:])]
-    (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    for _ in range(300):  # another process of wandb's own writes, and may be behind
+        paths = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+        contents = [data for path in paths for data in leveldb_records(path.read_bytes()[7:])]
+        records = [wandb_internal_pb2.Record.FromString(data) for data in contents]
+        runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+        if runs and any(record.history.item for record in records):
+            break
+        time.sleep(0.1)
+    (run,) = runs
     assert (run.project, run.display_name) == ("mine", tmp_path.name)
     assert any("0.25" in update.value_json for update in run.config.update)
     history = [item for record in records for item in record.history.item]

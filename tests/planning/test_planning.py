@@ -27,7 +27,7 @@ from rankclip_jax.planning.topology import topology_of
 from rankclip_jax.settings.recipe_files import names
 from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.state import abstract_state, create
-from rankclip_jax.training.step import abstract_batch, make_step
+from rankclip_jax.training.step import abstract_batch, make_step, trace_step, traced
 from tests.planning.conftest import ROOT
 from tests.training.conftest import TINY
 
@@ -117,7 +117,7 @@ def planned():
     config.model.name, config.optimizer.name, config.objective.name = "tiny", "adamw", "clip"
     config.train.global_batch_size = 64
     experiment = build_experiment(config, make_mesh(config.mesh), 10)
-    return experiment, plan_step(experiment, GPUS["h200"], "cpu", 10**9)
+    return experiment, plan_step(traced(experiment), 1.0, GPUS["h200"], "cpu", 10**9)
 
 
 def test_a_plan_has_the_bytes_of_the_state_and_the_gradients_collectives(planned):
@@ -146,7 +146,7 @@ def test_operations_are_those_that_xla_counts():
     traced = make_step(experiment).trace(abstract_state(experiment), abstract_batch(experiment))
     counted = sum(arithmetic.flops(traced).values())
     assert counted <= traced.lower().cost_analysis()["flops"] <= 1.01 * counted
-    assert useful_flops(experiment) == counted
+    assert useful_flops(trace_step, experiment.config, list(experiment.layout.mesh.devices.flat)) == counted
 
 
 def test_a_run_keeps_and_exchanges_what_its_plan_says(tmp_path):
@@ -155,7 +155,7 @@ def test_a_run_keeps_and_exchanges_what_its_plan_says(tmp_path):
     config.model.name, config.optimizer.name, config.objective.name = "tiny", "adamw", "rankclip"
     config.train.global_batch_size, config.mesh.fsdp, config.mesh.replica = 64, 2, 2
     experiment = build_experiment(config, make_mesh(config.mesh), 10)
-    found = plan_step(experiment, GPUS["h200"], "cpu", 10**9)
+    found = plan_step(traced(experiment), 1.0, GPUS["h200"], "cpu", 10**9)
     state, step = create(experiment), make_step(experiment)
     batch = {
         name: jax.device_put(np.zeros(row.shape, row.dtype), row.sharding)
