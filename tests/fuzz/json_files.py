@@ -126,7 +126,7 @@ class Files:
             (self.saved / "SHA256SUMS").write_bytes(self.whole["SHA256SUMS"])
 
     def read_run(self):
-        lines = [*status.describe(self.run), *status.describe_differences(self.run, self.run)]
+        lines = [*status.lines(self.run), *status.describe_differences(self.run, self.run)]
         html_report.write([self.run], self.folder / "report.html")
         return "\n".join(lines)
 

@@ -139,7 +139,7 @@ def test_a_plan_has_the_bytes_of_the_state_and_the_gradients_collectives(planned
 def test_operations_are_those_that_xla_counts():
     """It counts additions and functions of single numbers too, which are few beside a ViT's products."""
     config = demo.get_config()
-    config.model.name, config.model.scan_layers, config.model.remat = "ViT-S-16", False, "nothing"
+    config.model.name, config.model.scan_layers, config.model.remat = "ViT-S-16", False, "none"
     config.optimizer.name, config.objective.name, config.train.global_batch_size = "adamw", "clip", 32
     mesh = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
     experiment = build_experiment(config, mesh, 10)
