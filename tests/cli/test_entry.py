@@ -54,7 +54,7 @@ def test_help_tells_every_flag_and_how_settings_are_given(name):
         "config.model.img_size": "config.model.image_size",
         "config.logging.every_step": "config.logging.every_steps",
         "config.checkpoint.every_step": "config.checkpoint.every_steps",
-        "config.model.context_size": "config.model.context_length",
+        "config.model.context_lenght": "config.model.context_length",
         "config.model.depth": None,
         "config.data.tokenizer": "config.model.tokenizer",
         "config.train.x": None,

@@ -165,7 +165,7 @@ def numbers_in(batch):
 
 
 @pytest.mark.parametrize("settings", [{"flip": 1.0}, {"color_jitter": (0.4, 0.0, 0.0, 0.0)},
-                                      {"policy": "rand_augment"}, {"crop_scale": (0.2, 0.3)}], ids=str)  # fmt: skip
+                                      {"auto_augment": "rand_augment"}, {"crop_scale": (0.2, 0.3)}], ids=str)  # fmt: skip
 def test_images_in_memory_are_augmented_as_those_in_files_are(settings):
     """Each setting changes most of the views; without any they stay as they are."""
     source = scenes.Scenes("train", 24, 16)

@@ -116,7 +116,7 @@ def test_any_number_of_micro_batches_gives_the_gradients_of_the_whole_batch():
 
 
 def test_in_double_precision_micro_batches_differ_by_rounding_alone(monkeypatch):
-    def attention(query, key, value, is_causal, key_value_seq_lengths, implementation):
+    def attention(query, key, value, mask, is_causal, key_value_seq_lengths, implementation):
         """JAX's own has a float32 softmax, whatever the type."""
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
         seen = jnp.tril(jnp.ones(scores.shape[-2:], bool)) if is_causal else True
