@@ -220,7 +220,7 @@ def test_soft_targets_stay_soft_however_large_the_learned_scale(name):
 def test_scales_that_no_loss_can_have_are_refused(setting, value):
     name = "rankclip" if setting == "ranking_scale" else "softclip"
     with pytest.raises(UserError, match=rf"config\.objective\.{setting}: expected learned, .* found '{value}'"):
-        evaluate(name, *pair(dtype=jnp.float32), jnp.asarray(5.0), **{setting: value})
+        OBJECTIVES[name].declared()[setting].check(f"config.objective.{setting}", value)
 
 
 def test_no_array_as_large_as_the_similarities_of_a_device_is_made(mesh_of):

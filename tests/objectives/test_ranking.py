@@ -77,7 +77,7 @@ def test_a_key_breaks_ties_at_random_and_reproducibly():
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="expected 'exact' or 'released', found 'fast'"):
+    with pytest.raises(ValueError, match="expected 'exact' or 'released'; found 'fast'"):
         ranking.listmle(jnp.zeros((1, 2)), jnp.zeros((1, 2)), variant="fast")
 
 

@@ -82,7 +82,7 @@ def gradients(experiment, dtype=jnp.float32):
     def loss(parameters, batch):
         key = jax.random.key(3)
         outputs, _ = forward(experiment, parameters, state.batch_statistics, batch, key)
-        return experiment.objective(outputs, Step(0.5, key, experiment.layout.mesh))[0]
+        return experiment.objective.loss(outputs, Step(0.5, key, experiment.layout.mesh)).loss
 
     rows = experiment.layout.put_rows(batch(experiment.config.objective.second_view))
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.parameters, rows)

@@ -13,7 +13,7 @@ from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.planning import hardware
 from rankclip_jax.planning.plan import useful_flops
 from rankclip_jax.training import loop
-from rankclip_jax.training.experiment import build_experiment
+from rankclip_jax.training.step import trace_step
 from tests.training.conftest import one_device, read_metrics, small
 
 
@@ -52,6 +52,6 @@ def test_mfu_is_useful_operations_by_the_time_and_the_peak(tmp_path, monkeypatch
     monkeypatch.setitem(hardware.ACCELERATORS, "here", dataclasses.replace(hardware.GPUS["l40s"], name=kind))
     config = small(train__steps=4, data__validation_examples=0)
     loop.train(config, tmp_path, mesh=one_device())
-    operations = useful_flops(build_experiment(config, one_device(), 4))
+    operations = useful_flops(trace_step, config, jax.devices()[:1])
     for line in read_metrics(tmp_path):
         assert line["mfu"] == pytest.approx(operations / line["step_seconds"] / 362e12)
