@@ -12,7 +12,13 @@ TEXT = "a small dog runs over the green grass"
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"flip": 0.5}, {"color_jitter": (0.4, 0.4, 0.4, 0.1)}, {"auto_augment": "rand_augment"}, {"auto_augment": "auto_augment"}],
+    [
+        {},
+        {"flip": 0.5},
+        {"color_jitter": (0.4, 0.4, 0.4, 0.1)},
+        {"auto_augment": "rand_augment"},
+        {"auto_augment": "auto_augment"},
+    ],
     ids=str,
 )
 def test_views_are_altered_and_reproducible(settings):

@@ -165,8 +165,16 @@ def numbers_in(batch):
     return batch["image"][:, 0, 0, 0].astype(int) + 256 * batch["image"][:, 0, 0, 1].astype(int)
 
 
-@pytest.mark.parametrize("settings", [{"flip": 1.0}, {"color_jitter": (0.4, 0.0, 0.0, 0.0)},
-                                      {"auto_augment": "rand_augment"}, {"crop_scale": (0.2, 0.3)}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flip": 1.0},
+        {"color_jitter": (0.4, 0.0, 0.0, 0.0)},
+        {"auto_augment": "rand_augment"},
+        {"crop_scale": (0.2, 0.3)},
+    ],
+    ids=str,
+)
 def test_images_in_memory_are_augmented_as_those_in_files_are(settings):
     """Each setting changes most of the views; without any they stay as they are."""
     source = scenes.Scenes("train", 24, 16)
