@@ -16,6 +16,7 @@ from rankclip_jax import recipes
 from rankclip_jax.checkpoints.settings import CheckpointSettings
 from rankclip_jax.distributed.settings import MeshSettings, ProcessSettings
 from rankclip_jax.evaluation.settings import EvaluationSettings
+from rankclip_jax.evaluation.tasks import EVALUATIONS, Task
 from rankclip_jax.input_pipeline import SOURCES
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.settings import DataSettings
@@ -25,6 +26,7 @@ from rankclip_jax.models.settings import ModelSettings
 from rankclip_jax.monitoring.settings import LoggingSettings
 from rankclip_jax.objectives import OBJECTIVES
 from rankclip_jax.objectives.settings import ObjectiveSettings
+from rankclip_jax.training.hooks import HOOKS
 from rankclip_jax.training.settings import OptimizerSettings, RunSettings, TrainSettings
 
 DECLARED = (
@@ -46,9 +48,17 @@ CHOSEN = (
     SOURCES,  # config.data.source
     OBJECTIVES,  # config.objective.name
 )
-# Parts that are chosen within config.model; the encoders' own settings stand beside their names.
-NAMED = (VISION_ENCODERS, TEXT_ENCODERS, TOKENIZERS)
-SETTINGS = (DECLARED, CHOSEN, NAMED)
+# Parts that are chosen inside another setting; their own settings, if any, stand beside their names.
+NAMED = (
+    VISION_ENCODERS,  # config.model.vision.family
+    TEXT_ENCODERS,  # config.model.text.family
+    TOKENIZERS,  # config.model.tokenizer
+    EVALUATIONS,  # config.evaluation.tasks
+    HOOKS,  # config.train.hooks
+)
+# What each entry of a setting has that holds a dictionary of parts.
+ENTRIES = (Task,)  # config.evaluation.tasks.NAME
+SETTINGS = (DECLARED, CHOSEN, NAMED, ENTRIES)
 
 
 def get_config() -> ConfigDict:

@@ -38,6 +38,12 @@ class LabelledFiles:
         return {"image": self.paths[index], "text": list(self.captions[index]) if self.captions else []}
 
 
+def matches(path: Path, split: str) -> bool:
+    """Whether there are folders."""
+    root = path / split if (path / split).is_dir() else path
+    return root.is_dir() and any(folder.is_dir() and not is_hidden(folder.name) for folder in root.iterdir())
+
+
 def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
     root = path / split if (path / split).is_dir() else path

@@ -20,6 +20,12 @@ _LONGEST_HEADER = 1 << 20  # bytes
 _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 
 
+def matches(path: Path, split: str) -> bool:
+    """Whether it is a file with such a name."""
+    del split
+    return path.is_file() and path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
+
+
 def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`."""
     tables.check(path, str(path))

@@ -15,6 +15,11 @@ from ..source import GroundTruth
 _KEYS = ("filename", "caption", "negative_caption")
 
 
+def matches(path: Path, split: str) -> bool:
+    """Whether there is the split's JSON file."""
+    return (path / f"{split}.json").is_file()
+
+
 def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`; the right caption of each image comes first."""
     del wording

@@ -30,6 +30,12 @@ class TfdsSplit:
             raise UnreadableError(f"record {index}: {type(error).__name__}") from error
 
 
+def matches(path: Path, split: str) -> bool:
+    """Whether it is a version's folder."""
+    del split
+    return (path / "dataset_info.json").is_file()
+
+
 def open_set(path: Path, split: str, wording: ClassPrompts) -> TfdsSplit:
     """See `evaluation_sets.open_set`; the path is of a version, such as ``cifar10/3.0.2``."""
     import tensorflow_datasets as tfds  # here, since importing it takes seconds

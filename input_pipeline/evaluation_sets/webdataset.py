@@ -75,6 +75,11 @@ class TarSplit:
         return {"image": image, "text": captions, "key": f"{sample.tar.name}/{sample.name}"}
 
 
+def matches(path: Path, split: str) -> bool:
+    """Whether there are tars of the split."""
+    return any((path / split).glob("*.tar"))
+
+
 def open_set(path: Path, split: str, wording: ClassPrompts) -> TarSplit:
     """See `evaluation_sets.open_set`."""
     kind = (read_lines(path / "dataset_type.txt") or ["classification"])[0].lower()

@@ -18,6 +18,12 @@ from ..source import Choice, GroundTruth
 _COLUMNS = ("cue", "candidates", "associations")
 
 
+def matches(path: Path, split: str) -> bool:
+    """Whether its images' folder is there."""
+    del split
+    return (path / "winogavil_images").is_dir()
+
+
 def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     """See `evaluation_sets.open_set`; each image once, in the order of their names."""
     del wording

@@ -29,7 +29,8 @@ from rankclip_jax.benchmarks.timing import Spread, columns, format_row, print_co
 from rankclip_jax.benchmarks.train import LENGTH
 from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.evaluation.embedder import Embedder
-from rankclip_jax.evaluation.tasks import TASKS, Data, ModelUnderTest
+from rankclip_jax.evaluation.evaluation import Data, ModelUnderTest
+from rankclip_jax.evaluation.zero_shot import ZeroShot
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.source import Source
@@ -103,7 +104,7 @@ def _ours(config: ConfigDict, source: Source, dtype: str) -> Callable[[], object
 
     def classify() -> object:
         with jax.default_matmul_precision("highest"):
-            return TASKS["zero_shot"](measured, Data(source))
+            return ZeroShot().evaluate(dataclasses.replace(measured, embedded={}), Data(source))
 
     return classify
 

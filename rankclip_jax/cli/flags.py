@@ -4,6 +4,7 @@ import difflib
 import re
 import runpy
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.settings import recipe_files
 
+_TASKS = r"evaluation\.tasks"
 _NEAR = 0.75  # of 1, of names that differ by a slip
 _CONFIG = "config"
 _MARK = "recipe"  # an attribute of that flag, where settings follow it: the recipe's file, once it is run
@@ -81,7 +83,9 @@ def load_recipe(argv: list[str]) -> list[str]:
         return argv
     path = _existing(given)
     if not has_recipe():
-        _run(path)
+        from rankclip_jax.settings.schema import import_parts  # here, since importing JAX takes a second
+
+        import_parts(_run(path))
         return argv
     config = _complete(path, _run(path), argv)
     names = [f"config.{name}" for name, _ in _flatten(config)]
@@ -142,8 +146,9 @@ def _complete(path: Path, config: ConfigDict, argv: list[str]) -> ConfigDict:
     from rankclip_jax.models.presets import resolved  # here, since importing JAX takes a second
     from rankclip_jax.settings.schema import import_parts, schema
 
-    given = (re.fullmatch(r"--?config\.([\w.]+)=(.*)", arg) for arg in argv)
-    chosen = {match[1]: match[2] for match in given if match and match[1] in schema().selectors()}
+    matches = [re.fullmatch(r"--?config\.([\w.]+)=(.*)", arg) for arg in argv]
+    given = {match[1]: match[2] for match in matches if match}
+    chosen = {name: value for name, value in given.items() if name in schema().selectors()}
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         for name, value in chosen.items():
@@ -154,10 +159,28 @@ def _complete(path: Path, config: ConfigDict, argv: list[str]) -> ConfigDict:
                     raise UserError(f"--config: {path} lacks config.{name}. Begin it with config = base().")
                 section = section[part]
             section[key] = value
+        for name, value in given.items():
+            if match := re.fullmatch(rf"{_TASKS}\.(\w+)\.task", name):
+                copy.evaluation.tasks[match[1]] = copy.evaluation.tasks.get(match[1], ConfigDict())
+                copy.evaluation.tasks[match[1]].task = value
         import_parts(copy)
+        _add_task_settings(copy.evaluation.tasks, given)
         complete = schema().complete(copy)
         complete.model = _with_encoders(complete.model, resolved(complete.model))
     return complete
+
+
+def _add_task_settings(tasks: ConfigDict, given: Iterable[str]) -> None:
+    """Adds to each task what the command line names of it, with its default."""
+    from rankclip_jax.evaluation.tasks import EVALUATIONS, Task  # here, since importing JAX takes a second
+
+    for name in given:
+        match = re.fullmatch(rf"{_TASKS}\.(\w+)\.(\w+)", name)
+        if match and match[1] in tasks:
+            entry = tasks[match[1]]
+            known = Task.declared() | EVALUATIONS[entry.task].declared()
+            if match[2] in known and match[2] not in entry:
+                entry[match[2]] = known[match[2]].default
 
 
 def _with_encoders(model: ConfigDict, complete: ConfigDict) -> ConfigDict:

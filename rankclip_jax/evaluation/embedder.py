@@ -68,7 +68,7 @@ class Embedder:
     """
 
     def __init__(self, model: Clip, layout: Layout) -> None:
-        self.model, self._layout = model, layout
+        self.model, self.layout = model, layout
         self._tokenizer = TOKENIZERS[model.tokenizer]()
         self._image = self._compile("encode_image", axes=3)
         self._text = self._compile("encode_text", axes=1)
@@ -116,7 +116,7 @@ class Embedder:
         Raises:
           UserError: no image can be read, or an embedding is not finite.
         """
-        preset, devices = self.model.preset, self._layout.mesh.size
+        preset, devices = self.model.preset, self.layout.mesh.size
         length = preset.text.context_length
         parts: list[tuple[np.ndarray, ...]] = []
         for batch in evaluation_batches(
@@ -135,7 +135,7 @@ class Embedder:
             most = _power_of_two(max_across_processes(max(map(len, captions))))
             filled = [text for row in captions for text in [*row, *[""] * (most - len(row))]]
             tokens = self._tokenizer(filled, length).reshape(len(captions), most, length)
-            rows = self._layout.put_rows(
+            rows = self.layout.put_rows(
                 {
                     "image": batch["image"],
                     "text": tokens,
@@ -161,7 +161,7 @@ class Embedder:
             assert isinstance(embeddings, jax.Array)
             return embeddings.reshape(*before, -1)
 
-        return jax.jit(embed, in_shardings=(None, self._layout.rows), out_shardings=self._layout.replicated)
+        return jax.jit(embed, in_shardings=(None, self.layout.rows), out_shardings=self.layout.replicated)
 
     def _in_turn(
         self,
@@ -171,13 +171,13 @@ class Embedder:
         rows_of: Callable[[range], np.ndarray],
     ) -> np.ndarray:
         chunks = [np.zeros((0, self.model.preset.embedding_size), np.float32)]
-        devices = self._layout.mesh.size
+        devices = self.layout.mesh.size
         at_once = ROWS_A_DEVICE * devices
         for start in range(0, count, at_once):
             rows = rows_of(range(start, min(start + at_once, count)))
             bucket = devices * _power_of_two(-(-len(rows) // devices))
             filled = np.concatenate([rows, np.repeat(rows[:1], bucket - len(rows), axis=0)])
-            chunks.append(np.asarray(embed(variables, self._layout.put_same_rows(filled)))[: len(rows)])
+            chunks.append(np.asarray(embed(variables, self.layout.put_same_rows(filled)))[: len(rows)])
         return np.concatenate(chunks)
 
 

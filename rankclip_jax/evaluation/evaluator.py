@@ -1,49 +1,61 @@
-"""All evaluations of a model on a validation set, by task."""
+"""All evaluations of a run: of its validation data, and the tasks that its settings add."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation.embedder import Embedded, Embedder
+from rankclip_jax.evaluation.evaluation import Data, Evaluation, ModelUnderTest
 from rankclip_jax.evaluation.metric import Metric
-from rankclip_jax.evaluation.ranking_quality import ranking_quality
-from rankclip_jax.evaluation.tasks import agreement, retrieval_of, unreadable_images
-from rankclip_jax.evaluation.validation_loss import ValidationLoss
-from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings
+from rankclip_jax.evaluation.tasks import EVALUATIONS, Task, parse
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.source import GroundTruth, Source, ground_truth_of
+from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.objectives import Objective
 
-RANKING_EXAMPLES = 512  # Kendall's tau is taken over lists of this many
+VALIDATION = ("validation", "retrieval", "consistency", "zero_shot", "ranking")  # where the data allow them
 _BATCH_SIZE = 1024
 
 
 class Evaluated(NamedTuple):
-    """What was measured, and the embeddings it comes from."""
+    """What was measured.
+
+    Args:
+      metrics: all of them.
+      validation: the embeddings of the validation data; None: there are none, or they were not evaluated on.
+    """
 
     metrics: list[Metric]
-    embedded: Embedded
+    validation: Embedded | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+    prefix: str  # of its metrics' names
+    evaluation: Evaluation
+    data: Data
+    every_steps: int
 
 
 class Evaluator:
-    """Evaluates weights on a validation set; compiled at the first call, kept for the next.
+    """Evaluates weights; compiled at the first call, kept for the next.
 
     Args:
       model: the encoders.
       layout: the devices that share the rows.
       config: the run's settings.
       objective: whose loss is measured; None: it is not loaded, so that its loss is left out.
-      source: the validation set.
-      tasks: which of the tasks to run that the data hold the truth for; None: all.
+      source: the validation data; None: there are none.
+      tasks: names of those to run; None: all.
 
     Raises:
-      UserError: no task, one that does not exist, or one that these data have no truth for.
+      UserError: no task, one that does not exist, one that the data have no truth for, or data that are not there.
     """
 
     def __init__(
@@ -52,73 +64,136 @@ class Evaluator:
         layout: Layout,
         config: ConfigDict,
         objective: Objective | None,
-        source: Source,
+        source: Source | None,
         tasks: Sequence[str] | None = None,
     ) -> None:
         self.source = source
-        self.size = min(len(source), config.evaluation.max_examples)
+        self.size = min(len(source), config.evaluation.max_examples) if source is not None else 0
         self.weights = config.evaluation.weights
-        self._config = config
+        self._config, self._objective = config, objective
         self._embedder = Embedder(model, layout)
-        self._truth: GroundTruth = ground_truth_of(source)
-        available: dict[str, Callable[[Embedded, Variables], list[Metric]]] = {
-            **({"validation": ValidationLoss(objective, layout, config)} if objective else {}),
-            "retrieval": lambda embedded, _: retrieval_of(embedded),
-            "consistency": lambda embedded, _: agreement(embedded),
-            **({"zero_shot": self._zero_shot} if self._truth.classes else {}),
-            **({"ranking": self._ranking} if self._truth.relevance else {}),
-        }
+        added = {task.name: task for task in tasks_of(config)}
+        available = {name: EVALUATIONS[name]() for name in VALIDATION if self._can(name)}
         if tasks is not None and not tasks:
-            raise UserError(f"--tasks: empty; choose from {', '.join(available)}.")
-        if objective is None and (tasks is None or "validation" in tasks):
-            words = (
-                f"the validation loss needs the run's objective {config.objective.name!r}, which is not loaded. "
-                "Name the recipe that adds it: --config RECIPE (a copy is in the run's folder)"
-            )
-            if tasks is not None:
-                raise UserError(f"--tasks: {words}.")
-            if is_primary_process():
-                say(f"note: no validation loss: {words}")
-        for task in tasks or []:
-            if task not in available:
-                raise UserError(f"--tasks: unknown task {task!r} for these data; choose from {', '.join(available)}.")
-        self._tasks = {name: measure for name, measure in available.items() if tasks is None or name in tasks}
+            raise UserError(f"--tasks: empty; choose from {', '.join([*available, *added])}.")
+        for name in tasks or []:
+            if name == "validation" and objective is None:
+                raise UserError(f"--tasks: {self._no_loss()}.")
+            if name not in available and name not in added:
+                choices = ", ".join([*available, *added])
+                raise UserError(f"--tasks: unknown task {name!r} for these data; choose from {choices}.")
+        if tasks is None and objective is None and source is not None and is_primary_process():
+            say(f"note: no validation loss: {self._no_loss()}")
+        every = config.evaluation.every_steps
+        self._planned = {
+            name: _Planned("", evaluation, Data(self._validation()), every)
+            for name, evaluation in available.items()
+            if tasks is None or name in tasks
+        }
+        opened: dict[Any, Data] = {}
+        for name, task in added.items():
+            if tasks is None or name in tasks:
+                data = self._open(task, opened)
+                self._planned[name] = _Planned(f"{name}/", task.evaluation, data, task.every_steps or every)
 
-    def __call__(self, variables: Variables, check_interrupt: Callable[[], None] = lambda: None) -> Evaluated:
+    def __bool__(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self._planned)
+
+    def due(self, step: int) -> list[str]:
+        """The tasks that a step of training is to be followed by."""
+        return [name for name, one in self._planned.items() if one.every_steps and step % one.every_steps == 0]
+
+    def __call__(
+        self,
+        variables: Variables,
+        check_interrupt: Callable[[], None] = lambda: None,
+        tasks: Collection[str] | None = None,
+    ) -> Evaluated:
         """Everything that is measured of these weights.
 
         Args:
           variables: the weights.
           check_interrupt: called before each batch, by all processes alike; may raise to break off.
+          tasks: some of them; None: all.
 
         Raises:
           UserError: no image can be read, or an embedding is not finite.
         """
         config = self._config
-        embedded = self._embedder.dataset(
+        model = ModelUnderTest(
+            self._embedder,
             variables,
-            self.source,
-            self.size,
             batch_size=min(config.train.global_batch_size, _BATCH_SIZE),
             threads=config.data.threads,
             workers=config.data.workers,
             max_pixels=config.data.max_pixels,
-            check_interrupt=check_interrupt,
+            report_progress=lambda _done, _size: check_interrupt(),
+            objective=self._objective,
+            training_batch_size=config.train.global_batch_size,
+            seed=config.seed,
         )
-        metrics = [metric for measure in self._tasks.values() for metric in measure(embedded, variables)]
-        if len(embedded.unreadable):
-            metrics.append(unreadable_images(embedded))
-        return Evaluated(metrics, embedded)
+        planned = [one for name, one in self._planned.items() if tasks is None or name in tasks]
+        metrics = {metric.name: metric for one in planned for metric in self._measure(one, model)}
+        _, validation = model.embedded.get(id(self.source), (None, None))
+        return Evaluated(list(metrics.values()), validation)
 
-    def _zero_shot(self, embedded: Embedded, variables: Variables) -> list[Metric]:
-        assert self._truth.classes
-        prompts, labels = self._truth.classes.prompts, self._truth.classes.labels(embedded.records)
-        classes = class_embeddings(lambda texts: self._embedder.texts(variables, texts), prompts)
-        return accuracy(embedded.image, classes, labels, float(np.exp(variables["params"]["logit_scale"])))
+    def _measure(self, planned: _Planned, model: ModelUnderTest) -> Iterator[Metric]:
+        source = planned.data.source
+        if source is self.source:
+            model.embed(source, self.size)
+        found = planned.evaluation.evaluate(model, planned.data)
+        if (unreadable := model.unreadable(source)).value:
+            found = [*found, unreadable]
+        yield from (metric._replace(name=f"{planned.prefix}{metric.name}") for metric in found)
 
-    def _ranking(self, embedded: Embedded, variables: Variables) -> list[Metric]:
-        del variables
-        assert self._truth.relevance
-        few = embedded.index[:RANKING_EXAMPLES]
-        scores = embedded.image[: len(few)] @ embedded.first_text[: len(few)].T
-        return ranking_quality(scores, np.asarray(self._truth.relevance(few.tolist())))
+    def _validation(self) -> Source:
+        if self.source is None:
+            raise UserError("config.data.validation: there are no validation data.")
+        return self.source
+
+    def _can(self, name: str) -> bool:
+        """Whether the validation data allow an evaluation."""
+        if self.source is None or (name == "validation" and self._objective is None):
+            return False
+        try:
+            EVALUATIONS[name]().check(Data(self.source))
+        except UserError:
+            return False
+        return True
+
+    def _no_loss(self) -> str:
+        return (
+            f"the validation loss needs the run's objective {self._config.objective.name!r}, which is not loaded. "
+            "Name the recipe that adds it: --config RECIPE (a copy is in the run's folder)"
+        )
+
+    def _open(self, task: Task, opened: dict[Any, Data]) -> Data:
+        """A task's data; those of two tasks that are the same are one, and are embedded once."""
+        try:
+            if not task.path:
+                data = Data(self._validation())
+                task.evaluation.check(data)
+                return data
+            wording = (str(task.classnames), str(task.templates))
+            key = (task.path, task.format, task.split, task.evaluation.training_split, *wording)
+            if key in opened:
+                task.evaluation.check(opened[key])
+            return opened.setdefault(key, opened.get(key) or task.open(Path(), Path()))
+        except UserError as error:
+            raise UserError(f"config.evaluation.tasks.{task.name}: {error}") from error
+
+
+def tasks_of(config: Mapping[str, Any] | ConfigDict) -> list[Task]:
+    """The tasks that settings add to those of the validation data.
+
+    Raises:
+      UserError: one is not what a task can be, or is called as another.
+    """
+    given = config["evaluation"]["tasks"]
+    plain = given.to_dict() if isinstance(given, ConfigDict) else given
+    tasks = [parse(f"config.evaluation.tasks.{name}", name, entry) for name, entry in plain.items()]
+    for task in tasks:
+        if task.name in VALIDATION:
+            raise UserError(f"config.evaluation.tasks.{task.name}: an evaluation of every run is called so; rename it.")
+    return tasks

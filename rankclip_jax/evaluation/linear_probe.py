@@ -1,14 +1,51 @@
 """A linear probe: logistic regression on frozen embeddings, as CLIP's paper takes it (Radford et al., 2021, A.3)."""
 
+import dataclasses
+
 import numpy as np
 
+from rankclip_jax.evaluation.evaluation import UNREADABLE, Data, Evaluation, ModelUnderTest, classes_of
 from rankclip_jax.evaluation.logistic_regression import LogisticRegression, predict
-from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.evaluation.metric import Metric, count
 from rankclip_jax.evaluation.zero_shot import mean_per_class
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.setting import COUNT_OR_ZERO, setting
 
 _STRENGTHS = 10.0 ** np.arange(-2, 7)  # inverse weights of the L2 penalty that are tried, then those between the best
 _BETWEEN = 10.0**0.5
 _HELD_OUT = 0.2  # of the training images, to choose by
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProbe(Evaluation):
+    """How well a linear classifier of image embeddings does."""
+
+    public_name = "linear_probe"
+
+    train_split: str = setting("train", "the split that is learned from", fixed=False)
+    shots: int = setting(0, "training images of each class; 0: all", COUNT_OR_ZERO, fixed=False)
+
+    @property
+    def training_split(self) -> str:
+        """The split that it learns from."""
+        return self.train_split
+
+    def check(self, data: Data) -> None:
+        """Needs images of one label each, and at least two classes."""
+        assert data.train is not None
+        test, train = (classes_of(source).labels(range(len(source))) for source in (data.source, data.train))
+        if test.ndim == 2 or train.ndim == 2:
+            raise UserError("images with several labels cannot be learned by a linear probe here.")
+        if len(np.unique(train)) < 2:
+            raise UserError("the training images are all of one class: there is nothing to learn.")
+
+    def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
+        """See `linear_probe`."""
+        assert data.train is not None
+        train, test = model.embed(data.train), model.embed(data.source)
+        labels = classes_of(data.train).labels(train.index.tolist()), classes_of(data.source).labels(test.records)
+        metrics = linear_probe(train.image, labels[0], test.image, labels[1], self.shots)
+        return [*metrics, count(f"linear_probe/{UNREADABLE}_of_training", len(train.unreadable))]
 
 
 def linear_probe(
@@ -54,9 +91,13 @@ def linear_probe(
     hits = np.zeros(len(test_labels))
     hits[: len(test)] = classes[predict(regression.fit(strength), test)] == test_labels[: len(test)]
     return [
-        Metric("linear_probe/top_1", float(hits.mean())),
-        Metric("linear_probe/mean_per_class", mean_per_class(hits, test_labels)),
-        Metric("linear_probe/inverse_penalty", strength, ""),
+        Metric("linear_probe/top_1", float(hits.mean()), public_name="lp_acc1"),
+        Metric(
+            "linear_probe/mean_per_class",
+            mean_per_class(hits, test_labels),
+            public_name="lp_mean_per_class_recall",
+        ),
+        Metric("linear_probe/inverse_penalty", strength, "", None),
     ]
 
 

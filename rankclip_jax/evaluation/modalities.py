@@ -1,11 +1,32 @@
 """How the two modalities agree: the orders that they give, and how their embeddings lie to each other."""
 
-import numpy as np
-import scipy.stats
+import dataclasses
 
+import numpy as np
+
+from rankclip_jax.evaluation.evaluation import Data, Evaluation, ModelUnderTest
 from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.source import captions
 
 _NEAREST = 10
+_PAIRS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency(Evaluation):
+    """Consistency of the first 512 pairs' orders, and how the embeddings of these pairs lie."""
+
+    def check(self, data: Data) -> None:
+        """Needs captions; the first record is looked at."""
+        if not captions(data.source[0]):
+            raise UserError("the images have labels, and no captions.")
+
+    def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
+        """See `consistency` and `geometry`."""
+        embedded = model.embed(data.source, _PAIRS)
+        pairs = embedded.image[:_PAIRS], embedded.first_text[:_PAIRS]
+        return [*consistency(*pairs), *geometry(*pairs)]
 
 
 def consistency(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
@@ -37,10 +58,10 @@ def geometry(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
       texts: the same, of the images' texts.
     """
     return [
-        Metric("geometry/modality_gap", float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0))), ""),
-        Metric("geometry/alignment", float(np.square(images - texts).sum(axis=1).mean()), ""),
-        Metric("geometry/uniformity_image", _uniformity(images), ""),
-        Metric("geometry/uniformity_text", _uniformity(texts), ""),
+        Metric("geometry/modality_gap", float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0))), "", None),
+        Metric("geometry/alignment", float(np.square(images - texts).sum(axis=1).mean()), "", None),
+        Metric("geometry/uniformity_image", _uniformity(images), "", None),
+        Metric("geometry/uniformity_text", _uniformity(texts), "", None),
     ]
 
 
@@ -53,6 +74,8 @@ def _others(scores: np.ndarray) -> np.ndarray:
 def _agreement(name: str, first: np.ndarray, second: np.ndarray) -> list[Metric]:
     if len(first) < 3:  # of two pairs each has one other, and no order
         return [Metric(f"consistency/{name}/{kind}", None) for kind in ("kendall_tau", "spearman", "overlap_10")]
+    import scipy.stats  # here, since importing it takes a second
+
     both = list(zip(first, second, strict=True))
     tau = np.mean([np.nan_to_num(scipy.stats.kendalltau(*rows).statistic) for rows in both])
     ranks = [scipy.stats.rankdata(scores, axis=1) for scores in (first, second)]

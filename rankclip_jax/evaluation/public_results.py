@@ -1,15 +1,6 @@
 """Results as other programs read them: CLIP_benchmark's JSON for each task, DataComp's ``eval_results.jsonl``.
 
-| ours | theirs |
-|---|---|
-| `zero_shot/top_1`, `top_5`, `mean_per_class` | `acc1`, `acc5`, `mean_per_class_recall` |
-| `retrieval/text_to_image/recall_k`, `image_to_text` | `image_retrieval_recall@k`, `text_retrieval_recall@k` |
-| `linear_probe/top_1`, `mean_per_class` | `lp_acc1`, `lp_mean_per_class_recall` |
-| the mean of both ways' recall at 1 | `mean_recall@1` |
-| `compositionality/accuracy` | `acc` |
-| `association/jaccard`, `jaccard_5` | `avg_jaccard_score`, `jaccard_score_5` (DataComp's) |
-
-What they have no name for keeps ours.
+Metrics have their public names, and those that have none their own.
 """
 
 import json
@@ -22,25 +13,6 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import number, read_json, write_atomically
 
 LINES = "eval_results.jsonl"
-_TASKS = {
-    "zero_shot": "zeroshot_classification",
-    "retrieval": "zeroshot_retrieval",
-    "linear_probe": "linear_probe",
-    "compositionality": "image_caption_selection",
-}
-_NAMES = {
-    "zero_shot/top_1": "acc1",
-    "zero_shot/top_5": "acc5",
-    "zero_shot/mean_per_class": "mean_per_class_recall",
-    "zero_shot/mean_average_precision": "mean_average_precision",
-    "linear_probe/top_1": "lp_acc1",
-    "linear_probe/mean_per_class": "lp_mean_per_class_recall",
-    "compositionality/accuracy": "acc",
-    "association/jaccard": "avg_jaccard_score",
-    **{f"association/jaccard_{size}": f"jaccard_score_{size}" for size in ("5", "6", "10", "12", "5-6", "10-12")},
-    **{f"retrieval/text_to_image/recall_{k}": f"image_retrieval_recall@{k}" for k in (1, 5, 10)},
-    **{f"retrieval/image_to_text/recall_{k}": f"text_retrieval_recall@{k}" for k in (1, 5, 10)},
-}
 
 
 def result(
@@ -52,20 +24,18 @@ def result(
       dataset: its name.
       model: the preset's name.
       pretrained: where the weights are.
-      task: a key of `tasks.TASKS`.
+      task: the evaluation, by CLIP_benchmark's name where it has one.
       metrics: what was measured.
       provenance: what makes it the result of these weights and data.
     """
-    found = {_NAMES.get(metric.name, metric.name): metric.value for metric in metrics}
-    if task == "retrieval":
-        both = [metric.value or 0.0 for metric in metrics if metric.name.endswith("recall_1")]
-        found = {"mean_recall@1": sum(both) / 2, **found}
+    named = {metric.public_name or metric.name: metric for metric in metrics}
     return {
         "dataset": dataset,
         "model": model,
         "pretrained": pretrained,
-        "task": _TASKS.get(task, task),
-        "metrics": found,
+        "task": task,
+        "metrics": {name: metric.value for name, metric in named.items()},
+        "higher_is_better": {name: metric.higher_is_better for name, metric in named.items()},
         "language": "en",
         "provenance": provenance,
     }
@@ -89,8 +59,8 @@ def failed(
     """
     if before is not None and before.get("provenance", {}).get("weights") == weights:
         return before | {"error": error}
-    nothing = result(dataset=dataset, model=model, pretrained=pretrained, task="", metrics=[], provenance={})
-    return nothing | {"task": _TASKS.get(task, task), "error": error}
+    nothing = result(dataset=dataset, model=model, pretrained=pretrained, task=task, metrics=[], provenance={})
+    return nothing | {"error": error}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -107,7 +77,11 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
     metrics = found.get("metrics")
     is_whole = isinstance(metrics, dict) and all(x is None or number(x) is not None for x in metrics.values())
-    return found if is_whole and isinstance(found.get("provenance"), dict) else None
+    return (
+        found
+        if is_whole and all(isinstance(found.get(key), dict) for key in ("provenance", "higher_is_better"))
+        else None
+    )
 
 
 def main_metric(content: dict[str, Any], name: str) -> float | None:

@@ -1,9 +1,34 @@
 """How well a model's order of all captions for an image follows their true relevance."""
 
-import numpy as np
-import scipy.stats
+import dataclasses
 
+import numpy as np
+
+from rankclip_jax.evaluation.evaluation import Data, Evaluation, ModelUnderTest
 from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.source import ground_truth_of
+
+_PAIRS = 512  # in a list
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingQuality(Evaluation):
+    """How well the model's orders of the first 512 pairs follow their true relevance."""
+
+    def check(self, data: Data) -> None:
+        """Needs the relevance of each image to each caption."""
+        if ground_truth_of(data.source).relevance is None:
+            raise UserError("of the images and captions no relevance is known.")
+
+    def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
+        """See `ranking_quality`."""
+        relevance = ground_truth_of(data.source).relevance
+        assert relevance is not None
+        embedded = model.embed(data.source, _PAIRS)
+        few = embedded.index[:_PAIRS]
+        scores = embedded.image[: len(few)] @ embedded.first_text[: len(few)].T
+        return ranking_quality(scores, np.asarray(relevance(few.tolist())))
 
 
 def ranking_quality(scores: np.ndarray, relevance: np.ndarray) -> list[Metric]:
@@ -33,6 +58,8 @@ def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> float | None:
 
     A row of scores that are all alike follows no order: 0.
     """
+    import scipy.stats  # here, since importing it takes a second
+
     taus = [
         float(np.nan_to_num(scipy.stats.kendalltau(*rows).statistic))
         for rows in zip(scores, relevance, strict=True)

@@ -1,4 +1,4 @@
-"""Results of evaluations: a file for each step, and a table to read."""
+"""Results of evaluations: a file for each step, one that says which way each metric is better, and a table to read."""
 
 import json
 import logging
@@ -21,9 +21,21 @@ def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
     """Adds to the step's results: what was measured before and is not now stays; undefined ones are null."""
     path = path_of(workdir, step)
     path.parent.mkdir(exist_ok=True)  # and not a run's folder, which would lack all else
-    results = read(path) | {metric.name: metric.value for metric in metrics}
-    write_atomically(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    for file, values in (
+        (path, {metric.name: metric.value for metric in metrics}),
+        (_directions_path(workdir), {metric.name: metric.higher_is_better for metric in metrics}),
+    ):
+        write_atomically(file, json.dumps(read(file) | values, indent=2, allow_nan=False) + "\n")
     return path
+
+
+def directions(workdir: Path) -> dict[str, bool | None]:
+    """Whether a higher value of each metric is better; None: neither way is."""
+    return {name: None if value is None else bool(value) for name, value in read(_directions_path(workdir)).items()}
+
+
+def _directions_path(workdir: Path) -> Path:
+    return workdir / "evaluation" / "higher_is_better.json"
 
 
 def format_table(metrics: Sequence[Metric]) -> str:

@@ -36,20 +36,21 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
     config = ConfigDict(workdir.read_config(folder))
     start_up.start(config.processes)
     step = choose_step(folder, step)
-    if not input_pipeline.has_validation(config.data):
-        raise UserError(f"config.data.validation: the run in {folder} has no validation data.")
     layout = Layout(make_mesh(config.mesh), tuple(map(tuple, config.mesh.overrides)))
     model = clip.build(config.model)
     objective = objectives.build(config.objective) if config.objective.name in OBJECTIVES else None
     image_size = model.preset.vision.image_size
-    source = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
+    source = None
+    if input_pipeline.has_validation(config.data):
+        source = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
     evaluator = Evaluator(model, layout, config, objective, source, tasks)
+    if not evaluator:
+        raise UserError(f"config.data.validation: the run in {folder} has no validation data.")
     like = objectives.with_parameters(objective, abstract_variables(model))
     variables = read_variables(folder, layout, like, step, weights or config.evaluation.weights)
     evaluated = evaluator(variables)
     if is_primary_process():
         path = results.write(folder, step, evaluated.metrics)
         table = results.format_table(evaluated.metrics)
-        print(
-            f"{printable(folder)}, step {step}, {len(evaluated.embedded.index):,} pairs ({printable(path)}):\n{table}"
-        )
+        pairs = "" if evaluated.validation is None else f", {len(evaluated.validation.index):,} pairs"
+        print(f"{printable(folder)}, step {step}{pairs} ({printable(path)}):\n{table}")

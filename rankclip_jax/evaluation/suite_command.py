@@ -15,9 +15,10 @@ from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation import results, suite, suite_run
 from rankclip_jax.evaluation.embedder import Embedder
+from rankclip_jax.evaluation.evaluation import ModelUnderTest
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.suite_run import Identity
-from rankclip_jax.evaluation.tasks import ModelUnderTest
+from rankclip_jax.evaluation.tasks import Task
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.interop import loading, open_clip
 
@@ -68,7 +69,11 @@ def evaluate(
         done, faults = suite_run.run(chosen, suite_file, data, measured, identity, output)
     if is_primary_process():
         if is_run:
-            flat = [Metric(f"{name}/{key}", value) for name in done for key, value in done[name]["metrics"].items()]
+            flat = [
+                Metric(f"{name}/{key}", value, "", result["higher_is_better"].get(key))
+                for name, result in done.items()
+                for key, value in result["metrics"].items()
+            ]
             results.write(path, step or 0, flat)
         say(f"{where} ({output}):\n{suite_run.format_table(chosen, done, faults)}")
         if averages and tasks is None:
@@ -76,7 +81,7 @@ def evaluate(
     return not faults
 
 
-def _choose(tasks: list[suite.Task], names: Sequence[str] | None, path: Path) -> list[suite.Task]:
+def _choose(tasks: list[Task], names: Sequence[str] | None, path: Path) -> list[Task]:
     known = [task.name for task in tasks]
     if names is not None and not names:
         raise UserError(f"--tasks: empty; {path} has {', '.join(known)}.")

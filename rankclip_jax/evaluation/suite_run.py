@@ -14,11 +14,10 @@ import jax
 from rankclip_jax.cli.console import format_duration, renew, say
 from rankclip_jax.distributed.processes import is_primary_process, max_across_processes
 from rankclip_jax.evaluation import public_results
-from rankclip_jax.evaluation.suite import Task
-from rankclip_jax.evaluation.tasks import TASKS, UNREADABLE, Data, ModelUnderTest, check
+from rankclip_jax.evaluation.evaluation import UNREADABLE, Data, ModelUnderTest
+from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.evaluation.tasks import Task
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.input_pipeline.evaluation_sets import open_set
-from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.source import Source, ground_truth_of
 
@@ -73,7 +72,7 @@ def run(
                 dataset=task.name,
                 model=identity.model,
                 pretrained=identity.pretrained,
-                task=task.task,
+                task=task.public_task,
                 weights=identity.digest,
             )
             public_results.write(path, content)
@@ -97,7 +96,7 @@ def run(
             if is_primary_process():
                 renew(f"{title}: {len(opened[task.name].source):,} images")
             try:
-                metrics = TASKS[task.task](dataclasses.replace(measured, tell=_progress(title)), opened[task.name])
+                metrics = _evaluate(task, opened[task.name], measured, _progress(title))
             except Exception as error:
                 # A UserError comes on all processes alike. After another one the rest might wait for this one for ever.
                 if jax.process_count() > 1 and not isinstance(error, UserError):
@@ -108,7 +107,7 @@ def run(
                 dataset=task.name,
                 model=identity.model,
                 pretrained=identity.pretrained,
-                task=task.task,
+                task=task.public_task,
                 metrics=metrics,
                 provenance=provenance,
             )
@@ -182,43 +181,43 @@ def _try_to_open(task: Task, suite: Path, data: Path) -> tuple[Data | None, str]
     """A task's data; or none, and why. Processes may see different files: what one cannot open, none measures."""
     found, why = None, ""
     try:
-        found = _open(task, suite, data)
-        check(task.task, found)
+        found = task.open(data, suite.parent)
     except Exception as error:  # whatever a damaged file makes a reader raise
         why = _words(error)
     return (None, why or "another process cannot open it.") if max_across_processes(int(bool(why))) else (found, "")
 
 
-def _open(task: Task, suite: Path, data: Path) -> Data:
-    wording = ClassPrompts(task.classnames, task.templates, suite.parent)
-    source = open_set(task.format, data / task.path, task.split, wording)
-    if task.task != "linear_probe":
-        return Data(source, shared_captions=task.shared_captions, grouped=task.grouped)
-    return Data(source, open_set(task.format, data / task.path, task.train_split, wording), task.shots)
+def _evaluate(
+    task: Task, data: Data, model: ModelUnderTest, report_progress: Callable[[int, int], None]
+) -> list[Metric]:
+    """Embeddings are kept for one task alone."""
+    model = dataclasses.replace(model, report_progress=report_progress, embedded={})
+    return [*task.evaluation.evaluate(model, data), model.unreadable(data.source)]
 
 
 def _progress(title: str) -> Callable[[int, int], None]:
     """Renews a terminal's line with how many images are embedded; elsewhere lines would pile up."""
     start = time.monotonic()
 
-    def tell(done: int, size: int) -> None:
+    def report(done: int, size: int) -> None:
         if done and is_primary_process() and sys.stdout.isatty():
             rate = done / (time.monotonic() - start)
             left = format_duration((size - done) / rate)
             renew(f"{title}: {done:,} of {size:,} images ({done / size:.0%}), {rate:,.0f} a second, {left} left")
 
-    return tell
+    return report
 
 
 def _provenance(task: Task, data: Data, path: Path, identity: Identity) -> dict[str, Any]:
     """What must be the same for a result to be: weights, the task's fields, and the data."""
     sources = [source for source in (data.source, data.train) if source is not None]
-    return {
+    provenance = {
         "weights": identity.digest,
         "task": dataclasses.asdict(task),
         "images": [len(source) for source in sources],
         "data": [_digest(source, path) for source in sources],
     }
+    return json.loads(json.dumps(provenance))  # as it is read again
 
 
 def _digest(source: Source, path: Path) -> str:

@@ -1,17 +1,57 @@
 """Zero-shot classification: an image's class is the one whose described name is most similar (Radford et al., 2021)."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import sklearn.metrics
 
+from rankclip_jax.evaluation.evaluation import Data, Evaluation, ModelUnderTest, classes_of
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.recall import hits_at
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.input_pipeline.setting import setting
+from rankclip_jax.input_pipeline.source import Source, ground_truth_of
 
 _KS = (1, 3, 5, 10)
+_PUBLIC_NAMES = {1: "acc1", 5: "acc5"}
 _BINS = 15
 _ROWS = 4096
 _NONE = -1  # predicted of an image that could not be read
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot(Evaluation):
+    """Is an image closest to the sentences that describe its class?"""
+
+    public_name = "zeroshot_classification"
+
+    grouped: bool = setting(False, "the worst group of images too, by the groups that the dataset knows", fixed=False)
+
+    def check(self, data: Data) -> None:
+        """Needs labels."""
+        labels = classes_of(data.source).labels([0])
+        if self.grouped:
+            _groups(data.source, range(len(data.source)))
+            if labels.ndim == 2:
+                raise UserError("grouped: expected images of one label each.")
+
+    def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
+        """See `accuracy` and `worst_group`."""
+        known = classes_of(data.source)
+        texts = class_embeddings(model.texts, known.prompts)
+        embedded = model.embed(data.source)
+        labels = known.labels(embedded.records)
+        metrics = accuracy(embedded.image, texts, labels, model.scale)
+        if self.grouped:
+            metrics += worst_group(embedded.image, texts, labels, _groups(data.source, embedded.records))
+        return metrics
+
+
+def _groups(source: Source, numbers: Sequence[int]) -> np.ndarray:
+    found = ground_truth_of(source).groups
+    if found is None:
+        raise UserError("grouped: of the images no groups are known, such as a .npy beside each .cls.")
+    return found(numbers)
 
 
 def class_embeddings(encode_texts: Callable[[list[str]], np.ndarray], prompts: Sequence[Sequence[str]]) -> np.ndarray:
@@ -34,20 +74,24 @@ def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale:
       scale: what similarities are multiplied by before the softmax that gives confidences; None: not calibrated.
     """
     if labels.ndim == 2:
-        return [Metric("zero_shot/mean_average_precision", mean_average_precision(images @ classes.T, labels))]
+        precision = mean_average_precision(images @ classes.T, labels)
+        return [Metric("zero_shot/mean_average_precision", precision, public_name="mean_average_precision")]
     hits = _hits(images, classes, labels, _KS)
     predicted = np.full(len(labels), _NONE)
     predicted[: len(images)] = np.argmax(images @ classes.T, axis=1)
     calibration = []
     if scale is not None:
         error = expected_calibration_error(confidences(images, classes, scale), hits[: len(images), 0])
-        calibration.append(Metric("zero_shot/calibration_error", error))
+        calibration.append(Metric("zero_shot/calibration_error", error, higher_is_better=False))
     shares = zip(_KS, hits.mean(axis=0).tolist(), strict=True)
     return [
-        *(Metric(f"zero_shot/top_{k}", share if k <= len(classes) else None) for k, share in shares),
-        Metric("zero_shot/mean_per_class", mean_per_class(hits[:, 0], labels)),
+        *(
+            Metric(f"zero_shot/top_{k}", share if k <= len(classes) else None, public_name=_PUBLIC_NAMES.get(k, ""))
+            for k, share in shares
+        ),
+        Metric("zero_shot/mean_per_class", mean_per_class(hits[:, 0], labels), public_name="mean_per_class_recall"),
         Metric("zero_shot/f1", mean_f1(predicted, labels)),
-        Metric("zero_shot/chance", 1 / len(classes)),
+        Metric("zero_shot/chance", 1 / len(classes), higher_is_better=None),
         *calibration,
     ]
 
@@ -79,6 +123,8 @@ def _hits(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, ks: Seque
 
 def mean_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     """The mean over the classes that have images of the harmonic mean of precision and recall."""
+    import sklearn.metrics  # here, since importing it takes a second
+
     there = np.unique(labels)
     return float(sklearn.metrics.f1_score(labels, predicted, labels=there, average="macro", zero_division=0))
 

@@ -1,7 +1,6 @@
 """The report about one run or several: their workdirs' files, and what their models make of validation data."""
 
 import html
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,6 +95,7 @@ def _evaluation(configs: dict[str, dict], folders: dict[str, Path]) -> str:
     names = list(dict.fromkeys(metric for _, values in found.values() for metric in values))
     if not names:
         return ""
+    directions = {name: way for folder in folders.values() for name, way in results.directions(folder).items()}
     rows = []
     for metric in names:
         cells = [page.name(metric)]
@@ -104,7 +104,8 @@ def _evaluation(configs: dict[str, dict], folders: dict[str, Path]) -> str:
             value = values.get(metric)
             cells.append("-" if value is None else f"{value:.4f}")
             if number and value is not None and first is not None and value != first:
-                cells[-1] += f' <span class="{_judged(metric, value - first)}">{value - first:+.4f}</span>'
+                judged = _judged(directions.get(metric), value - first)
+                cells[-1] += f' <span class="{judged}">{value - first:+.4f}</span>'
         rows.append(cells)
     unfinished = {name for name, config in configs.items() if not status.state_of(folders[name], config).finished}
     head = [
@@ -117,13 +118,11 @@ def _evaluation(configs: dict[str, dict], folders: dict[str, Path]) -> str:
     return page.table(head, rows)
 
 
-def _judged(metric: str, difference: float) -> str:
-    """Whether that is better or worse, of metrics that say so."""
-    if re.search(r"loss$|_error$", metric):
-        difference = -difference
-    elif not re.search(r"recall|top_|acc|per_class|precision|tau$|spearman$|overlap|ndcg$", metric):
+def _judged(higher_is_better: bool | None, difference: float) -> str:
+    """Whether a difference is for the better, of metrics that know."""
+    if higher_is_better is None:
         return "plain"
-    return "better" if difference > 0 else "worse"
+    return "better" if (difference > 0) == higher_is_better else "worse"
 
 
 def _newest_results(folder: Path) -> tuple[int, dict[str, float | None]]:

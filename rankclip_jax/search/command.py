@@ -11,7 +11,7 @@ from rankclip_jax.distributed.mesh import make_local_mesh
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation.embedder import Embedded, Embedder
 from rankclip_jax.evaluation.encoder import Encoder
-from rankclip_jax.evaluation.tasks import ModelUnderTest
+from rankclip_jax.evaluation.evaluation import ModelUnderTest
 from rankclip_jax.input_pipeline import array_record
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import check_writable

@@ -1,9 +1,6 @@
 """The page of the documentation that lists every setting: python -m rankclip_jax.settings.page > docs/settings.md."""
 
-from collections.abc import Iterator
-from typing import Any
-
-from rankclip_jax.input_pipeline.setting import Setting
+from rankclip_jax.input_pipeline.setting import Setting, Settings
 from rankclip_jax.settings.schema import schema
 
 _HEAD = """# Settings
@@ -26,21 +23,19 @@ def page() -> str:
     for section, rows in sections.items():
         lines += [f"## {f'config.{section}' if section else 'config'}", "", "| name | default | meaning | values |"]
         lines += ["|---|---|---|---|", *rows, ""]
-    for registry in schema().named:
-        lines += list(_parts(registry))
+    parts = [(name, kind, registry) for registry in schema().named for name, kind in registry.items()]
+    for kind in schema().entries:
+        lines += _table(f"config.{kind.section}", kind)
+    for name, kind, registry in parts:
+        if hasattr(kind, "declared") and kind.declared():
+            section = kind.section or registry.setting.rpartition(".")[0]
+            lines += _table(f"config.{section}, `{name}`", kind)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _parts(registry: Any) -> Iterator[str]:
-    for name, kind in registry.items():
-        if not hasattr(kind, "declared"):
-            continue
-        yield f"## config.{registry.setting.rpartition('.')[0]}, family `{name}`"
-        yield ""
-        yield "| name | default | meaning | values |"
-        yield "|---|---|---|---|"
-        yield from (_row(key, setting) for key, setting in kind.declared().items())
-        yield ""
+def _table(title: str, kind: type[Settings]) -> list[str]:
+    rows = [_row(key, setting) for key, setting in kind.declared().items()]
+    return [f"## {title}", "", "| name | default | meaning | values |", "|---|---|---|---|", *rows, ""]
 
 
 def _row(key: str, setting: Setting) -> str:

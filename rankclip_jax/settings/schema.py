@@ -21,12 +21,15 @@ class Schema:
     Args:
       declared: classes of settings, each with its section.
       registries: parts that add settings of their own to the section of the setting that chooses among them.
-      named: parts that are chosen inside a setting that holds a dictionary, with their own settings beside the name.
+      named: parts that are chosen inside a setting that holds a dictionary or a tuple, with their own settings, if any,
+        beside the name.
+      entries: what each entry of a dictionary has beside the settings of such a part.
     """
 
     declared: Sequence[type[Settings]]
     registries: Sequence[Registry]
     named: Sequence[Registry] = ()
+    entries: Sequence[type[Settings]] = ()
 
     def classes(self, config: Mapping[str, Any] | None = None) -> Iterator[type[Settings]]:
         """Every class that declares settings; with ``config``, a user's own parts that it chooses among them."""
@@ -47,7 +50,9 @@ class Schema:
 
     def selectors(self) -> list[str]:
         """The settings that choose a part with settings of its own, and so go before others on a command line."""
-        return ["model.name", *(registry.setting for registry in (*self.registries, *self.named))]
+        names = ["model.name", *(registry.setting for registry in (*self.registries, *self.named))]
+        known = self.settings()
+        return [name for name in names if name not in known or isinstance(known[name].default, str)]
 
     def defaults(self) -> ConfigDict:
         """The settings with their defaults. Sections that a user's own parts may add to are open until `complete`."""
@@ -78,7 +83,7 @@ class Schema:
 def import_parts(config: ConfigDict) -> None:
     """Imports the user's own code that settings name by dotted path; only for settings that a user has given."""
     for registry in (*schema().registries, *schema().named):
-        if (name := _get(config, registry.setting)) is not None:
+        for name in _chosen(_get(config, registry.setting)):
             registry.import_part(name)
 
 
@@ -111,6 +116,15 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """The settings as plain values, as they look after a trip through JSON."""
     return json.loads(json.dumps(config.to_dict()))
+
+
+def _chosen(value: Any) -> list[str]:
+    """The names of parts in a setting: one, a tuple of them, or a dictionary of tasks of which each names one."""
+    if isinstance(value, Mapping | ConfigDict):
+        return [
+            entry["task"] for entry in value.values() if isinstance(entry, Mapping | ConfigDict) and "task" in entry
+        ]
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _outer(name: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ def print_banner(run: Run, state: TrainState) -> None:
     """
     if not is_primary_process():
         return
-    experiment, validation = run.experiment, run.evaluator.source if run.evaluator else None
+    experiment, validation = run.experiment, run.evaluator.source
     config, mesh, pairs = experiment.config, experiment.layout.mesh, len(run.source)
     count = sum(math.prod(np.shape(value)) for value in jax.tree.leaves(state.parameters))
     batch = config.train.global_batch_size

@@ -11,7 +11,7 @@ from rankclip_jax.checkpoints.manager import set_aside
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed import start_up
 from rankclip_jax.distributed.processes import is_primary_process
-from rankclip_jax.evaluation.evaluator import Evaluator
+from rankclip_jax.evaluation.evaluator import Evaluator, tasks_of
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.monitoring.events import Events
 from rankclip_jax.monitoring.timeline import Timeline
@@ -20,7 +20,6 @@ from rankclip_jax.settings.schema import import_parts
 from rankclip_jax.training import data
 from rankclip_jax.training.batches import make_tally
 from rankclip_jax.training.experiment import build_experiment, check, resolve
-from rankclip_jax.training.hooks import HOOKS
 from rankclip_jax.training.resumption import Start, choose_start, resolve_config, total_steps
 from rankclip_jax.training.run import Run
 
@@ -28,10 +27,9 @@ from rankclip_jax.training.run import Run
 def prepare_config(config: ConfigDict, workdir: Path, device_count: int) -> ConfigDict:
     """The settings, complete and checked; see `loop.train`."""
     import_parts(config)
-    for name in config.train.hooks:
-        HOOKS.import_part(name)
     config = resolve(config)
     check(config, device_count)
+    tasks_of(config)
     check_writers(config)
     workdirs.check_writable(workdir)
     return config
@@ -53,9 +51,7 @@ def prepare_run(
     if stored:
         data.check_unchanged(workdir, source)
     experiment = build_experiment(config, mesh, total_steps(config, len(source)), len(source))
-    evaluator = None
-    if validation is not None:
-        evaluator = Evaluator(experiment.model, experiment.layout, config, experiment.objective, validation)
+    evaluator = Evaluator(experiment.model, experiment.layout, config, experiment.objective, validation)
     start = choose_start(experiment, workdir, stored, len(source))
     tally, events = make_tally(config, source), Events(workdir)
     run = Run(experiment, workdir, source, evaluator, lock, events, timeline, tally, start.step, recipe)

@@ -41,27 +41,29 @@ def write_results(evaluated: Evaluated, workdir: Path, step: int, log: Log) -> d
 def show(run: Run, state: TrainState, log: Log) -> dict[str, float | None] | None:
     """The end of a run: all evaluations, a table, and the report's figure; the results by name."""
     evaluator, workdir, step = run.evaluator, run.workdir, int(state.step)
-    if evaluator is None:
+    if not evaluator:
         if is_primary_process():
             say("note: there are no validation data, so nothing is evaluated and no report is drawn")
         return None
-    if is_primary_process():
+    if is_primary_process() and evaluator.source is not None:
         say(f"evaluating on {evaluator.size:,} held-out pairs")
     evaluated = evaluator(state.variables_of(evaluator.weights))
     found = write_results(evaluated, workdir, step, log)
     if is_primary_process():
         log.flush()
-        drawn = summary_figure.draw(workdir, evaluator.source, evaluated.embedded)
-        count, path = len(evaluated.embedded.index), results.path_of(workdir, step)
-        say(f"\nEvaluation on {count:,} held-out pairs ({path}):\n{results.format_table(evaluated.metrics)}\n")
-        say(f"Report: {drawn}")
+        validation = evaluated.validation
+        pairs = "" if validation is None else f" on {len(validation.index):,} held-out pairs"
+        path = results.path_of(workdir, step)
+        say(f"\nEvaluation{pairs} ({path}):\n{results.format_table(evaluated.metrics)}\n")
+        if evaluator.source is not None and validation is not None:
+            say(f"Report: {summary_figure.draw(workdir, evaluator.source, validation)}")
     return found
 
 
 def are_there(run: Run) -> bool:
     """Whether the results and the figure of the run's last step are there, where there is something to evaluate on."""
-    if run.evaluator is None:
-        return True
     measured = results.path_of(run.workdir, run.experiment.total_steps)
+    if not run.evaluator or run.evaluator.source is None:
+        return not run.evaluator or measured.exists()
     drawn = run.workdir / summary_figure.NAME
     return measured.exists() and drawn.exists() and time_of(drawn) >= time_of(measured)

@@ -21,7 +21,7 @@ class Run:
       experiment: its parts.
       workdir: its folder.
       source: the training data.
-      evaluator: of the validation data; None: there are none.
+      evaluator: of the validation data and the tasks that the settings add.
       lock: of the folder.
       events: where what happens is recorded.
       timeline: what the run does, and for how long.
@@ -33,7 +33,7 @@ class Run:
     experiment: Experiment
     workdir: Path
     source: Source
-    evaluator: Evaluator | None
+    evaluator: Evaluator
     lock: Lock
     events: Events
     timeline: Timeline

@@ -13,7 +13,8 @@ from PIL import Image
 
 from rankclip_jax.cli import console
 from rankclip_jax.evaluation import suite_run
-from rankclip_jax.evaluation.suite import Task
+from rankclip_jax.evaluation.tasks import Task
+from rankclip_jax.evaluation.zero_shot import ZeroShot
 from rankclip_jax.input_pipeline import inspect, prepare
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.explained import ExitOnUserError, PrintableFormatter
@@ -181,7 +182,7 @@ def test_paragraphs_lines_and_events(capsys, tmp_path):
 
 
 def test_suites(capsys, tmp_path):
-    task = Task(name=EVIL, task="zero_shot", format="webdataset", path="gone")
+    task = Task(EVIL, ZeroShot(), "zero_shot", "gone", "webdataset")
     _, faults = suite_run.run(
         [task], tmp_path / "suite.json", tmp_path, None, suite_run.Identity("m", "p", "d"), tmp_path
     )

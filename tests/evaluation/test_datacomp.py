@@ -12,6 +12,9 @@ import pytest
 from rankclip_jax.evaluation import public_results, suite, suite_run
 from rankclip_jax.evaluation.association import association
 from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.evaluation.retrieval import Retrieval
+from rankclip_jax.evaluation.tasks import Task
+from rankclip_jax.evaluation.zero_shot import ZeroShot
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.source import Choice
 
@@ -91,7 +94,11 @@ def test_all_tasks_are_datacomps_with_its_main_metrics(datacomp):
     found = {(task.name, task.title, task.main_metric or "acc1") for task in tasks}
     assert found == {(key, title, OURS.get(metric, metric)) for key, title, metric in TASKS}
     assert len(tasks) == len(TASKS) == 38
-    assert {task.name for task in tasks if task.grouped} == {"wilds/fmow", "fairness/dollar_street", "fairness/geode"}
+    assert {task.name for task in tasks if task.evaluation == ZeroShot(grouped=True)} == {
+        "wilds/fmow",
+        "fairness/dollar_street",
+        "fairness/geode",
+    }
     for task in tasks:
         key = task.name.removeprefix("fairness/").replace("/", "-")  # as its download script names the folders
         assert task.path == ("winogavil" if key == "misc-winogavil" else f"wds_{key}_test")
@@ -140,8 +147,9 @@ def test_averages_of_what_is_no_task_are_refused(averages, tmp_path):
 
 
 def test_counts_are_shown_as_numbers():
-    task = suite.Task("x", "retrieval", "webdataset", "x")
+    task = Task("x", Retrieval(), "retrieval", "x", "webdataset")
     metrics = [
+        Metric("retrieval/mean_recall_1", 0.5, public_name="mean_recall@1"),
         *(Metric(f"retrieval/{way}/recall_1", 0.5) for way in ("image_to_text", "text_to_image")),
         Metric("retrieval/text_to_image/chance", 0.001),
         Metric("retrieval/images", 1000, "count"),

@@ -2,16 +2,18 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from rankclip_jax.evaluation import public_results, suite, suite_run
+from rankclip_jax.evaluation import public_results, suite_run
 from rankclip_jax.evaluation.compositionality import compositionality
+from rankclip_jax.evaluation.evaluation import Evaluation, ModelUnderTest
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.evaluation.retrieval import retrieval
-from rankclip_jax.evaluation.tasks import ModelUnderTest
+from rankclip_jax.evaluation.tasks import Task
 from rankclip_jax.evaluation.zero_shot import accuracy, worst_group
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
@@ -64,13 +66,21 @@ def test_labels_that_are_no_zeros_and_ones_are_refused(name, tmp_path):
         open_set("webdataset", tmp_path, "bad", ClassPrompts())
 
 
-def fake_tasks(monkeypatch, **measures):
-    monkeypatch.setattr(suite_run, "TASKS", measures)
-    monkeypatch.setattr(suite_run, "check", lambda *_: None)
+class Fake(Evaluation):
+    """An evaluation that does what a test says."""
+
+    def __init__(self, act=lambda *_: [Metric("zero_shot/top_1", 0.5, public_name="acc1")], look=lambda: None):
+        vars(self).update(act=act, look=look)
+
+    def check(self, data):
+        self.look()
+
+    def evaluate(self, model, data):
+        return self.act(model, data)
 
 
-def run(tmp_path, names):
-    tasks = [suite.Task(name, name, "webdataset", "set") for name in names]
+def run(tmp_path, **fakes):
+    tasks = [Task(name, fake, name, "set", "webdataset") for name, fake in fakes.items()]
     found = suite_run.run(
         tasks, tmp_path / "suite.json", tmp_path, ModelUnderTest(None, None, 1), IDENTITY, tmp_path / "out"
     )
@@ -85,16 +95,14 @@ def written(tmp_path, name):
     "error", [UserError("no"), ValueError("no"), KeyError("no"), MemoryError("no"), RecursionError("no"), OSError("no")]
 )
 @pytest.mark.parametrize("stage", ["opening", "measuring"])
-def test_whatever_one_dataset_raises_the_others_are_measured(error, stage, tmp_path, monkeypatch, capsys):
+def test_whatever_one_dataset_raises_the_others_are_measured(error, stage, tmp_path, capsys):
     layouts.classification(tmp_path / "set")
 
     def fail(*_):
         raise error
 
-    fake_tasks(monkeypatch, zero_shot=lambda *_: [Metric("zero_shot/top_1", 0.5)], retrieval=fail)
-    if stage == "opening":
-        monkeypatch.setattr(suite_run, "check", lambda task, _: task == "retrieval" and fail())
-    tasks, (results, faults) = run(tmp_path, ["retrieval", "zero_shot"])
+    failing = Fake(look=fail) if stage == "opening" else Fake(act=fail)
+    tasks, (results, faults) = run(tmp_path, retrieval=failing, zero_shot=Fake())
     assert (list(results), list(faults)) == (["zero_shot"], ["retrieval"])
     word = "no" if isinstance(error, UserError) else f"{type(error).__name__}: "
     assert f"{'left out' if stage == 'opening' else 'failed'}: retrieval: {word}" in capsys.readouterr().out
@@ -106,29 +114,30 @@ def test_whatever_one_dataset_raises_the_others_are_measured(error, stage, tmp_p
     assert "left out, as said above" in suite_run.format_table(tasks, results, faults)
 
 
-def test_a_failure_does_not_lose_what_the_same_weights_measured_before(tmp_path, monkeypatch):
+def test_a_failure_does_not_lose_what_the_same_weights_measured_before(tmp_path):
     layouts.classification(tmp_path / "set")
-    fake_tasks(monkeypatch, zero_shot=lambda *_: [Metric("zero_shot/top_1", 0.5)])
-    run(tmp_path, ["zero_shot"])
+    once = iter([[Metric("zero_shot/top_1", 0.5)]])
+    fake = Fake(act=lambda *_: next(once))
+    run(tmp_path, zero_shot=fake)
     before = written(tmp_path, "zero_shot")
     (tmp_path / "set").rename(tmp_path / "elsewhere")
-    run(tmp_path, ["zero_shot"])
+    run(tmp_path, zero_shot=fake)
     assert written(tmp_path, "zero_shot") == before | {"error": written(tmp_path, "zero_shot")["error"]}
     (tmp_path / "elsewhere").rename(tmp_path / "set")
-    fake_tasks(monkeypatch, zero_shot=lambda *_: pytest.fail("measured again"))
-    run(tmp_path, ["zero_shot"])
+    run(tmp_path, zero_shot=fake)
     assert written(tmp_path, "zero_shot") == before
 
 
-def test_unreadable_images_are_said_when_they_are_measured_and_when_the_result_is_used_again(
-    tmp_path, monkeypatch, capsys
-):
+def test_unreadable_images_are_said_when_they_are_measured_and_when_the_result_is_used_again(tmp_path, capsys):
     layouts.classification(tmp_path / "set")
-    found = [Metric("zero_shot/top_1", 0.5), Metric("unreadable_images", 3, "count")]
-    fake_tasks(monkeypatch, zero_shot=lambda *_: found)
-    tasks, (results, faults) = run(tmp_path, ["zero_shot"])
+
+    def measure(model, data):
+        model.embedded[id(data.source)] = data.source, SimpleNamespace(unreadable=[0, 1, 2])
+        return [Metric("zero_shot/top_1", 0.5)]
+
+    tasks, (results, faults) = run(tmp_path, zero_shot=Fake(act=measure))
     assert "warning: zero_shot: 3 images could not be read and count as wrong\n" in capsys.readouterr().out
-    run(tmp_path, ["zero_shot"])
+    run(tmp_path, zero_shot=Fake())
     assert "count as wrong; so says the result that is kept. To measure them again, rem" in capsys.readouterr().out
     assert written(tmp_path, "zero_shot")["metrics"]["unreadable_images"] == 3
     (line,) = (tmp_path / "out" / public_results.LINES).read_text().splitlines()

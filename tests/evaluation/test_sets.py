@@ -220,15 +220,19 @@ def test_a_folder_without_sets_is_refused(tmp_path):
         ("[]", 'a list "tasks"'),
         ('{"tasks": []}', 'a list "tasks"'),
         ('{"tasks": [3]}', "task 1: expected an object; found 3"),
-        ([GOOD | {"colour": 1}], "task 1: unknown field 'colour'; choose from name, task"),
+        ([GOOD | {"colour": 1}], "task 1: unknown field 'colour'; choose from task, path"),
         ([{"name": "a"}], "task 1: lacks 'task'"),
-        ([GOOD | {"shots": "3"}], "shots: expected a int; found '3'"),
-        ([GOOD | {"shots": -3}], "shots: expected a number from 0"),
-        ([GOOD | {"task": "guess"}], "unknown task 'guess'; choose from zero_shot"),
-        ([GOOD | {"format": "zip"}], "unknown format 'zip'"),
+        ([GOOD | {"shots": 3}], "unknown field 'shots'; choose from task, path"),
+        (
+            [GOOD | {"task": "linear_probe", "shots": "3"}],
+            "shots: expected a number, at least 0 and at most 1e+09; found '3'",
+        ),
+        ([GOOD | {"task": "linear_probe", "shots": -3}], "shots: expected a number, at least 0"),
+        ([GOOD | {"task": "guess"}], "unknown task 'guess'; choose from validation, retrieval"),
+        ([GOOD | {"format": "zip"}], "format: unknown value 'zip'"),
         ([GOOD, GOOD], "several tasks named 'a'"),
         ([GOOD | {"name": "../a"}], "name: expected letters"),
-        ([GOOD | {"name": ""}], "name: expected a str; found ''"),
+        ([GOOD | {"name": ""}], "task 1: lacks 'name'"),
     ],
 )
 def test_what_no_suite_can_say(content, words, tmp_path):
@@ -240,7 +244,10 @@ def test_what_no_suite_can_say(content, words, tmp_path):
 
 
 def test_a_result_that_is_damaged_is_none_and_numbers_that_are_not_defined_are_null(tmp_path):
-    metrics = [Metric("zero_shot/top_1", 0.5), Metric("zero_shot/top_5", None)]
+    metrics = [
+        Metric("zero_shot/top_1", 0.5, public_name="acc1"),
+        Metric("zero_shot/top_5", None, public_name="acc5"),
+    ]
     content = public_results.result(
         dataset="d", model="m", pretrained="p", task="zero_shot", metrics=metrics, provenance={}
     )
@@ -262,7 +269,7 @@ def test_names_and_templates_as_lists_in_the_suite_itself(tmp_path):
     assert found.truth.classes.prompts[3] == ["a photo of a shape 3", "the shape 3"]
     for wrong in ([], [3], {"a": ["b"]}, 3, None, "", ["a", None]):
         (tmp_path / "suite.json").write_text(json.dumps({"tasks": [GOOD | {"templates": wrong}]}))
-        with pytest.raises(UserError, match=r'templates: expected a list of sentences.*"a photo of a \{\}".*\{c\}'):
+        with pytest.raises(UserError, match=r'templates: expected a list such as \["a photo of a \{\}"\].*\{c\}'):
             suite.read(tmp_path / "suite.json")
     with pytest.raises(UserError, match=r"'a photo' has no place \{\} or \{c\}"):
         ClassPrompts("", ["a photo"]).classes(names, None, len)

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from rankclip_jax.evaluation import suite, suite_run
+from rankclip_jax.evaluation import suite_run
+from rankclip_jax.evaluation.tasks import Task
+from rankclip_jax.evaluation.zero_shot import ZeroShot
 from rankclip_jax.input_pipeline.evaluation_sets import open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from tests.commands import run
@@ -193,10 +195,10 @@ def test_devices_and_processes_do_not_change_them_and_what_was_measured_is_kept(
 def test_a_result_is_of_its_data(tmp_path):
     """Other sentences, another label or another image of as many: what was measured before is not theirs."""
     layouts.classification(tmp_path / "shapes")
-    task = suite.Task("shapes", "zero_shot", "webdataset", "shapes")
+    task = Task("shapes", ZeroShot(), "zero_shot", "shapes", "webdataset")
 
     def provenance():
-        data = suite_run._open(task, tmp_path / "suite.json", tmp_path)
+        data = task.open(tmp_path, tmp_path)
         return suite_run._provenance(task, data, tmp_path / "shapes", suite_run.Identity("demo", "here", "0"))
 
     first = provenance()

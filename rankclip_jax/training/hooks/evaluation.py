@@ -13,7 +13,7 @@ _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/rec
 
 
 class EvaluationHook(Hook):
-    """Every ``config.evaluation.every_steps`` steps, but not at the last: that is the run's own end.
+    """Each task at its own interval, but none at the last step: the run's end evaluates all.
 
     Args:
       run: the run.
@@ -25,17 +25,18 @@ class EvaluationHook(Hook):
 
     def __init__(self, run: Run, logging: LoggingHook, check_interrupt: Callable[[], None]) -> None:
         self._run, self._logging, self._check_interrupt = run, logging, check_interrupt
-        self._every_steps = run.experiment.config.evaluation.every_steps
 
     def after_step(self, info: StepInfo) -> None:
-        """Evaluates if the step is due."""
-        due = self._every_steps and info.step % self._every_steps == 0 and info.step != info.last_step
+        """Evaluates the tasks that are due."""
         evaluator = self._run.evaluator
-        if not due or evaluator is None:
+        due = evaluator.due(info.step) if info.step != info.last_step else []
+        if not due:
             return
-        evaluated = evaluator(info.state.variables_of(evaluator.weights), self._check_interrupt)
+        evaluated = evaluator(info.state.variables_of(evaluator.weights), self._check_interrupt, due)
         found = write_results(evaluated, self._run.workdir, info.step, self._logging)
-        shown = [f"{name} {found[name]:.4f}" for name in _HEADLINES if found.get(name) is not None]
+        shown = [
+            f"{name} {value:.4f}" for name, value in found.items() if value is not None and name.endswith(_HEADLINES)
+        ]
         if is_primary_process():
             say(f"evaluation at step {info.step}: {'  '.join(shown)}")
         self._logging.restart_clock(info.step)

@@ -37,7 +37,7 @@ class NonFiniteHook(Hook):
     def __init__(self, run: Run, kept: Callable[[], str]) -> None:
         config = run.experiment.config
         self._policy, self._limit = config.train.on_nonfinite, config.train.max_nonfinite_steps
-        self._every_steps = [part.every_steps for part in (config.logging, config.checkpoint, config.evaluation)]
+        self._every_steps = [part.every_steps for part in (config.logging, config.checkpoint)]
         self._run, self._events, self._kept = run, run.events, kept
         self._unseen: list[tuple[int, Metrics]] = []
 
@@ -50,7 +50,8 @@ class NonFiniteHook(Hook):
         """
         if info.metrics:
             self._unseen.append((info.step, info.metrics))
-        if info.step == info.first_step or any(info.is_due(every) for every in self._every_steps):
+        is_due = info.step == info.first_step or any(info.is_due(every) for every in self._every_steps)
+        if is_due or self._run.evaluator.due(info.step):
             self.check()
 
     def check(self) -> None:
