@@ -125,9 +125,10 @@ class PatternPairs:
     """A tuple of pairs: a regular expression that is searched in parameters' names, and a number."""
 
     allowed: Range
+    whole: bool = False
 
     def __str__(self) -> str:
-        return f"pairs of a regular expression and {self.allowed}"
+        return f"pairs of a regular expression and {self.allowed}{', whole' if self.whole else ''}"
 
     def check(self, flag: str, value: Any) -> None:
         """Raises UserError for anything else."""
@@ -136,6 +137,8 @@ class PatternPairs:
                 raise UserError(f"{flag}: expected pairs of a pattern and a number; found {pair!r}.")
             _check_pattern(flag, pair[0])
             self.allowed.check(f"{flag}, {pair[0]!r}", pair[1])
+            if self.whole and not isinstance(pair[1], int):
+                raise UserError(f"{flag}, {pair[0]!r}: expected a whole number; found {pair[1]!r}.")
 
 
 @dataclasses.dataclass(frozen=True)

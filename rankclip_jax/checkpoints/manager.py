@@ -1,6 +1,7 @@
 """Checkpoints of a run: Orbax, asynchronous and atomic, proven by digests, the newest few kept."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from rankclip_jax.distributed.sharding import Layout, name_of
 from rankclip_jax.input_pipeline import object_stores
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
+from rankclip_jax.models import lora
 from rankclip_jax.models.clip import Variables, join
 from rankclip_jax.settings import comparison, schema
 
@@ -251,8 +253,12 @@ def read_variables(
     """
     step = choose_step(workdir, step)
     name = {"latest": "parameters", "ema": "ema"}[weights]
-    wanted = layout.describe({name: like["params"], "batch_statistics": like.get("batch_stats", {})})
-    if weights == "ema" and not read_config(workdir)["optimizer"]["ema_decay"]:
+    optimizer, parameters = read_config(workdir)["optimizer"], like["params"]
+    if optimizer["lora"]:
+        draw = functools.partial(lora.init, ranks=optimizer["lora"], key=jax.random.key(0))
+        parameters = {**parameters, lora.LORA: jax.eval_shape(draw, parameters)}
+    wanted = layout.describe({name: parameters, "batch_statistics": like.get("batch_stats", {})})
+    if weights == "ema" and not optimizer["ema_decay"]:
         raise UserError(
             f"{workdir} keeps no average of its weights (config.optimizer.ema_decay). Use --weights=latest."
         )

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.models.encoder import Encoded
 from rankclip_jax.models.execution import Execution
+from rankclip_jax.models.lora import merge
 from rankclip_jax.models.presets import Preset, preset_of
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's, of the logarithm
@@ -146,8 +147,8 @@ class Clip(nn.Module):
 
 
 def join(parameters: dict[str, Any], batch_statistics: dict[str, Any]) -> Variables:
-    """Flax's collections; one that is empty is left out, as Flax does."""
-    collections = {"params": parameters, "batch_stats": batch_statistics}
+    """Flax's collections, with low-rank matrices merged; one that is empty is left out, as Flax does."""
+    collections = {"params": merge(parameters), "batch_stats": batch_statistics}
     return {name: values for name, values in collections.items() if values}
 
 

@@ -16,8 +16,9 @@ from rankclip_jax import objectives
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
-from rankclip_jax.models import clip, presets
+from rankclip_jax.models import clip, lora, presets
 from rankclip_jax.models.clip import Clip, Outputs, Variables
+from rankclip_jax.models.lora import LORA
 from rankclip_jax.objectives import OBJECTIVES, Objective
 from rankclip_jax.planning import hardware
 from rankclip_jax.settings import validation
@@ -48,9 +49,7 @@ class Experiment:
     def model(self) -> Clip:
         """Both encoders; those of which nothing is trained run as in evaluation."""
         model = clip.build(self.config.model, self.layout.mesh.devices.flat[0].platform)
-        masks = optimizer.frozen_masks(clip.abstract_variables(model)["params"], self.config.optimizer.frozen)
-        whole = {name: all(mask.all() for mask in jax.tree.leaves(masks[name])) for name in ("vision", "text")}
-        return model.clone(frozen=tuple(name for name, frozen in whole.items() if frozen))
+        return model.clone(frozen=_frozen_encoders(model, self.config.optimizer))
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -88,10 +87,13 @@ class Experiment:
     def with_objective_params(self, variables: Variables, key: jax.Array) -> Variables:
         """Weights of the model with the objective's own: kept where they are there, initialised where not."""
         given = variables["params"]
+        model_only = {name: given[name] for name in _MODEL}
         own = {name: given.get(name, value) for name, value in self.objective.initial_parameters().items()}
+        if ranks := self.config.optimizer.lora:
+            own[LORA] = given[LORA] if LORA in given else lora.init(given, ranks, jax.random.fold_in(key, 2))
         if self.head is not None:
             own[HEAD] = given[HEAD] if HEAD in given else self._init_head(variables, jax.random.fold_in(key, 1))
-        return variables | {"params": {name: given[name] for name in _MODEL} | own}
+        return variables | {"params": model_only | own}
 
     def _init_head(self, variables: Variables, key: jax.Array) -> optax.Params:
         assert self.head is not None
@@ -178,14 +180,26 @@ def _check_accumulation(config: ConfigDict, preset: presets.Preset, device_count
         )
     if count == 1:
         return
-    masks = optimizer.frozen_masks(clip.abstract_variables(Clip(preset))["params"], config.optimizer.frozen)
+    frozen = _frozen_encoders(Clip(preset), config.optimizer)
     for name, encoder in (("vision", preset.vision), ("text", preset.text)):
-        if encoder.has_batch_statistics and not all(mask.all() for mask in jax.tree.leaves(masks[name])):
+        if encoder.has_batch_statistics and name not in frozen:
             raise UserError(
                 f"config.train.accumulation: {config.model.name} normalises by the statistics of the whole batch, "
                 f"which {count} micro-batches do not have: they would train another model. Use "
                 "--config.train.accumulation=1 and --config.model.remat=blocks, or more devices, or a ViT preset."
             )
+
+
+def _frozen_encoders(model: Clip, config: ConfigDict) -> tuple[str, ...]:
+    """The encoders of which nothing is trained."""
+    parameters = clip.abstract_variables(model)["params"]
+    if config.lora:
+        matrices = jax.eval_shape(lambda tree: lora.init(tree, config.lora, jax.random.key(0)), parameters)
+        parameters = {**parameters, LORA: matrices}
+    masks = optimizer.frozen_masks(parameters, config.frozen)
+    adapted = {path[0] for path in lora.adapted(parameters)}
+    frozen = {name for name in ("vision", "text") if all(mask.all() for mask in jax.tree.leaves(masks[name]))}
+    return tuple(sorted(frozen - adapted))
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from rankclip_jax.distributed.collectives import all_gather
 from rankclip_jax.distributed.mesh import FSDP
 from rankclip_jax.models.clip import Outputs
+from rankclip_jax.models.lora import LORA
 from rankclip_jax.training.experiment import HEAD, Experiment
 from rankclip_jax.training.state import join
 
@@ -40,7 +41,7 @@ def forward(
     axes = () if alone else layout.mesh.axis_names
     execution = dataclasses.replace(experiment.model.execution, axes=axes)
     model = experiment.model.clone(execution=execution)
-    names = ("vision", "text", "logit_scale", *((HEAD,) if head is not None else ()))
+    names = ["vision", "text", "logit_scale", *(name for name in (HEAD, LORA) if name in parameters)]
     modules = {name: parameters[name] for name in names}
     frozen = {name: experiment.frozen[name] for name in modules}
     modules = jax.tree.map(lambda x, mask: jax.lax.stop_gradient(x) if mask.all() else x, modules, frozen)

@@ -1,6 +1,5 @@
 """Optimisers by name, with CLIP's exemptions from weight decay, and overrides by pattern."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 
-from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.models.lora import LORA, adapted
+from rankclip_jax.models.parameter_names import by_pattern, check_patterns, is_stacked
 
 _NOT_DECAYED = {"bias", "scale", "class_embedding", "logit_scale"}
-_MODULES = ("vision", "text", "head")  # what else stands at the top are scalars
+_MODULES = ("vision", "text", "head", LORA)  # what else stands at the top are scalars
 _MUON_RMS = 0.2  # Muon's updates are scaled to AdamW's usual size, so that they take its rates (Liu et al., 2025)
-
-Overrides = Sequence[tuple[str, float]]
 
 
 def build(config: ConfigDict, learning_rate: optax.Schedule, parameters: optax.Params) -> optax.GradientTransformation:
@@ -45,9 +44,9 @@ def build(config: ConfigDict, learning_rate: optax.Schedule, parameters: optax.P
     if config.gradient_clip:
         optimizer = optax.chain(optax.clip_by_global_norm(config.gradient_clip), optimizer)
     for setting in ("rate_overrides", "decay_overrides"):
-        _check_patterns(parameters, [pattern for pattern, _ in config[setting]], setting)
+        check_patterns(parameters, [pattern for pattern, _ in config[setting]], setting)
     masks = frozen_masks(parameters, config.frozen)
-    if not config.frozen:
+    if not any(mask.any() for mask in jax.tree.leaves(masks)):
         return optimizer
     labels = jax.tree.map(lambda mask: "frozen" if mask.all() else "trained", masks)
     trained = jax.tree.map(lambda mask: np.float32(1 - mask), masks)
@@ -61,13 +60,22 @@ def build(config: ConfigDict, learning_rate: optax.Schedule, parameters: optax.P
 def frozen_masks(parameters: optax.Params, patterns: Sequence[str]) -> Any:
     """For each parameter whether it is frozen, bool ``[]``; of stacked blocks, one for each, ``[layers, 1, ...]``.
 
+    Kernels with low-rank matrices are frozen, the matrices never.
+
     Raises:
       UserError: a pattern is in no parameter's name.
     """
-    patterns = [*patterns]
-    _check_patterns(parameters, patterns, "frozen")
-    masks = by_pattern(parameters, lambda _: 0.0, [(pattern, 1.0) for pattern in patterns])
-    return jax.tree.map(lambda mask: mask.astype(bool), masks)
+    model = {name: value for name, value in parameters.items() if name != LORA}
+    check_patterns(model, patterns, "frozen")
+    masks = flatten_dict(by_pattern(parameters, lambda _: 0.0, [(pattern, 1.0) for pattern in patterns]))
+    fixed = adapted(parameters)
+
+    def mask(path: tuple[str, ...]) -> np.ndarray:
+        if path[0] == LORA:
+            return np.zeros_like(masks[path], bool)
+        return masks[path].astype(bool) | (path in fixed)
+
+    return unflatten_dict({path: mask(path) for path in masks})
 
 
 def decayed(parameters: optax.Params) -> optax.Params:
@@ -91,55 +99,12 @@ def _decay(config: ConfigDict) -> optax.GradientTransformation:
     return optax.stateless(add)
 
 
-def by_pattern(parameters: optax.Params, default: Callable[[tuple], float], overrides: Overrides) -> optax.Params:
-    """For each parameter the number of the first pattern found in its name, float32 ``[]``.
-
-    Where blocks are stacked, that is one for each, ``[layers, 1, ...]``. Names are as `names_of` gives them.
-    """
-
-    def number(name: str, path: tuple) -> float:
-        return next((value for pattern, value in overrides if re.search(pattern, name)), default(path))
-
-    def numbers(path: tuple, leaf: Any) -> np.ndarray:
-        names = names_of(path, leaf)
-        found = np.asarray([number(name, path) for name in names], np.float32)
-        return found[0] if len(names) == 1 and not _is_stacked(path) else found.reshape(-1, *[1] * (leaf.ndim - 1))
-
-    return jax.tree_util.tree_map_with_path(numbers, parameters)
-
-
-def names_of(path: tuple, leaf: Any) -> list[str]:
-    """A parameter's name, such as ``vision/projection/kernel``; where blocks are stacked, that of each.
-
-    Those are such as ``vision/transformer/blocks/3/mlp_in/kernel``.
-    """
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    if not _is_stacked(path):
-        return [name]
-    return [name.replace("/blocks/", f"/blocks/{layer}/") for layer in range(leaf.shape[0])]
-
-
-def _is_stacked(path: tuple) -> bool:
-    return any(getattr(key, "key", None) == "blocks" for key in path)
-
-
-def _check_patterns(parameters: optax.Params, patterns: Sequence[str], setting: str) -> None:
-    leaves = jax.tree_util.tree_flatten_with_path(parameters)[0]
-    names = [name for path, leaf in leaves for name in names_of(path, leaf)]
-    unused = sorted(pattern for pattern in patterns if not any(re.search(pattern, name) for name in names))
-    if unused:
-        raise UserError(
-            f"config.optimizer.{setting}: no parameter has a name with {', '.join(map(repr, unused))}. Names "
-            "are such as vision/transformer/blocks/3/mlp_in/kernel."
-        )
-
-
 def _muon(config: ConfigDict) -> optax.GradientTransformation:
     """Momentum made orthogonal for the matrices inside blocks, each layer's by itself; Adam for all else."""
 
     def matrices(parameters: optax.Params) -> optax.Params:
         def dimensions(path: tuple, leaf: Any) -> MuonDimensionNumbers | None:
-            stacked = _is_stacked(path) and leaf.ndim == 3
+            stacked = is_stacked(path) and leaf.ndim == 3
             return MuonDimensionNumbers(1, 2) if stacked else None
 
         return jax.tree_util.tree_map_with_path(dimensions, parameters)

@@ -92,6 +92,11 @@ class OptimizerSettings(Settings):
     frozen: tuple[str, ...] = setting(
         (), "patterns of parameters that are not trained, such as ('vision/.*',)", Patterns()
     )
+    lora: tuple = setting(
+        (),
+        "low-rank adaptation: (pattern, rank) pairs of kernels, such as (('attention_(in|out)/kernel', 8),)",
+        PatternPairs(Range(1, 4096), whole=True),
+    )
     rate_overrides: tuple = setting(
         (), "(pattern, factor) pairs, such as (('vision/.*blocks/[0-5]/', 0.1),)", PatternPairs(WEIGHT)
     )
