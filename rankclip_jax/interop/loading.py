@@ -52,7 +52,14 @@ class Weights:
     stated_activation: str | None
 
 
-def read(path: Path, *, step: int | None = None, activation: str | None = None, weights: str = "latest") -> Weights:
+def read(
+    path: Path,
+    *,
+    step: int | None = None,
+    activation: str | None = None,
+    weights: str = "latest",
+    expected: tuple[str, Preset] | None = None,
+) -> Weights:
     """Reads a workdir, a Hugging Face folder, or a file in the layout of OpenAI, open_clip or the RankCLIP release.
 
     Args:
@@ -60,6 +67,8 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
       step: the checkpoint of a workdir; None: the newest.
       activation: a key of `ACTIVATIONS`; None: what the source says, or CLIP's own where it is silent.
       weights: of a workdir, ``"latest"`` or their moving ``"ema"``.
+      expected: the name and sizes of a model that a file may be of beside the presets, such as one with an encoder of
+        the user's own; None: no other.
 
     Raises:
       UserError: there is nothing of the kind, or its tensors are not a known model's; it names them.
@@ -73,11 +82,11 @@ def read(path: Path, *, step: int | None = None, activation: str | None = None, 
     if is_remote(path) and not (path / "checkpoints").is_dir():
         raise UserError(f"{path}: of object stores only workdirs are read. Copy it to a disk.")
     if not path.is_dir():
-        found = _read_file(path, activation)
+        found = _read_file(path, activation, expected)
     elif (path / "checkpoints").is_dir():
         found = _read_workdir(path, step, weights)
     elif (path / "config.json").exists():
-        found = _read_hugging_face(path)
+        found = _read_hugging_face(path, expected)
     else:
         raise UserError(
             f"{path}: neither a workdir (no checkpoints/) nor a Hugging Face folder (no config.json). "
@@ -130,7 +139,8 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
         return None
     path = path_of(config.init_from)
     try:
-        weights = read(path, activation=model.execution.activation)
+        expected = (config.model.name, model.preset)
+        weights = read(path, activation=model.execution.activation, expected=expected)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     theirs, size = weights.model, model.preset.vision.image_size
@@ -194,7 +204,7 @@ def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     return Weights(config.model.name, model, jax.tree.map(np.asarray, read), model.execution.activation)
 
 
-def _read_file(path: Path, activation: str | None) -> Weights:
+def _read_file(path: Path, activation: str | None, expected: tuple[str, Preset] | None) -> Weights:
     tensors, metadata = files.read(path)
     if any(name.startswith("text_model.") for name in tensors):
         raise UserError(f"{path}: has Hugging Face's names. Give its folder, which says more: {path.parent}")
@@ -206,7 +216,7 @@ def _read_file(path: Path, activation: str | None) -> Weights:
             "with -quickgelu. For open_clip's plain names say activation='gelu' (config.model.activation).",
             path,
         )
-    name, preset = _stated_preset(path, metadata) or _identify(tensors, "open_clip", logit_bias)
+    name, preset = _stated_preset(path, metadata) or _identify(tensors, "open_clip", expected, logit_bias)
     execution = Execution(activation=activation or stated or "quick_gelu")
     stated_pixels = [name for name in ("pixel_mean", "pixel_std") if name in metadata]
     pixels: Any = {name: _stated_channels(path, metadata, name) for name in stated_pixels}
@@ -215,7 +225,7 @@ def _read_file(path: Path, activation: str | None) -> Weights:
     return Weights(name, model, variables, stated)
 
 
-def _read_hugging_face(path: Path) -> Weights:
+def _read_hugging_face(path: Path, expected: tuple[str, Preset] | None) -> Weights:
     config = hugging_face.resolve(_read_settings(path / "config.json"), path / "config.json")
     parts = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if not parts:
@@ -224,7 +234,7 @@ def _read_hugging_face(path: Path) -> Weights:
     for part in parts:
         tensors |= files.read(part)[0]
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
-    name, preset = _identify(tensors, "hugging_face")
+    name, preset = _identify(tensors, "hugging_face", expected)
     activation = hugging_face.check_config(path / "config.json", config, preset)
     pixels: Any = _processor_pixels(path / "preprocessor_config.json")
     model = Clip(preset, Execution(activation=activation), **pixels)
@@ -296,15 +306,17 @@ def _stated_preset(path: Path, metadata: dict[str, str]) -> tuple[str, Preset] |
         raise UserError(f"{printable(path)}: its sizes are not a model's ({printable(error, 200)}).") from error
 
 
-def _identify(tensors: files.Tensors, library: Library, logit_bias: bool = False) -> tuple[str, Preset]:
-    """The preset that most tensors agree with, made for the file's image size."""
-    maps: dict[str, list[TensorMapping]] = {}
-    for name, preset in PRESETS.items():
+def _identify(
+    tensors: files.Tensors, library: Library, expected: tuple[str, Preset] | None, logit_bias: bool = False
+) -> tuple[str, Preset]:
+    """The preset, or expected model, that most tensors agree with, made for the file's image size."""
+    known, maps = [*PRESETS.items(), *([expected] if expected else [])], {}
+    for number, (_, preset) in enumerate(known):
         with contextlib.suppress(UserError):  # the library has no such model
-            maps[name] = weight_map(preset, library, logit_bias)
+            maps[number] = weight_map(preset, library, logit_bias)
 
-    def disagreements(name: str) -> int:
-        mappings, shapes = maps[name], _shapes_of(PRESETS[name])
+    def disagreements(number: int) -> int:
+        mappings, shapes = maps[number], _shapes_of(known[number][1])
         agreeing = sum(
             mapping.name in tensors and tensors[mapping.name].shape == mapping.view(shapes).shape
             for mapping in mappings
@@ -312,9 +324,9 @@ def _identify(tensors: files.Tensors, library: Library, logit_bias: bool = False
         )
         return len(mappings) - agreeing + len(tensors.keys() - {mapping.name for mapping in mappings})
 
-    name = min(maps, key=disagreements)
-    preset = PRESETS[name]
-    grid = _grid_side(tensors, maps[name], preset)
+    best = min(maps, key=disagreements)
+    name, preset = known[best]
+    grid = _grid_side(tensors, maps[best], preset)
     return name, preset.with_image_size(grid * preset.vision.stride) if grid else preset
 
 

@@ -91,7 +91,7 @@ def preset_of(model: ConfigDict) -> Preset:
     """
     vision, text = model.vision.to_dict(), model.text.to_dict()
     complete = bool(model.embedding_size) and "family" in vision and "family" in text
-    base = None if complete else named(model.name)
+    base = None if complete else named(model.name, vision.get("family"), text.get("family"))
     preset = Preset(
         model.embedding_size or base.embedding_size,  # type: ignore[union-attr]
         _encoder("vision", vision, base and base.vision, VISION_ENCODERS, image_size=model.image_size),
@@ -109,8 +109,13 @@ def preset_of(model: ConfigDict) -> Preset:
     return preset
 
 
-def named(name: str) -> Preset:
+def named(name: str, vision_family: str | None = None, text_family: str | None = None) -> Preset:
     """The preset of a name, or of the open_clip JSON file at a path.
+
+    Args:
+      name: the name or path.
+      vision_family: that a JSON file describes, where it is none of ours; None: one of ours.
+      text_family: likewise.
 
     Raises:
       UserError: there is none, or the file describes a model that is not supported.
@@ -118,15 +123,15 @@ def named(name: str) -> Preset:
     if name in PRESETS:
         return PRESETS[name]
     if name.endswith(".json"):
-        return from_open_clip(Path(name).expanduser())
+        return from_open_clip(Path(name).expanduser(), vision_family, text_family)
     raise UserError(
         f"config.model.name: unknown preset {name!r}; choose from {', '.join(map(repr, PRESETS))}, or name an "
         "open_clip JSON file. If a recipe or module of yours adds it, name the recipe with --config RECIPE."
     )
 
 
-def from_open_clip(path: Path) -> Preset:
-    """The model that a JSON file of open_clip's ``model_configs`` describes.
+def from_open_clip(path: Path, vision_family: str | None = None, text_family: str | None = None) -> Preset:
+    """The model that a JSON file of open_clip's ``model_configs`` describes; see `named`.
 
     Raises:
       UserError: it cannot be read, or describes a model that is not supported.
@@ -136,12 +141,17 @@ def from_open_clip(path: Path) -> Preset:
     except OSError as error:
         raise UserError(f"config.model.name: {printable(path)}: cannot be read ({error.strerror}).") from error
     towers: dict[str, Any] = {}
-    for key, registry in (("vision_cfg", VISION_ENCODERS), ("text_cfg", TEXT_ENCODERS)):
+    parts: tuple[tuple[str, Registry, str | None], ...] = (
+        ("vision_cfg", VISION_ENCODERS, vision_family),
+        ("text_cfg", TEXT_ENCODERS, text_family),
+    )
+    for key, registry, family in parts:
         described = config.get(key)
         if not isinstance(described, dict):
             raise UserError(f"config.model.name: {printable(path)}: {key}: expected an object.")
         try:
-            found = [tower for part in registry.values() if (tower := part.from_open_clip(described)) is not None]
+            families = [registry[family]] if family else list(registry.values())
+            found = [tower for part in families if (tower := part.from_open_clip(described)) is not None]
             if not found:
                 raise UserError(f"{key}: no supported encoder has these fields.")
             _check(found[0], key)
