@@ -110,7 +110,7 @@ def nearest(name: str, names: list[str]) -> str | None:
         here, there = name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]
         words, of = set(here.split("_")), set(there.split("_"))
         alike = difflib.SequenceMatcher(None, here, there).ratio()
-        return max(alike, _NEAR * (words <= of)), difflib.SequenceMatcher(None, name, known).ratio()
+        return max(alike, 0.95 * (words <= of)), difflib.SequenceMatcher(None, name, known).ratio()
 
     best = max(names, key=nearness, default=None)
     return best if best is not None and nearness(best)[0] >= _NEAR else None

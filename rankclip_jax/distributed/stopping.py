@@ -1,16 +1,17 @@
 """The word to stop, from any process of a run to all, and the point at which all do."""
 
 import contextlib
-import itertools
+import secrets
 import threading
 import time
 from typing import Any
 
 import jax
-from jax._src import distributed  # which has the only handle of the store that JAX's processes share
+import orbax.checkpoint as ocp
+
+from rankclip_jax.distributed.processes import max_across_processes
 
 _PAUSE = 1.0  # seconds between two looks for word of others
-_numbers = itertools.count()  # of the notices of this process; each process makes the same ones
 
 
 class StopCoordinator:
@@ -20,12 +21,16 @@ class StopCoordinator:
     They run ahead of each other: so that all stop at the same point, a thread of each, which needs nothing of the main
     one, holds `begin` back, tells how far its process has come, and takes the farthest of what the others tell. Who is
     not so far goes on until there. At least the first thing is done. A process that is alone stops where it is.
+
+    All processes create one together.
     """
 
     def __init__(self) -> None:
         self.signal_number = 0
-        self._store: Any = distributed.global_state.client  # None where this process is alone
-        self._key = f"rankclip_jax/notice/{next(_numbers)}"
+        # The store that JAX's processes share; None where this process is alone.
+        is_shared = ocp.multihost.is_jax_distributed_client_initialized()
+        self._store: Any = ocp.multihost.get_jax_distributed_client() if is_shared else None
+        self._key = f"rankclip_jax/stop/{max_across_processes(secrets.randbits(31)) if is_shared else 0}"
         self._told = threading.Event()
         self._beginning = threading.Lock()
         self._begun, self._last = 0, 0  # 0: not agreed

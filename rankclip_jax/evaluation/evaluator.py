@@ -78,12 +78,12 @@ class Evaluator:
             raise UserError(f"--tasks: empty; choose from {', '.join([*available, *added])}.")
         for name in tasks or []:
             if name == "validation" and objective is None:
-                raise UserError(f"--tasks: {self._no_loss()}.")
+                raise UserError(f"--tasks: no validation loss: {self._objective_missing()}.")
             if name not in available and name not in added:
                 choices = ", ".join([*available, *added])
                 raise UserError(f"--tasks: unknown task {name!r} for these data; choose from {choices}.")
         if tasks is None and objective is None and source is not None and is_primary_process():
-            say(f"note: no validation loss: {self._no_loss()}")
+            say(f"note: no validation loss: {self._objective_missing()}")
         every = config.evaluation.every_steps
         self._planned = {
             name: _Planned("", evaluation, Data(self._validation()), every)
@@ -162,10 +162,10 @@ class Evaluator:
             return False
         return True
 
-    def _no_loss(self) -> str:
+    def _objective_missing(self) -> str:
         return (
-            f"the validation loss needs the run's objective {self._config.objective.name!r}, which is not loaded. "
-            "Name the recipe that adds it: --config RECIPE (a copy is in the run's folder)"
+            f"the objective {self._config.objective.name!r} is not loaded. Name the recipe that adds it: "
+            "--config RECIPE (a copy is in the run's folder)"
         )
 
     def _open(self, task: Task, opened: dict[Any, Data]) -> Data:

@@ -31,7 +31,7 @@ def by_command(tmp_path_factory):
 def test_a_run_shows_and_writes_what_it_promises(by_command):
     workdir, output = by_command
     for word in ("devices:", "mesh:", "parameters", "32 x 32 pixels, 16 patches of 8 x 8", "24 tokens",
-                 "training pairs", "pairs a step", "steps:", "zero_shot/top_1", "compiling the training step",
+                 "training pairs", "pairs per step", "steps:", "zero_shot/top_1", "compiling the training step",
                  "compiled in", "evaluating on 64 held-out pairs"):  # fmt: skip
         assert word in output
     assert re.search(r"step 7/20 +35%  loss [\d.]+  contrastive [\d.]+ .* pairs/s  .* left\n", output)

@@ -294,7 +294,7 @@ def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
     train_small(tmp_path / "run", optimizer__ema_decay=0.9, evaluation__weights="ema", train__steps=12)
     state = final_state(tmp_path / "run")[1]
     latest, average = (loading.read(tmp_path / "run", weights=name).variables for name in ("latest", "ema"))
-    for found, name in ((latest, "parameters"), (average, "average")):
+    for found, name in ((latest, "parameters"), (average, "ema")):
         assert jax.tree.all(jax.tree.map(np.array_equal, found["params"], state[name]))
     assert not np.array_equal(latest["params"]["logit_scale"], average["params"]["logit_scale"])
     scales = [line["logit_scale"] for line in read_metrics(tmp_path / "run") if "loss" in line]
