@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -10,6 +11,7 @@ from rankclip_jax.checkpoints.lock import Lock
 from rankclip_jax.checkpoints.manager import set_aside
 from rankclip_jax.cli.console import say
 from rankclip_jax.distributed import start_up
+from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.distributed.processes import is_primary_process
 from rankclip_jax.evaluation.evaluator import Evaluator, tasks_of
 from rankclip_jax.input_pipeline.errors import UserError
@@ -24,11 +26,11 @@ from rankclip_jax.training.resumption import Start, choose_start, resolve_config
 from rankclip_jax.training.run import Run
 
 
-def prepare_config(config: ConfigDict, workdir: Path, device_count: int) -> ConfigDict:
+def prepare_config(config: ConfigDict, workdir: Path, mesh: Mesh | None) -> ConfigDict:
     """The settings, complete and checked; see `loop.train`."""
     import_parts(config)
     config = resolve(config)
-    check(config, device_count)
+    check(config, mesh.size if mesh else jax.device_count())
     tasks_of(config)
     check_writers(config)
     workdirs.check_writable(workdir)
@@ -36,7 +38,7 @@ def prepare_config(config: ConfigDict, workdir: Path, device_count: int) -> Conf
 
 
 def prepare_run(
-    config: ConfigDict, workdir: Path, mesh: Mesh, lock: Lock, timeline: Timeline, recipe: Path | None
+    config: ConfigDict, workdir: Path, mesh: Mesh | None, lock: Lock, timeline: Timeline, recipe: Path | None
 ) -> tuple[Run, Start]:
     """The run, and where it starts or resumes; all processes find the same.
 
@@ -50,7 +52,7 @@ def prepare_run(
     start_up.check_same_on_all(data.shared_facts(config, source))
     if stored:
         data.check_unchanged(workdir, source)
-    experiment = build_experiment(config, mesh, total_steps(config, len(source)), len(source))
+    experiment = build_experiment(config, mesh or make_mesh(config.mesh), total_steps(config, len(source)), len(source))
     evaluator = Evaluator(experiment.model, experiment.layout, config, experiment.objective, validation)
     start = choose_start(experiment, workdir, stored, len(source))
     tally, events = make_tally(config, source), Events(workdir)

@@ -10,7 +10,8 @@ from rankclip_jax.evaluation.evaluator import Evaluated
 from rankclip_jax.input_pipeline.object_stores import time_of
 from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.writers import Values
-from rankclip_jax.training.run import Run
+from rankclip_jax.training.hooks.logging import LoggingHook
+from rankclip_jax.training.run import Outcome, Run
 from rankclip_jax.training.state import TrainState
 
 
@@ -67,3 +68,19 @@ def are_there(run: Run) -> bool:
         return not run.evaluator or measured.exists()
     drawn = run.workdir / summary_figure.NAME
     return measured.exists() and drawn.exists() and time_of(drawn) >= time_of(measured)
+
+
+def finish(run: Run, state: TrainState) -> Outcome:
+    """Nothing is left to train; what was interrupted after it, the evaluation or the report, is made now."""
+    step, found = int(state.step), None
+    if not are_there(run):
+        with LoggingHook(run) as logging:
+            found = show(run, state, logging)
+    if is_primary_process():
+        say(
+            f"This run is finished: {step} steps are done."
+            + (f" Its results are in {run.workdir}/evaluation." if run.evaluator else "")
+            + " To train longer, raise --config.train.steps where the learning rate allows it, or start another run "
+            f"from its weights: --config.init_from={run.workdir} --workdir=OTHER"
+        )
+    return Outcome(step, finished=True, results=found)

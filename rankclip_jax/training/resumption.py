@@ -15,6 +15,7 @@ from rankclip_jax.interop import loading
 from rankclip_jax.settings import comparison, schema
 from rankclip_jax.training import schedule
 from rankclip_jax.training.experiment import Experiment
+from rankclip_jax.training.run import Run
 from rankclip_jax.training.state import TrainState, abstract_state, create
 
 
@@ -95,3 +96,13 @@ def restore_or_initialise(experiment: Experiment, workdir: Path, start: Start) -
     if not start.saved:
         return create(experiment, loading.weights_to_start_from(experiment.config, experiment.model))
     return read_state(workdir, abstract_state(experiment), start.step)
+
+
+def roll_back(run: Run) -> tuple[Run, Start, TrainState]:
+    """Another attempt at the run, from its last checkpoint on."""
+    with run.timeline.span("recovery", "the rollback to the last checkpoint"):
+        start = newest(run.workdir)
+        state = restore_or_initialise(run.experiment, run.workdir, start)
+    if is_primary_process():
+        say(f"resuming from step {start.step}")
+    return run.at(start.step), start, state

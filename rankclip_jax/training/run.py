@@ -1,6 +1,7 @@
 """What a run is made of while it trains, as its hooks see it."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from rankclip_jax.checkpoints.lock import Lock
@@ -45,3 +46,20 @@ class Run:
         """Another attempt, from another step on."""
         tally = make_tally(self.experiment.config, self.source)
         return dataclasses.replace(self, start_step=start_step, tally=tally)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+      step: updates done.
+      finished: whether that is all of them.
+      signal_number: the signal that stopped it, having saved; None: none did.
+      results: the evaluation that this call made at the end, by name; None: it made none.
+    """
+
+    step: int
+    finished: bool
+    signal_number: int | None = None
+    results: Mapping[str, float | None] | None = None

@@ -23,7 +23,7 @@ from rankclip_jax.checkpoints.workdir import saved_steps
 from rankclip_jax.cli.entry import EXIT_ON_USER_ERROR
 from rankclip_jax.distributed.mesh import AXES
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.training import loop
+from rankclip_jax.training import attempt
 from rankclip_jax.training.hooks import checkpointing
 from rankclip_jax.training.resumption import newest
 from tests.training.conftest import assert_bit_identical, final_state, read_metrics, train_small
@@ -343,7 +343,7 @@ def test_a_run_goes_on_in_any_mesh_and_back(saved, undisturbed):
 def stop_after(workdir, steps, mesh):
     """Trains to the step, where SIGTERM comes."""
 
-    real = loop.LoggingHook.after_step
+    real = attempt.LoggingHook.after_step
 
     def log(self, info):
         real(self, info)
@@ -351,6 +351,6 @@ def stop_after(workdir, steps, mesh):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.LoggingHook, "after_step", log)
+        patch.setattr(attempt.LoggingHook, "after_step", log)
         outcome = train_small(workdir, mesh, evaluation__every_steps=10, objective__name="rankclip")
     assert outcome.step == steps

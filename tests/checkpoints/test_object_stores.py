@@ -137,7 +137,7 @@ def test_prepared_data_give_the_batches_that_they_give_on_a_disk_and_models_are_
 def test_a_dead_owner_keeps_a_lock_for_as_long_as_it_may_be_silent(place, monkeypatch, capsys):
     monkeypatch.setattr(lock, "_SILENT", 8)
     hold = (
-        "import sys, time; from rankclip_jax.run import lock\n"
+        "import sys, time; from rankclip_jax.checkpoints import lock\n"
         "from rankclip_jax.input_pipeline.object_stores import path_of\n"
         "lock._SILENT = 8; held = lock.Lock(path_of(sys.argv[1])); held.take(); print('held', flush=True)\n"
         "time.sleep(100)"

@@ -12,7 +12,7 @@ from rankclip_jax.checkpoints.lock import Lock
 from rankclip_jax.checkpoints.workdir import saved_steps
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.monitoring import events
-from rankclip_jax.training import loop
+from rankclip_jax.training import attempt
 from tests.commands import ROOT, environment
 from tests.training.conftest import assert_bit_identical, final_state, read_metrics, train_small
 
@@ -21,7 +21,7 @@ AT = 12  # between the saves of steps 10 and 15
 
 def train_disturbed(workdir, disturb):
     """Trains 20 steps; something happens to the folder after one of them."""
-    real = loop.LoggingHook.after_step
+    real = attempt.LoggingHook.after_step
 
     def log(self, info):
         real(self, info)
@@ -29,7 +29,7 @@ def train_disturbed(workdir, disturb):
             disturb(workdir)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.LoggingHook, "after_step", log)
+        patch.setattr(attempt.LoggingHook, "after_step", log)
         return train_small(workdir, evaluation__every_steps=10, objective__name="rankclip")
 
 

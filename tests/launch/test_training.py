@@ -200,7 +200,7 @@ def test_all_local_processes_end_when_one_does(ending, tmp_path):
         host = socket.gethostname()
         assert f"processes: 0 on {host}, 1 on {host}" in said
         assert re.search(r"stopped sending heartbeats\):\s+1\s", said)
-        assert "training/loop.py" in said
+        assert "training/attempt.py" in said
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert bool(list((tmp_path / "checkpoints").glob("[0-9]*"))) == (ending == "Ctrl-C"), said
 

@@ -69,8 +69,8 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
     monkeypatch.undo()
 
     # The same by hand: all steps but the eighth.
-    real = loop._take_steps
-    monkeypatch.setattr(loop, "_take_steps", lambda *arguments: real(*arguments[:-1], {BAD}))
+    real = loop.take_steps
+    monkeypatch.setattr(loop, "take_steps", lambda *arguments: real(*arguments[:-1], {BAD}))
     train_small(tmp_path / "plain")
     assert_bit_identical(final_state(tmp_path / "run"), final_state(tmp_path / "plain"))
     steps = [line["step"] for line in read_metrics(tmp_path / "run") if "loss" in line]

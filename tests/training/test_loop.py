@@ -21,7 +21,7 @@ from rankclip_jax.interop import loading
 from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.monitoring.writers import JsonLines
 from rankclip_jax.objectives import OBJECTIVES
-from rankclip_jax.training import compilation, loop
+from rankclip_jax.training import attempt, compilation, loop
 from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.hooks.interruption import InterruptHook
 from rankclip_jax.training.loop import train
@@ -232,7 +232,7 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path, monkeypatch):
         lambda event, _, **more: compiled.append(event) if "backend_compile" in event else None
     )
     counts = []
-    monkeypatch.setattr(loop.LoggingHook, "after_step", lambda self, info: counts.append(len(compiled)))
+    monkeypatch.setattr(attempt.LoggingHook, "after_step", lambda self, info: counts.append(len(compiled)))
     train_small(tmp_path / "run", objective__name="rankclip", train__steps=8, checkpoint__every_steps=100)
     assert counts[0] > 0
     assert counts[1:] == [counts[1]] * 7
@@ -421,7 +421,7 @@ def test_results_are_added_to_and_written_whole(tmp_path, caplog):
         results.write(tmp_path, 3, [Metric("a", 1.0)])
     assert read_results(tmp_path, 3) == {"a": 1.0}
     assert "is written anew" in caplog.text
-    assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["3.json"]
+    assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {"3.json", "higher_is_better.json"}
 
 
 def test_metrics_of_an_attempt_that_was_cut_off_are_dropped(tmp_path):

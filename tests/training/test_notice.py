@@ -8,7 +8,7 @@ import pytest
 
 from rankclip_jax.checkpoints.workdir import saved_steps
 from rankclip_jax.evaluation.evaluator import Evaluator
-from rankclip_jax.training import loop
+from rankclip_jax.training import attempt
 from tests.training.conftest import assert_bit_identical, final_state, train_small
 
 
@@ -35,7 +35,7 @@ def test_an_evaluation_is_broken_off(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_wait_for_data_is_broken_off_and_the_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
-    real = loop.device_batches
+    real = attempt.device_batches
 
     def stuck(*arguments):
         for number, batch in enumerate(real(*arguments)):
@@ -45,7 +45,7 @@ def test_a_wait_for_data_is_broken_off_and_the_run_goes_on_as_if_nothing_had_bee
 
     changes = {"checkpoint__every_steps": 1000, "checkpoint__patience_seconds": 0.5}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "device_batches", stuck)
+        patch.setattr(attempt, "device_batches", stuck)
         assert train_small(tmp_path / "run", **changes).step == 12
     assert saved_steps(tmp_path / "run") == [12]
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]

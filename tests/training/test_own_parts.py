@@ -141,7 +141,7 @@ def test_a_run_is_read_without_the_tables_that_it_was_made_with(own_run, tmp_pat
     run_evaluation.evaluate(own_run, None, ["retrieval"], None)
     with pytest.raises(
         UserError,
-        match=r"^--tasks: the validation loss needs the run's objective 'mine', which is not loaded.*--config RECIPE",
+        match=r"^--tasks: no validation loss: the objective 'mine' is not loaded.*--config RECIPE",
     ):
         run_evaluation.evaluate(own_run, None, ["validation"], None)
     html_report.write([own_run], tmp_path / "report.html")

@@ -12,7 +12,7 @@ import pytest
 from rankclip_jax.monitoring import summary_figure
 from rankclip_jax.planning import hardware
 from rankclip_jax.planning.plan import useful_flops
-from rankclip_jax.training import loop
+from rankclip_jax.training import attempt, loop
 from rankclip_jax.training.step import trace_step
 from tests.training.conftest import one_device, read_metrics, small
 
@@ -27,7 +27,7 @@ def traced_steps(workdir):
 
 def test_steps_are_traced_by_settings_and_by_a_signal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(summary_figure, "draw", lambda *_: "")
-    real = loop.device_batches
+    real = attempt.device_batches
 
     def batches(*arguments):
         for number, batch in enumerate(real(*arguments), 1):
@@ -35,7 +35,7 @@ def test_steps_are_traced_by_settings_and_by_a_signal(tmp_path, monkeypatch, cap
                 signal.raise_signal(signal.SIGUSR2)
             yield batch
 
-    monkeypatch.setattr(loop, "device_batches", batches)
+    monkeypatch.setattr(attempt, "device_batches", batches)
     config = small(logging__profile_steps=(1, 2), data__validation_examples=0, checkpoint__every_steps=100)
     loop.train(config, tmp_path, mesh=one_device())
     first, second = traced_steps(tmp_path)
