@@ -86,8 +86,12 @@ class Embedder:
 
     def texts(self, variables: Variables, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts: float32 ``[n, D]``."""
-        tokens = self._tokenizer(texts, self.model.preset.text.context_length)
+        tokens = self.tokenize(texts)
         return self._in_turn(variables, self._text, len(tokens), lambda rows: tokens[rows.start : rows.stop])
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids of texts: int32 ``[n, context_length]``."""
+        return self._tokenizer(texts, self.model.preset.text.context_length)
 
     def dataset(
         self,

@@ -17,7 +17,6 @@ from rankclip_jax.evaluation.evaluator import Evaluator
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.models import clip
-from rankclip_jax.models.clip import abstract_variables
 from rankclip_jax.objectives import OBJECTIVES
 
 
@@ -46,7 +45,7 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
     evaluator = Evaluator(model, layout, config, objective, source, tasks)
     if not evaluator:
         raise UserError(f"config.data.validation: the run in {folder} has no validation data.")
-    like = objectives.with_parameters(objective, abstract_variables(model))
+    like = objectives.abstract_variables(objective, model)
     variables = read_variables(folder, layout, like, step, weights or config.evaluation.weights)
     evaluated = evaluator(variables)
     if is_primary_process():

@@ -199,7 +199,7 @@ def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
             path,
             config.objective.name,
         )
-    like = objectives.with_parameters(objective, abstract_variables(model))
+    like = objectives.abstract_variables(objective, model)
     read = read_variables(path, Layout(make_local_mesh()), like, step, weights)
     return Weights(config.model.name, model, jax.tree.map(np.asarray, read), model.execution.activation)
 

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from rankclip_jax.input_pipeline.registry import Registry
+from rankclip_jax.models import clip as models
+from rankclip_jax.objectives import head
 from rankclip_jax.objectives.clip import Clip
 from rankclip_jax.objectives.cyclip import CyClip
 from rankclip_jax.objectives.objective import LossResult, Metrics, Objective, Step
@@ -23,10 +26,10 @@ __all__ = [
     "Objective",
     "PairwiseObjective",
     "Step",
+    "abstract_variables",
     "build",
     "consistency",
     "listmle",
-    "with_parameters",
 ]
 
 OBJECTIVES: Registry[Objective] = Registry(
@@ -53,7 +56,13 @@ def build(config: ConfigDict) -> Objective:
     return OBJECTIVES[config.name].from_config(config)
 
 
-def with_parameters(objective: Objective | None, variables: dict[str, Any]) -> dict[str, Any]:
-    """A model's variables, or their shapes, with what an objective learns beside them as it starts."""
-    own = objective.initial_parameters() if objective else {}
+def abstract_variables(objective: Objective | None, model: models.Clip) -> models.Variables:
+    """The shapes and types of a model's variables with what an objective learns beside them."""
+    variables = models.abstract_variables(model)
+    if objective is None:
+        return variables
+    own: dict[str, Any] = dict(objective.initial_parameters())
+    drawn = jax.eval_shape(lambda shapes: head.init(objective, model, shapes, jax.random.key(0)), variables)
+    if drawn is not None:
+        own[head.HEAD] = drawn
     return variables | {"params": variables["params"] | own}

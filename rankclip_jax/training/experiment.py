@@ -5,9 +5,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,14 +17,14 @@ from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.models import clip, lora, presets
 from rankclip_jax.models.clip import Clip, Outputs, Variables
 from rankclip_jax.models.lora import LORA
-from rankclip_jax.objectives import OBJECTIVES, Objective
+from rankclip_jax.objectives import OBJECTIVES, Objective, head
+from rankclip_jax.objectives.head import HEAD
 from rankclip_jax.planning import hardware
 from rankclip_jax.settings import validation
 from rankclip_jax.settings.schema import schema
 from rankclip_jax.training import optimizer, schedule
 
 _MODEL = ("vision", "text", "logit_scale")
-HEAD = "head"  # the parameters of an objective's module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +53,6 @@ class Experiment:
     def objective(self) -> Objective:
         """The training objective, with its options."""
         return objectives.build(self.config.objective)
-
-    @functools.cached_property
-    def head(self) -> nn.Module | None:
-        """The objective's own module; None: it has none."""
-        return self.objective.head(self.model.preset.embedding_size)
 
     def initial_objective_state(self) -> dict[str, jax.Array]:
         """What the objective remembers and does not learn, as it starts."""
@@ -91,15 +84,10 @@ class Experiment:
         own = {name: given.get(name, value) for name, value in self.objective.initial_parameters().items()}
         if ranks := self.config.optimizer.lora:
             own[LORA] = given[LORA] if LORA in given else lora.init(given, ranks, jax.random.fold_in(key, 2))
-        if self.head is not None:
-            own[HEAD] = given[HEAD] if HEAD in given else self._init_head(variables, jax.random.fold_in(key, 1))
+        new_head = given.get(HEAD) or head.init(self.objective, self.model, variables, jax.random.fold_in(key, 1))
+        if new_head is not None:
+            own[HEAD] = new_head
         return variables | {"params": model_only | own}
-
-    def _init_head(self, variables: Variables, key: jax.Array) -> optax.Params:
-        assert self.head is not None
-        batch = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in clip.abstract_batch(self.model).items()}
-        outputs: Any = self.model.apply(variables, batch, tokens=self.objective.needs_tokens)
-        return self.head.init(key, outputs, batch)["params"]
 
     def abstract_variables(self) -> Variables:
         """The shapes and types of the weights, without computing them."""

@@ -18,7 +18,9 @@ from rankclip_jax.distributed.collectives import all_gather
 from rankclip_jax.distributed.mesh import FSDP
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.models.lora import LORA
-from rankclip_jax.training.experiment import HEAD, Experiment
+from rankclip_jax.objectives import head
+from rankclip_jax.objectives.head import HEAD
+from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.state import join
 
 Batch = dict[str, jax.Array]
@@ -36,7 +38,7 @@ def forward(
       batch: views by name, ``[B, ...]``, rows over all devices.
       key: of the step.
     """
-    layout, objective, head = experiment.layout, experiment.objective, experiment.head
+    layout, objective = experiment.layout, experiment.objective
     alone = layout.mesh.size == 1  # which XLA would have exchange everything with itself
     axes = () if alone else layout.mesh.axis_names
     execution = dataclasses.replace(experiment.model.execution, axes=axes)
@@ -62,8 +64,7 @@ def forward(
                 mutable=["batch_stats"],
                 rngs={"patch_dropout": key},
             )
-            if head is not None:
-                outputs = outputs._replace(head=head.apply({"params": variables["params"][HEAD]}, outputs, part[0]))
+            outputs = head.apply(objective, model, variables, outputs, part[0])
             return outputs._replace(scalars={}), changed.get("batch_stats", statistics)
 
         count = experiment.config.train.accumulation
