@@ -1,7 +1,7 @@
 # docker build -t registry/rankclip --build-arg ACCELERATOR=cuda13 .
 # docker run --rm --gpus all --shm-size 16g -v "$PWD:/workspace" --user "$(id -u):$(id -g)" registry/rankclip \
 #     train --config demo
-# ACCELERATOR is cpu, cuda12, cuda13 or tpu. The versions are those of constraints/.
+# ACCELERATOR is cpu, cuda12, cuda13 or tpu. Versions come from constraints/.
 FROM python:3.12-slim AS build
 ARG ACCELERATOR=cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -16,7 +16,7 @@ RUN pip install --no-deps ./source
 
 FROM python:3.12-slim
 COPY --from=build /opt/rankclip /opt/rankclip
-# Any user may write here: --user, or the one that a cluster chooses.
+# Writable by any user, such as that of --user or of a cluster.
 RUN useradd --uid 1000 --home-dir /workspace rankclip && mkdir -m 1777 /workspace
 ENV PATH=/opt/rankclip/bin:$PATH HOME=/workspace PYTHONUNBUFFERED=1
 WORKDIR /workspace

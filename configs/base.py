@@ -1,6 +1,6 @@
-"""Where the settings of a run are declared, each once, with its default, its meaning and the values that it may have.
+"""Lists the classes that declare the settings of a run, each with default, meaning and allowed values.
 
-docs/settings.md and ``--help`` list all of them. A recipe begins with their defaults and changes what it must:
+docs/settings.md and ``--help`` list all settings. A recipe starts from the defaults and overrides some of them:
 
     from rankclip_jax.recipes import base
 
@@ -30,25 +30,25 @@ from rankclip_jax.training.hooks import HOOKS
 from rankclip_jax.training.settings import OptimizerSettings, RunSettings, TrainSettings
 
 DECLARED = (
-    RunSettings,  # config: the seed, and the weights to start from
-    DataSettings,  # config.data: what is read, by how many threads and processes
-    Augmentation,  # config.data: the crop, flips and colours of training views
-    ObjectiveSettings,  # config.objective: which one; its own settings are in its file
+    RunSettings,  # config: the seed, and the pretrained weights
+    DataSettings,  # config.data: sources, decoding threads and processes
+    Augmentation,  # config.data: augmentation of training views
+    ObjectiveSettings,  # config.objective: its name; the options are in the objective's file
     ModelSettings,  # config.model: the encoders, and how they are computed
-    OptimizerSettings,  # config.optimizer: the optimiser, the learning rate, what is frozen
-    TrainSettings,  # config.train: the batch and the length
-    MeshSettings,  # config.mesh: how a run lies on its devices
-    ProcessSettings,  # config.processes: how long processes wait for each other
-    CheckpointSettings,  # config.checkpoint: when it saves, what it keeps
+    OptimizerSettings,  # config.optimizer: the optimizer, the learning rate, frozen parameters, LoRA
+    TrainSettings,  # config.train: batch size and length
+    MeshSettings,  # config.mesh: how arrays are sharded over devices
+    ProcessSettings,  # config.processes: timeouts between processes
+    CheckpointSettings,  # config.checkpoint: when to save, what to keep
     LoggingSettings,  # config.logging: metrics, profiles, Weights & Biases
-    EvaluationSettings,  # config.evaluation: on what, and when
+    EvaluationSettings,  # config.evaluation: tasks and intervals
 )
-# Parts that a setting chooses among, each with settings of its own in that section.
+# Registries of parts that a setting selects. The options of a part are in the same section.
 CHOSEN = (
     SOURCES,  # config.data.source
     OBJECTIVES,  # config.objective.name
 )
-# Parts that are chosen inside another setting; their own settings, if any, stand beside their names.
+# Registries of parts that are selected inside another setting. The options of a part stand beside its name.
 NAMED = (
     VISION_ENCODERS,  # config.model.vision.family
     TEXT_ENCODERS,  # config.model.text.family
@@ -56,11 +56,11 @@ NAMED = (
     EVALUATIONS,  # config.evaluation.tasks
     HOOKS,  # config.train.hooks
 )
-# What each entry of a setting has that holds a dictionary of parts.
+# Fields of each entry in a setting that is a dictionary of parts.
 ENTRIES = (Task,)  # config.evaluation.tasks.NAME
 SETTINGS = (DECLARED, CHOSEN, NAMED, ENTRIES)
 
 
 def get_config() -> ConfigDict:
-    """All settings with their defaults, to be changed by a recipe."""
+    """Returns all settings with their defaults, for a recipe to override."""
     return recipes.base()

@@ -4,8 +4,8 @@ python -m rankclip_jax.train --config csv --config.data.train=train.csv \
     --config.data.validation=validation.csv --config.data.image_key=filepath \
     --config.data.caption_key=title
 
-Relative paths are looked up beside the CSV file. For a GPU and some ten thousand pairs or more; configs/csv_small.py
-is for a laptop, or for fewer.
+Relative image paths start at the folder of the CSV file. This recipe is for a GPU and ten thousand pairs or more;
+configs/csv_small.py is for a laptop or fewer pairs.
 """
 
 from ml_collections import ConfigDict
@@ -14,11 +14,11 @@ from rankclip_jax.recipes import base
 
 
 def get_config() -> ConfigDict:
-    """The base with what differs."""
+    """Returns the base settings with the changes of this recipe."""
     config = base()
     config.data.source = "csv"
     config.model.dtype = "auto"  # bfloat16 on GPUs and TPUs, for their matrix units; float32 on CPUs
-    config.optimizer.warmup_fraction = 0.05  # one's own data is small beside CC3M
+    config.optimizer.warmup_fraction = 0.05  # your own data is usually small compared with CC3M
     config.train.global_batch_size = 256
     config.train.epochs = 30
     return config

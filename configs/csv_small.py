@@ -1,4 +1,4 @@
-"""Your own images on a laptop, or few of them: as configs/csv.py, with a model that two CPU cores can train.
+"""Your own images on a laptop, or a small dataset: like configs/csv.py, with a model that two CPU cores can train.
 
 python -m rankclip_jax.train --config csv_small --config.data.train=train.csv \
     --config.data.validation=validation.csv --config.data.image_key=filepath \
@@ -11,13 +11,13 @@ from rankclip_jax.recipes import base
 
 
 def get_config() -> ConfigDict:
-    """The base with what differs."""
+    """Returns the base settings with the changes of this recipe."""
     config = base()
     config.data.source = "csv"
     config.model.name = "ViT-demo"
     config.model.image_size = 64
-    config.model.remat = "none"  # there is room for all of it
-    config.optimizer.learning_rate = 7e-4  # as in the demo, whose model this is
+    config.model.remat = "none"  # all activations fit into memory
+    config.optimizer.learning_rate = 7e-4  # for the demo's model
     config.optimizer.warmup_fraction = 0.05
     config.optimizer.weight_decay = 0.1
     config.optimizer.gradient_clip = 1.0

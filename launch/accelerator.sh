@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the extra of JAX to install: cuda12, cuda13, tpu, or nothing for the CPU.
+# Prints the JAX extra to install: cuda12, cuda13, tpu, or nothing for the CPU.
 # Usage: accelerator.sh [auto|cpu|cuda12|cuda13|tpu]
 case "${1:-auto}" in
   cpu) ;;

@@ -1,31 +1,32 @@
 # shellcheck shell=bash
-# Shared by the launchers of this folder; read by `.`, not run.
+# Shared functions of the launchers in this folder. Source this file; do not run it.
 
-# One line on stderr, and exit status 2.
+# Prints one line to stderr and exits with status 2.
 explain() {
   echo "launch: $*" >&2
   exit 2
 }
 
-# With DRY_RUN=1 a command is printed, quoted as it can be pasted, instead of run.
+# With DRY_RUN=1, launchers print commands, quoted for a shell, instead of running them.
 is_dry() { [ "${DRY_RUN:-0}" = 1 ]; }
 
-# A variable's value is a whole number from a smallest one (1), small enough for the shell's arithmetic.
+# Exits unless a value is an integer of at least `smallest` (default 1) that fits the shell's arithmetic.
 check_number() { # name, value, smallest
   [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] && [ "$2" -ge "${3:-1}" ] ||
     explain "$1: expected a number from ${3:-1} to 999999999; found '$2'"
 }
 
-# Processes and signals: a launcher outlives what it has started. `listen`, `start` each process, then `wait_for_all` or
-# `await` one. A signal goes on to every process: USR1 and USR2 as they are, the others as TERM, at which training saves.
-pids=() groups=() # processes that have not ended; the sessions of all
-asked="" status=0 # the last signal that was passed on; the exit status that follows from the first
+# Processes and signals. A launcher outlives the processes that it starts. Call `listen`, `start` each process, then
+# `wait_for_all`, or `await` one process. Every process gets each signal: USR1 and USR2 unchanged, the others as TERM,
+# on which training saves.
+pids=() groups=() # running processes; the sessions of all processes
+asked="" status=0 # the last forwarded signal; the exit status, from the first signal
 heard="" told=0 timer="" code=0
-patience=${PATIENCE:-30} # seconds from the first signal to a KILL; empty: for ever
-with_parent=()           # where the system can, a launcher that is killed takes its processes along: TERM
+patience=${PATIENCE:-30} # seconds from the first signal to KILL; empty: no limit
+with_parent=()           # sends TERM to the processes if the launcher is killed, where the system supports it
 setpriv --pdeathsig TERM true 2>/dev/null && with_parent=(setpriv --pdeathsig TERM)
 
-# From here on signals are passed on.
+# Forwards signals from now on.
 listen() {
   [ -z "$patience" ] || check_number PATIENCE "$patience" 0
   local name to
@@ -34,11 +35,11 @@ listen() {
     USR1 | USR2) to=$name ;;
     *) to=TERM ;;
     esac
-    # shellcheck disable=SC2064 # the values of now
+    # shellcheck disable=SC2064 # expand now
     trap "pass_on $to $((128 + $(kill -l "$name")))" "$name"
   done
-  trap : PIPE          # a log that nobody reads any more is no reason to end
-  exec {never}<> <(:) # with nothing to read
+  trap : PIPE          # keep running if the log has no reader any more
+  exec {never}<> <(:) # a descriptor without data, for `pause`
 }
 
 pass_on() { # signal, exit status
@@ -52,23 +53,23 @@ pass_on() { # signal, exit status
   fi
 }
 
-# Starts a process, in a session of its own: a terminal's Ctrl-C reaches the launcher alone, which passes it on once.
-# Nothing is started after a signal.
+# Starts a process in its own session. Ctrl-C in a terminal then reaches only the launcher, which forwards it once.
+# Starts nothing after a signal.
 start() {
   [ -z "$asked" ] || return
   setsid "${with_parent[@]}" "$@" &
   pids+=($!) groups+=($!)
   if [ -n "$asked" ] && [ "$told" -lt "${#pids[@]}" ]; then
-    kill -s "$asked" "$!" 2>/dev/null # the signal came while it was started
+    kill -s "$asked" "$!" 2>/dev/null # the signal arrived during the start
   fi
 }
 
-# A moment, or until a signal comes. (Bash's own `wait` misses some ends and alters some statuses when signals come.)
+# Sleeps briefly, or until a signal arrives. (Bash's `wait` misses some exits and changes some statuses on signals.)
 pause() { read -r -t 0.2 -u "$never"; }
 
 is_there() { kill -0 "$1" 2>/dev/null; }
 
-# Waits until a process has ended, whatever signals come meanwhile; its exit status is in `code`.
+# Waits until a process has exited, across signals. Sets `code` to its exit status.
 await() {
   while is_there "$1"; do pause; done
   while :; do
@@ -77,16 +78,16 @@ await() {
     code=$?
     [ -n "$heard" ] || return
   done
-} 2>/dev/null # where the shell says what ended by which signal
+} 2>/dev/null # the shell's messages about signals
 
-# What processes have left behind in their sessions, such as workers of one that was killed.
+# Kills what is left in the sessions of the processes, such as the workers of a killed process.
 end_groups() {
   local pid
   for pid in "${groups[@]}"; do kill -KILL -- "-$pid" 2>/dev/null; done
 }
 
-# Waits for all processes. The first that fails ends the others, and so does a signal; those that are still there after
-# $PATIENCE seconds are killed. Returns 128 and the signal's number, or the first status that is not 0.
+# Waits for all processes. The first failure, or a signal, stops the others. Processes that still run after $PATIENCE
+# seconds are killed. Returns 128 plus the signal's number, or the first nonzero status.
 wait_for_all() {
   local pid left
   while [ "${#pids[@]}" -gt 0 ]; do
@@ -105,8 +106,8 @@ wait_for_all() {
   return "$status"
 }
 
-# A command line for the shell of another host; when the connection ends that shell hears of it, and lets the process
-# save.
+# Prints a command line for the shell of another host. If the connection closes, that shell sends TERM to the process
+# and lets it save.
 remote() { # folder, quoted for that shell; command
   local folder=$1
   shift
@@ -115,5 +116,5 @@ remote() { # folder, quoted for that shell; command
   printf "while kill -0 \$child 2>/dev/null; do wait \$child; code=\$?; done; exit \$code; }"
 }
 
-# A secret of this start, by which its processes know each other (rankclip_jax/distributed/rendezvous.py).
+# Prints a random secret by which the processes of one start authenticate (rankclip_jax/distributed/rendezvous.py).
 new_token() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Prints a JobSet (jobset.x-k8s.io) that trains; give it to kubectl to start it:
+# Prints a JobSet (jobset.x-k8s.io) for a training. Pipe it to kubectl to start it:
 #   IMAGE=registry/rankclip launch/kubernetes.sh gpu HOSTS GPUS -- --config configs/cc3m.py --workdir gs://... | kubectl apply -f -
 #   IMAGE=registry/rankclip launch/kubernetes.sh tpu tpu-v5-lite-podslice 16x16 SLICES -- --config configs/cc3m.py
-# IMAGE is built and pushed with: docker build -t registry/rankclip --build-arg ACCELERATOR=cuda13 . (or cuda12, tpu)
-# NAME is the JobSet's (rankclip unless given). Processes find each other by the JobSet's own DNS names: no rights in the
-# cluster are needed. A failed or evicted pod restarts all of them, which go on from the last checkpoint.
+# To build IMAGE: docker build -t registry/rankclip --build-arg ACCELERATOR=cuda13 . (or cuda12, tpu)
+# NAME is the name of the JobSet (default: rankclip). Processes find each other by the JobSet's DNS names, so they need
+# no cluster permissions. A failed or evicted pod restarts all pods, which resume from the last checkpoint.
 set -u
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -13,14 +13,14 @@ kind=${1:-}
 case $kind in
 gpu) hosts=${2:-} devices=${3:-} && [ $# -ge 3 ] && shift 3 ;;
 tpu) accelerator=${2:-} topology=${3:-} slices=${4:-} && [ $# -ge 4 ] && shift 4 ;;
-*) explain "expected gpu or tpu first; found '$kind'. Say: launch/kubernetes.sh gpu 2 8 -- --config configs/cc3m.py" ;;
+*) explain "expected gpu or tpu first; found '$kind'. Use: launch/kubernetes.sh gpu 2 8 -- --config configs/cc3m.py" ;;
 esac
-[ "${1:-}" = -- ] && [ $# -gt 1 ] || explain "no flags of the training after --. Say: launch/kubernetes.sh gpu 2 8 -- --config configs/cc3m.py"
+[ "${1:-}" = -- ] && [ $# -gt 1 ] || explain "no flags for the training after --. Use: launch/kubernetes.sh gpu 2 8 -- --config configs/cc3m.py"
 shift
 name=${NAME:-rankclip}
 image=${IMAGE:-}
 [ -n "$image" ] || explain "IMAGE: not set. Build one with: docker build -t registry/rankclip --build-arg ACCELERATOR=cuda13 . Then use IMAGE=registry/rankclip"
-[[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || explain "NAME: expected small letters, digits and dashes; found '$name'"
+[[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || explain "NAME: expected lower-case letters, digits and dashes; found '$name'"
 
 if [ "$kind" = gpu ]; then
   check_number HOSTS "$hosts"
@@ -28,9 +28,9 @@ if [ "$kind" = gpu ]; then
   replicas=1 pods=$hosts limits="nvidia.com/gpu: $devices" selector=
 else
   check_number SLICES "$slices"
-  [[ $topology =~ ^[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}$ ]] || explain "topology: expected sides such as 16x16; found '$topology'"
+  [[ $topology =~ ^[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}$ ]] || explain "topology: expected dimensions such as 16x16; found '$topology'"
   chips=$((${topology//x/*}))
-  devices=$((chips < 4 ? chips : 4)) # chips of one host
+  devices=$((chips < 4 ? chips : 4)) # chips per host
   replicas=$slices pods=$((chips / devices)) limits="google.com/tpu: $devices"
   selector="
             nodeSelector:
@@ -38,14 +38,14 @@ else
               cloud.google.com/gke-tpu-topology: $topology"
 fi
 
-# On TPUs JAX reads what GKE has set; elsewhere the address is made of names that the JobSet gives.
+# On TPUs, JAX reads the variables of GKE. On GPUs, the address consists of the JobSet's DNS names.
 variables=
 if [ "$kind" = gpu ]; then
   variables="
               env:
               - {name: JAX_COORDINATOR_ADDRESS, value: \"$name-workers-0-0.$name:8476\"}
               - {name: JAX_NUM_PROCESSES, value: \"$hosts\"}
-              - name: RANKCLIP_JAX_TOKEN # what the pods of this job alone know
+              - name: RANKCLIP_JAX_TOKEN # known only to the pods of this job
                 valueFrom:
                   fieldRef: {fieldPath: \"metadata.labels['batch.kubernetes.io/controller-uid']\"}"
 fi

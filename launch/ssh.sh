@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# A process of a command on each host of a list, one name a line; the first is the coordinator:
+# Runs a command on each host of a list, with one host name per line. The first host is the coordinator:
 #   launch/ssh.sh hosts.txt python -m rankclip_jax.train --config configs/cc3m.py
-# The same folder, with the same files, is expected on each (REMOTE_FOLDER; this one unless given). SSH_OPTIONS go to ssh,
-# DRY_RUN=1 prints what would run.
+# Each host needs the same folder with the same files (REMOTE_FOLDER; default: the current folder). SSH_OPTIONS are
+# passed to ssh. DRY_RUN=1 prints the commands without running them.
 set -u
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
 listen
 
 list=${1:-}
-[ -r "$list" ] || explain "no file of hosts at '$list'. Write one name a line, and say: launch/ssh.sh hosts.txt COMMAND"
+[ -r "$list" ] || explain "no file of hosts at '$list'. Write one host name per line. Use: launch/ssh.sh hosts.txt COMMAND"
 shift
-[ $# -gt 0 ] || explain "no command. Say: launch/ssh.sh $list python -m rankclip_jax.train --config configs/cc3m.py"
+[ $# -gt 0 ] || explain "no command. Use: launch/ssh.sh $list python -m rankclip_jax.train --config configs/cc3m.py"
 mapfile -t hosts < <(grep -v -E '^[[:space:]]*(#|$)' "$list")
-[ "${#hosts[@]}" -gt 0 ] || explain "$list names no host. Write one name a line."
+[ "${#hosts[@]}" -gt 0 ] || explain "$list names no host. Write one host name per line."
 
 folder=${REMOTE_FOLDER:-$PWD} port=${PORT:-8476}
 check_number PORT "$port"

@@ -1,28 +1,29 @@
 #!/usr/bin/env bash
-# Starts a training again from its last checkpoint when it fails, on this machine, until it is finished:
+# Restarts a training on this machine from its last checkpoint when it fails, until it is finished:
 #   launch/supervise.sh launch/local.sh 2 python -m rankclip_jax.train --config configs/cc3m.py --workdir runs/cc3m
-# Gives up after $FAILURES (3) in a row without a new checkpoint, $PAUSE (10) seconds apart, and at once after what a
-# person must mend: status 2, or a command that is not there. Each is recorded in the workdir's events.jsonl. A signal
-# goes to the training, which saves, and nothing is started again. DRY_RUN=1 prints what would run.
+# Gives up after $FAILURES (3) consecutive failures without a new checkpoint, $PAUSE (10) seconds apart. Gives up at
+# once after an error that a user must fix: status 2, or a missing command. Each failure is recorded in the workdir's
+# events.jsonl. A signal goes to the training, which saves and is not restarted. DRY_RUN=1 prints the command without
+# running it.
 set -u
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
-patience="" # how long a command may take to end is its own matter
+patience="" # no limit: the command decides how long its shutdown takes
 listen
 
-[ $# -gt 0 ] || explain "no command. Say: launch/supervise.sh python -m rankclip_jax.train --config configs/cc3m.py --workdir runs/cc3m"
+[ $# -gt 0 ] || explain "no command. Use: launch/supervise.sh python -m rankclip_jax.train --config configs/cc3m.py --workdir runs/cc3m"
 workdir="" previous=""
 for word in "$@"; do
   case $previous in --workdir | -workdir) workdir=$word ;; esac
   case $word in --workdir=* | -workdir=*) workdir=${word#*=} ;; esac
   previous=$word
 done
-[ -n "$workdir" ] || explain "the command has no --workdir, where its checkpoints are looked for. Add --workdir=runs/NAME"
+[ -n "$workdir" ] || explain "the command has no --workdir, so its checkpoints cannot be found. Add --workdir=runs/NAME"
 limit=${FAILURES:-3} pause=${PAUSE:-10}
 check_number FAILURES "$limit"
 check_number PAUSE "$pause" 0
 case $workdir in
-*://*) explain "--workdir: expected a folder on a disk, whose checkpoints this script looks at; found '$workdir'" ;;
+*://*) explain "--workdir: expected a folder on a disk, because this script reads its checkpoints; found '$workdir'" ;;
 esac
 if is_dry; then
   printf '%q ' "$@"
@@ -30,7 +31,7 @@ if is_dry; then
   exit
 fi
 
-# The step of the newest checkpoint: a numbered folder with the digests that a finished one has.
+# Prints the step of the newest checkpoint: a numbered folder with the checksums of a finished checkpoint.
 newest() {
   local folder step=0
   for folder in "$workdir"/checkpoints/*; do
@@ -46,11 +47,11 @@ record() { # event, status, checkpoint
     "$(date +%Y-%m-%dT%H:%M:%S%z)" "$(hostname)" $$ "$1" "$2" "$3" >>"$workdir/events.jsonl"
 }
 
-# Starts a command and waits for its end, with nothing of it left. `code`: its exit status.
+# Runs a command until it exits, and kills what is left of it. Sets `code` to its exit status.
 run() {
   groups=()
   start env --default-signal=INT,QUIT "$@"
-  [ "${#pids[@]}" -gt 0 ] || exit "${ended:-$status}" # a signal came first
+  [ "${#pids[@]}" -gt 0 ] || exit "${ended:-$status}" # a signal arrived first
   await "${pids[0]}"
   pids=()
   end_groups
@@ -62,7 +63,7 @@ while :; do
   run "$@"
   ended=$code
   [ "$ended" = 0 ] && exit
-  [ "$ended" = 143 ] && [ -n "$asked" ] && ended=$status # by the TERM that was made of this signal
+  [ "$ended" = 143 ] && [ -n "$asked" ] && ended=$status # it ended by TERM, which replaced the user's signal
   [ -n "$asked" ] && exit "$ended"
   after=$(newest)
   failures=$((failures + 1))
@@ -74,7 +75,7 @@ while :; do
     exit "$ended"
   fi
   record started_again "$ended" "$after"
-  echo "launch: ended with status $ended; started again from step $after in $pause s ($failures of $limit failures)" >&2
+  echo "launch: ended with status $ended; restarting from step $after in $pause s (failure $failures of $limit)" >&2
   run sleep "$pause"
   [ -n "$asked" ] && exit "$ended"
 done

@@ -78,7 +78,7 @@ def test_the_versions_that_the_readme_names_are_those_of_the_locked_installation
 def test_a_locked_installation_takes_the_versions_of_its_python(locked, tmp_path):
     said = run(f"make -n install LOCKED={locked} VENV={shlex.quote(str(tmp_path / 'venv'))}", ROOT)
     assert ("-c constraints/python3.$(" in said) == (locked == "1")
-    assert "1 of 2: making the environment" in said
+    assert "1 of 2: creating the environment" in said
     assert "2 of 2: installing JAX" in said
 
 

@@ -224,7 +224,7 @@ def test_a_job_that_is_told_to_stop_saves_goes_back_into_the_queue_and_ends_as_i
     until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and len(losses(tmp_path / "run")) >= 3)
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=variables, check=True)
     try:
-        until(lambda: "back into the queue" in log.read_text())
+        until(lambda: "requeueing the job" in log.read_text())
         until(lambda: "step 30/30" in log.read_text(), seconds=300)
     except AssertionError:
         said = Path(slurm["SLURM_CONF"]).with_name("control.log")
