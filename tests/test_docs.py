@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from rankclip_jax.cli.commands import modules
+from rankclip_jax.evaluation.tasks import EVALUATIONS, Task
 from rankclip_jax.settings.schema import schema
 
 ROOT = Path(__file__).parent.parent
@@ -22,12 +23,16 @@ def settings():
     """Dotted names of all settings, those of each encoder among them, and of the sections that hold them."""
     yield from schema().settings()
     for registry in schema().named:
+        yield registry.setting
         tower = registry.setting.rpartition(".")[0]
         yield from (f"{tower}.{name}" for kind in registry.values() for name in getattr(kind, "declared", dict)())
 
 
 SETTINGS = {
     name[:end] for name in settings() for end in (*(dot.start() for dot in re.finditer(r"\.", name)), len(name))
+}
+TASKS = {"evaluation.tasks.NAME"} | {
+    f"evaluation.tasks.NAME.{name}" for kind in (Task, *EVALUATIONS.values()) for name in kind.declared()
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -40,9 +45,12 @@ def anchors(page):
 
 @each_page
 def test_a_page_names_settings_that_exist(page):
-    """As `--config.a.b` or `config.a.b`."""
-    named = set(re.findall(r"\bconfig\.([a-z]\w*(?:\.\w+)*)", page.read_text(encoding="utf8"))) - {"json"}
-    assert named <= SETTINGS
+    """As `--config.a.b` or `config.a.b`; a page may declare options of its own, and name tasks as it likes."""
+    text = page.read_text(encoding="utf8")
+    named = set(re.findall(r"\bconfig\.([a-z]\w*(?:\.\w+)*)", text)) - {"json"}
+    named = {re.sub(r"^evaluation\.tasks\.\w+", "evaluation.tasks.NAME", name) for name in named}
+    own = set(re.findall(r"^    (\w+): .* = setting\(", text, re.MULTILINE))
+    assert {name for name in named if name.rpartition(".")[2] not in own} <= SETTINGS | TASKS
 
 
 @each_page

@@ -172,13 +172,13 @@ def _complete(path: Path, config: ConfigDict, argv: list[str]) -> ConfigDict:
 
 def _add_task_settings(tasks: ConfigDict, given: Iterable[str]) -> None:
     """Adds to each task what the command line names of it, with its default."""
-    from rankclip_jax.evaluation.tasks import EVALUATIONS, Task  # here, since importing JAX takes a second
+    from rankclip_jax.settings.schema import schema  # here, since importing JAX takes a second
 
     for name in given:
         match = re.fullmatch(rf"{_TASKS}\.(\w+)\.(\w+)", name)
         if match and match[1] in tasks:
             entry = tasks[match[1]]
-            known = Task.declared() | EVALUATIONS[entry.task].declared()
+            known = schema().entry_settings("evaluation.tasks", entry.task)
             if match[2] in known and match[2] not in entry:
                 entry[match[2]] = known[match[2]].default
 

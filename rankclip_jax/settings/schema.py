@@ -48,6 +48,12 @@ class Schema:
             found |= {f"{prefix}{name}": setting for name, setting in kind.declared().items()}
         return found
 
+    def entry_settings(self, holder: str, part: str) -> dict[str, Setting]:
+        """The settings of an entry of the dictionary that a setting holds, where the entry chooses a part."""
+        (registry,) = (registry for registry in self.named if registry.setting == holder)
+        kinds = [kind for kind in self.entries if kind.section.startswith(holder)]
+        return {name: value for kind in (*kinds, registry[part]) for name, value in kind.declared().items()}
+
     def selectors(self) -> list[str]:
         """The settings that choose a part with settings of its own, and so go before others on a command line."""
         names = ["model.name", *(registry.setting for registry in (*self.registries, *self.named))]
