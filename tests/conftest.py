@@ -1,5 +1,6 @@
 """All tests run on eight CPU devices; those that want fewer make a mesh of some."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def mesh_of():
         return Mesh(np.asarray(jax.devices()[:count]), ("data",))
 
     return make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def released_programs():
+    """Programs of one module's tests are of no use to the next's, and take gigabytes together."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

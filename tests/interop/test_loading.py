@@ -29,12 +29,18 @@ from rankclip_jax.interop import open_clip as open_clip_files
 from rankclip_jax.models import clip
 from rankclip_jax.models.clip import Clip, init_variables, normalise
 from rankclip_jax.models.execution import Execution
-from rankclip_jax.models.presets import PRESETS
+from rankclip_jax.models.presets import PRESETS, Preset
+from rankclip_jax.models.text_transformer import TextTransformerConfig
+from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from tests.interop.conftest import make_run
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ["a photo of a dog", "two cats, it's late", "", "naïve café 東京 🎨", "word " * 100]
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries compared with
+
+
+# Heads of 64, as in all of CLIP's models, but seconds to compile.
+SMALL = Preset(96, VisionTransformerConfig(64, 16, 128, 2, 2), TextTransformerConfig(width=128, layers=2, heads=2))
 
 
 def pixels_of(size, count=3):
@@ -83,15 +89,17 @@ def test_open_clips_models_compute_the_same_here_and_go_back_unchanged(name, ope
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_hugging_faces_models_compute_the_same_here(activation, transformers, torch, tmp_path):
-    tower = {"num_attention_heads": 6, "hidden_size": 384, "intermediate_size": 1536, "hidden_act": activation}
+def test_hugging_faces_models_compute_the_same_here(activation, transformers, torch, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "small", SMALL)
+    tower = {"num_attention_heads": 2, "hidden_size": 128, "intermediate_size": 512, "hidden_act": activation,
+             "num_hidden_layers": 2}  # fmt: skip
     config = transformers.CLIPConfig(
-        text_config=tower, vision_config=tower | {"patch_size": 16, "image_size": 224}, projection_dim=384
+        text_config=tower, vision_config=tower | {"patch_size": 16, "image_size": 64}, projection_dim=96
     )
     theirs = transformers.CLIPModel(config).eval()
     theirs.save_pretrained(tmp_path / "model")
     encoder = rankclip_jax.load(tmp_path / "model")
-    images = pixels_of(224)
+    images = pixels_of(64)
     with torch.no_grad():
         outputs = theirs(input_ids=torch.tensor(tokenize(TEXTS)).long(), pixel_values=as_torch(torch, images))
     expected = outputs.image_embeds.numpy(), outputs.text_embeds.numpy()
@@ -289,18 +297,19 @@ def test_wrappers_of_parts_and_of_all_come_off_together(demo_tensors, run_folder
         loading.read(tmp_path / "two.safetensors")
 
 
-def test_the_names_of_open_clips_custom_text_models_are_read(open_clip, torch, tmp_path):
+def test_the_names_of_open_clips_custom_text_models_are_read(open_clip, torch, tmp_path, monkeypatch):
     """By the library's own class: its names, and embeddings of what it saves."""
-    tower = {"width": 384, "layers": 12}
+    monkeypatch.setitem(PRESETS, "small", SMALL)
+    tower = {"width": 128, "layers": 2}
     theirs = open_clip.CustomTextCLIP(
-        embed_dim=384,
-        vision_cfg=tower | {"image_size": 224, "patch_size": 16, "head_width": 64},
-        text_cfg=tower | {"heads": 6},
+        embed_dim=96,
+        vision_cfg=tower | {"image_size": 64, "patch_size": 16, "head_width": 64},
+        text_cfg=tower | {"heads": 2},
     ).eval()
     torch.save({"epoch": 1, "state_dict": {f"module.{name}": x for name, x in theirs.state_dict().items()}},
                tmp_path / "x.pt")  # fmt: skip
     encoder = rankclip_jax.load(tmp_path / "x.pt", activation="gelu")
-    images = pixels_of(224)
+    images = pixels_of(64)
     with torch.no_grad():
         expected = (
             theirs.encode_image(as_torch(torch, images), normalize=True).numpy(),

@@ -8,6 +8,7 @@ import pytest
 from rankclip_jax.interop.weight_map import batch_counters, empty, weight_map
 from rankclip_jax.models.clip import Clip, abstract_variables
 from rankclip_jax.models.presets import PRESETS
+LARGE = {"ViT-L-14", "ViT-L-14-336", "ViT-H-14", "RN50x64"}  # which take a gigabyte or two
 
 
 @pytest.mark.parametrize(
@@ -24,10 +25,12 @@ def test_names_and_shapes_are_the_librarys(file, name):
     assert ours == expected
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in PRESETS]
+)
 def test_every_one_of_our_tensors_has_its_place_and_no_two_share_one(name):
     preset = PRESETS[name]
-    arrays = empty(abstract_variables(Clip(preset)))
+    arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.int16), abstract_variables(Clip(preset)))
     count = sum(leaf.size for collection in arrays.values() for leaf in _leaves(collection))
     for library in ("open_clip", *(["hugging_face"] if "ViT" in name else [])):
         places = weight_map(preset, library)
