@@ -3,11 +3,14 @@
 import ast
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from rankclip_jax.interop.weight_map import batch_counters, empty, weight_map
 from rankclip_jax.models.clip import Clip, abstract_variables
 from rankclip_jax.models.presets import PRESETS
+
 LARGE = {"ViT-L-14", "ViT-L-14-336", "ViT-H-14", "RN50x64"}  # which take a gigabyte or two
 
 
