@@ -90,7 +90,7 @@ def test_an_interrupted_run_ends_with_the_same_parameters(how, when, by_command,
         saved = int(re.search(r"Stopped and saved at step (\d+)", said)[1])
         assert when <= saved < 20
         assert said.index("Stopping: the step under way is finished and saved first") < said.index("Stopped and saved")
-        assert "Go on with the same command: python -m rankclip_jax.train --config configs/demo.py" in said
+        assert "Resume with the same command: python -m rankclip_jax.train --config configs/demo.py" in said
         resumed = f"resuming from step {saved}\n"
     else:
         resumed = r"resuming from step (5|10|15)\n"
@@ -165,12 +165,12 @@ DEMO = ["--config", "configs/demo.py"]
 BAD = {
     "missing data": (["--config", "configs/cc3m.py"], "data/cc3m.*python -m rankclip_jax.input_pipeline.prepare"),
     "misspelt key": ([*DEMO, "--config.train.batch_size=8"],
-                     r"--config.train.batch_size: no such setting\. Did you mean --config.train.global_batch_size\?"),
+                     r"--config.train.batch_size: unknown setting\. Did you mean --config.train.global_batch_size\?"),
     "not a number": ([*DEMO, "--config.train.steps=many"], "train.steps=many"),
     "missing recipe": (["--config", "configs/dmeo.py"], "no file at configs/dmeo.py.*configs/demo.py"),
     "no recipe": ([], "--config: not given"),
     "unknown flag": ([*DEMO, "--workdri=x"], "workdri.*workdir"),
-    "empty workdir": ([*DEMO, "--workdir="], "--workdir: empty. Leave it out for runs/demo"),
+    "empty workdir": ([*DEMO, "--workdir="], "--workdir: empty. Omit the flag for the default, runs/demo"),
     "unwritable": ([*DEMO, "--workdir", "/proc/run"], "/proc/run cannot be written"),
 }  # fmt: skip
 
