@@ -36,8 +36,8 @@ def load(
     """Loads a trained or imported model, ready to encode images and texts.
 
     Args:
-      path: a workdir, an output of `rankclip_jax.export`, a ``.safetensors`` or ``.pt`` file of open_clip, OpenAI or the
-        RankCLIP release, or a Hugging Face CLIP folder.
+      path: a workdir, an output of `rankclip_jax.export`, a ``.safetensors`` or ``.pt`` file of open_clip, OpenAI or
+        the RankCLIP release, or a Hugging Face CLIP folder.
       step: the checkpoint of a workdir; None: the newest.
       activation: ``"quick_gelu"`` or ``"gelu"``, for files that do not record it; None: quick_gelu for those.
       dtype: the dtype of the computation, ``"float32"`` or ``"bfloat16"``.

@@ -64,8 +64,8 @@ def test_verify_says_which_checkpoint_is_whole(by_command, tmp_path):
     path = tmp_path / "run" / "checkpoints" / "15" / "default" / "_METADATA"
     path.write_bytes(path.read_bytes()[:-1])
     said = run("verify", "--workdir", tmp_path / "run", status=1).stdout
-    assert f"step 15: CORRUPT\n  {path} is altered or cut off\nstep 20: whole" in said
-    assert "15 is not what was saved" in run("evaluate", "--workdir", tmp_path / "run", "--step=15", status=2).stderr
+    assert f"step 15: CORRUPT\n  {path} is altered or truncated\nstep 20: intact" in said
+    assert "15 is corrupt" in run("evaluate", "--workdir", tmp_path / "run", "--step=15", status=2).stderr
     assert "choose from [10, 15, 20]" in run("verify", "--workdir", tmp_path / "run", "--step=7", status=2).stderr
 
 
