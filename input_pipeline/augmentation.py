@@ -117,11 +117,11 @@ def _with_synonym(words: list[str], start: int) -> int:
 def _synonym(word: str, rng: np.random.Generator) -> str:
     """Returns a synonym with the same punctuation, or the word itself if it has none."""
     bare = _bare(word)
-    others = _synonyms().get(bare)
-    if not others:
+    synonyms = _synonyms().get(bare)
+    if not synonyms:
         return word
-    other = str(rng.choice(others))
-    return word.replace(word.strip(".,;:!?\"'()"), other.capitalize() if word[:1].isupper() else other)
+    synonym = str(rng.choice(synonyms))
+    return word.replace(word.strip(".,;:!?\"'()"), synonym.capitalize() if word[:1].isupper() else synonym)
 
 
 def _bare(word: str) -> str:

@@ -312,10 +312,10 @@ def _check(arguments: argparse.Namespace) -> None:
     if not arguments.input.exists():
         raise UserError(f"--input: nothing at {arguments.input}. Use an existing file or folder.")
     expected = {"folder": "folder", "tfds": "folder", "csv": "file", "tsv": "file", "urls": "file"}
-    found = "folder" if arguments.input.is_dir() else "file"
-    if expected.get(arguments.source, found) != found:
+    kind = "folder" if arguments.input.is_dir() else "file"
+    if expected.get(arguments.source, kind) != kind:
         raise UserError(
-            f"--input: {arguments.input} is a {found}; --source {arguments.source} expects a "
+            f"--input: {arguments.input} is a {kind}; --source {arguments.source} expects a "
             f"{expected[arguments.source]}."
         )
     for name, low, high in (

@@ -82,13 +82,13 @@ def members(
                 yield Skip("compressed otherwise than by gzip", path.name)
                 return
             tape = _Tape(file)
-            found = False
+            has_entries = False
             while archive == 0 or _is_another(tape):
                 for item in _archive(tape, path.name, archive, most_read):
-                    found = True
+                    has_entries = True
                     yield item
                 archive += 1
-            if not found:
+            if not has_entries:
                 yield Skip(EMPTY, path.name)
     except DAMAGES as error:
         yield Skip("damaged tar", f"{path.name}: {str(error)[:200] or type(error).__name__}")

@@ -83,10 +83,10 @@ def _check_feature(feature: Any, where: str, depth: int) -> None:
         )
     name = feature.get("pythonClassName")
     if not isinstance(name, str) or name not in _CLASSES:
-        known = ", ".join(sorted({word.rsplit(".", 1)[1] for word in _CLASSES}))
+        allowed = ", ".join(sorted({word.rsplit(".", 1)[1] for word in _CLASSES}))
         raise UserError(
             f"{where} names the class {printable(name or feature.get('type'), 100)!r} for a feature. Nothing was "
-            f"imported: data must not choose code. Prepare the dataset again; choose its features from {known} of "
+            f"imported: data must not choose code. Prepare the dataset again; choose its features from {allowed} of "
             "TensorFlow Datasets."
         )
     key = _CLASSES[name]

@@ -93,8 +93,8 @@ def _byte_symbols() -> list[str]:
     """Returns a printable character for each byte, in the order of CLIP's vocabulary."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     symbols = {byte: chr(byte) for byte in printable}
-    others = (byte for byte in range(256) if byte not in symbols)
-    symbols |= {byte: chr(256 + offset) for offset, byte in enumerate(others)}
+    unprintable = (byte for byte in range(256) if byte not in symbols)
+    symbols |= {byte: chr(256 + offset) for offset, byte in enumerate(unprintable)}
     return [symbols[byte] for byte in range(256)]
 
 

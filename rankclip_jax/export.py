@@ -62,8 +62,8 @@ def _check_flags() -> tuple[Path, str, Path]:
     """Returns the workdir, the format and the output path, after checking all flags."""
     workdir = entry.path_flag(_WORKDIR, "Use the folder of a run, such as --workdir runs/demo.")
     if _FORMAT.value not in _SUFFIXES:
-        found = "not given" if _FORMAT.value is None else f"unknown value {_FORMAT.value!r}"
-        raise UserError(f"--format: {found}; choose from {', '.join(_SUFFIXES)}.")
+        problem = "not given" if _FORMAT.value is None else f"unknown value {_FORMAT.value!r}"
+        raise UserError(f"--format: {problem}; choose from {', '.join(_SUFFIXES)}.")
     suffix = _SUFFIXES[_FORMAT.value]
     output = entry.local_path(_OUTPUT, f"Use the path to write, such as --output exported{suffix}")
     if output.is_dir() and suffix:

@@ -132,10 +132,10 @@ def read_config_and_added(workdir: Path) -> tuple[dict, set[str]]:
     advice = "Restore it, or use another --workdir."
     try:
         content = files.read_json(path)
-        found = dict(schema.flatten(content))
+        stored = dict(schema.flatten(content))
     except UserError as error:
         raise UserError(f"--workdir: {error} {advice}") from error
-    complete, flat = schema.base(), dict(found)
+    complete, flat = schema.base(), dict(stored)
     unknown = validation.unknown_names(content)
     if not flat or unknown:
         names = ", ".join(printable(name, 60) for name in unknown[:5]) or "nothing"

@@ -62,8 +62,8 @@ def path_flag(flag: flags.FlagHolder, example: str) -> Path:
       UserError: the flag is not given, is empty, or names a path in an unsupported object store.
     """
     if not flag.value:
-        found = "not given" if flag.value is None else "empty"
-        raise UserError(f"--{flag.name}: {found}. {example}")
+        problem = "not given" if flag.value is None else "empty"
+        raise UserError(f"--{flag.name}: {problem}. {example}")
     try:
         return path_of(flag.value)
     except UserError as error:

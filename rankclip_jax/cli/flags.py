@@ -178,9 +178,9 @@ def _add_task_settings(tasks: ConfigDict, given: Iterable[str]) -> None:
         match = re.fullmatch(rf"{_TASKS}\.(\w+)\.(\w+)", name)
         if match and match[1] in tasks:
             entry = tasks[match[1]]
-            known = Task.declared() | EVALUATIONS[entry.task].declared()
-            if match[2] in known and match[2] not in entry:
-                entry[match[2]] = known[match[2]].default
+            declared = Task.declared() | EVALUATIONS[entry.task].declared()
+            if match[2] in declared and match[2] not in entry:
+                entry[match[2]] = declared[match[2]].default
 
 
 def _with_encoders(model: ConfigDict, complete: ConfigDict) -> ConfigDict:

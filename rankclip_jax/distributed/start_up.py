@@ -187,16 +187,16 @@ def _from_jax_variables(environment: Mapping[str, str]) -> ProcessPlacement | No
     number = environment.get("JAX_PROCESS_ID", environment.get("JOB_COMPLETION_INDEX"))
     if count is None and (address is None or "SLURM_STEP_NUM_TASKS" in environment):
         return None
-    found = {"JAX_NUM_PROCESSES": count, "JAX_COORDINATOR_ADDRESS": address, "JAX_PROCESS_ID": number}
+    variables = {"JAX_NUM_PROCESSES": count, "JAX_COORDINATOR_ADDRESS": address, "JAX_PROCESS_ID": number}
     if count == "1":
         return ProcessPlacement("JAX_NUM_PROCESSES", 1)
-    for name, value in found.items():
+    for name, value in variables.items():
         if not value:
-            given = ", ".join(f"{other}={setting}" for other, setting in found.items() if setting)
-            raise UserError(f"{name}: not set; found only {given}. Set all of {', '.join(found)}.")
+            given = ", ".join(f"{other}={setting}" for other, setting in variables.items() if setting)
+            raise UserError(f"{name}: not set; found only {given}. Set all of {', '.join(variables)}.")
     if ":" not in str(address):
         address = f"{address}:{_PORT}"
-    processes, process_id = (_whole(name, found[name]) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+    processes, process_id = (_whole(name, variables[name]) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     return ProcessPlacement(
         "JAX_NUM_PROCESSES", processes, process_id, address, _ids(environment.get("JAX_LOCAL_DEVICE_IDS"))
     )

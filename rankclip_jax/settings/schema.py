@@ -51,8 +51,8 @@ class Schema:
     def selectors(self) -> list[str]:
         """Returns the settings that choose a part with its own settings; overrides of them are applied first."""
         names = ["model.name", *(registry.setting for registry in (*self.registries, *self.named))]
-        known = self.settings()
-        return [name for name in names if name not in known or isinstance(known[name].default, str)]
+        declared = self.settings()
+        return [name for name in names if name not in declared or isinstance(declared[name].default, str)]
 
     def defaults(self) -> ConfigDict:
         """Returns the default settings; sections that user-defined parts may extend stay unlocked."""
@@ -100,8 +100,8 @@ def base() -> ConfigDict:
 
 def is_open(name: str) -> bool:
     """Whether a dotted name lies inside a dictionary setting, such as ``model.vision.width``."""
-    known = schema().settings()
-    return any(isinstance(known[outer].default, dict) for outer in _outer(name) if outer in known)
+    declared = schema().settings()
+    return any(isinstance(declared[outer].default, dict) for outer in _outer(name) if outer in declared)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,9 +18,9 @@ def check(config: ConfigDict) -> None:
 
 def check_values(config: ConfigDict) -> None:
     """Like `check`, without the parts' own checks, so that a run is readable without its user-defined code."""
-    values, known = closed(config.to_dict()), schema().settings(config)
+    values, declared = closed(config.to_dict()), schema().settings(config)
     given = {name for name, _ in flatten(config.to_dict())} | values.keys()
-    closed_names = {name for name, setting in known.items() if not isinstance(setting.default, dict)}
+    closed_names = {name for name, setting in declared.items() if not isinstance(setting.default, dict)}
     if missing := sorted(closed_names - given):
         raise UserError(f"--config: the recipe lacks config.{missing[0]}. Start the recipe with config = base().")
     if unknown := unknown_names(config):
@@ -28,7 +28,7 @@ def check_values(config: ConfigDict) -> None:
             f"--config: unknown setting config.{unknown[0]} in the recipe. Remove it, or choose from docs/settings.md."
         )
     for name in closed_names:
-        known[name].check(f"config.{name}", values[name])
+        declared[name].check(f"config.{name}", values[name])
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
@@ -53,7 +53,8 @@ def closed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def unknown_names(config: Mapping[str, Any]) -> list[str]:
     """Returns undeclared dotted names; ignores sections whose user-defined part is not loaded."""
-    known, unchecked = schema().settings(config), tuple(_unchecked_sections(config))
+    known = schema().settings(config)
+    unchecked = tuple(_unchecked_sections(config))
     names = (name for name, _ in flatten(config.to_dict() if isinstance(config, ConfigDict) else dict(config)))
     return sorted(name for name in names if name not in known and not is_open(name) and not name.startswith(unchecked))
 

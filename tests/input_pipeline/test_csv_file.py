@@ -50,7 +50,7 @@ def test_tabs_and_byte_order_marks_are_understood(tmp_path):
     [
         ("", "is empty"),
         ("filepath,title\n", "expected rows with a path and a caption"),
-        ("image,caption\na,b\n", "no column 'filepath'; it has 'image', 'caption'"),
+        ("image,caption\na,b\n", "no column 'filepath'; found 'image', 'caption'"),
         ("filepath,title\na.jpg\n", "line 2: too few columns: found 1, expected at least 2"),
     ],
 )

@@ -249,7 +249,7 @@ def test_a_prepared_dataset_is_a_source_too(prepared, tmp_path):
 
 def test_what_a_tfds_directory_lacks_is_named(prepared, tmp_path, capsys):
     for options, said in (
-        (["--split", "test"], "has no split 'test'; it has train"),
+        (["--split", "test"], "has no split 'test'; choose from train"),
         (["--image_key", "picture"], "no feature 'picture'"),
         (["--caption_key", "objects/text"], "no feature 'objects/text'"),
     ):
