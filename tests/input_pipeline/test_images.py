@@ -368,5 +368,5 @@ def test_grey_values_that_are_no_numbers_are_black(values):
 
 
 def test_colours_of_which_no_rgb_can_be_made_are_unreadable():
-    with pytest.raises(UnreadableError, match="colours in LAB"):
+    with pytest.raises(UnreadableError, match="image mode LAB, which cannot be converted"):
         images.decode(encoded(Image.new("LAB", (9, 9)), "TIFF"))

@@ -109,7 +109,7 @@ def check_refusal(done, output, reason):
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("input_pipeline.prepare:")]
     assert line.startswith(f"input_pipeline.prepare: --output: {output}/.prepare-train")
-    assert f"cannot be written ({reason}). The 3 shards that are done are kept." in line
+    assert f"cannot be written ({reason}). The 3 finished shards are kept." in line
     assert not list((output / ".prepare-train").glob("*.partial"))
 
 

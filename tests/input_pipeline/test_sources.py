@@ -174,7 +174,7 @@ def test_every_file_of_a_folder_is_a_pair_or_counted(tmp_path):
     assert len(skipped) == 10
     (tmp_path / "none" / "sub").mkdir(parents=True)
     (tmp_path / "none" / "sub" / "a.heic").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no images .*; found 1 \.heic"):
+    with pytest.raises(UserError, match=r"expected images .*; found 1 \.heic"):
         next(Folder(tmp_path / "none", 4).jobs())
 
 
