@@ -193,7 +193,7 @@ def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "no checkpoint of step 3" in export(
         run_folder, "open_clip", tmp_path / "x.safetensors", "--step=3", status=2
     )
-    assert "no average" in export(run_folder, "open_clip", tmp_path / "a/x.safetensors", "--weights=ema", status=2)
+    assert "no EMA" in export(run_folder, "open_clip", tmp_path / "a/x.safetensors", "--weights=ema", status=2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
