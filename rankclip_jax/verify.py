@@ -17,7 +17,7 @@ def main() -> None:
     """Prints a line per checkpoint; exits with 0 if all are intact and with 1 if not."""
     workdir = entry.path_flag(_WORKDIR, "Use the folder of a run, such as --workdir runs/demo.")
     from rankclip_jax.checkpoints.manager import (  # after the flags, since importing JAX takes long
-        describe_proof,
+        describe_checkpoint,
         faults_of,
         faults_of_name,
     )
@@ -33,7 +33,7 @@ def main() -> None:
     for step in steps if _STEP.value is None else [_STEP.value]:
         faults = faults_of(workdir, step)
         corrupt += bool(faults)
-        print(printable(f"step {step}: {'CORRUPT' if faults else describe_proof(workdir, step)}"))
+        print(printable(f"step {step}: {'CORRUPT' if faults else describe_checkpoint(workdir, step)}"))
         for fault in faults:
             print(f"  {printable(fault)}")
     for name in misnamed_folders if _STEP.value is None else []:

@@ -190,7 +190,7 @@ def faults_of_name(workdir: Path, name: str) -> list[str]:
     return [f"{path}: expected a step number as the folder's name. Remove it, or move it elsewhere"]
 
 
-def describe_proof(workdir: Path, step: int) -> str:
+def describe_checkpoint(workdir: Path, step: int) -> str:
     """Returns a short description of an intact checkpoint: its size and the versions that saved it."""
     folder = workdir / "checkpoints" / str(step)
     saved_by, size = checksums.about(folder)["versions"], bytes_of(workdir, step)

@@ -149,7 +149,7 @@ class Files:
 
     def verify(self):
         faults = checkpoints.faults_of(self.run, 3)
-        return "\n".join(faults) if faults else checkpoints.describe_proof(self.run, 3)
+        return "\n".join(faults) if faults else checkpoints.describe_checkpoint(self.run, 3)
 
     def read_suite(self):
         for task in suite.read(self.folder / "suite.json"):
