@@ -1,4 +1,4 @@
-"""Sources, decoding, tokenizer and the loader: everything up to a batch of uint8 pixels and token ids."""
+"""Input pipeline: data sources, image decoding, tokenizers and the loader of batches."""
 
 from .sources import SOURCES, has_validation, open_source
 

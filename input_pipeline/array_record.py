@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class DamagedShard:
-    """A shard that is not what was prepared: its records' numbers, and what is wrong with it."""
+    """A damaged shard: the numbers of its first and last record, and the reason."""
 
     first: int
     last: int
@@ -34,9 +34,9 @@ class PreparedSplit:
     """A split of a prepared dataset; item ``i`` is ``{"image": encoded bytes, "text": one or more captions}``.
 
     Args:
-      records: TensorFlow Datasets' own source.
-      digest: of the shards as they were prepared.
-      damaged: shards whose records are not read.
+      records: TensorFlow Datasets' data source.
+      digest: the digest of the shards as prepared.
+      damaged: shards whose records are skipped.
     """
 
     records: Sequence[dict]
@@ -47,7 +47,7 @@ class PreparedSplit:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        """Raises UnreadableError where the shard is damaged at this record."""
+        """Returns a record; raises UnreadableError if the shard is damaged there."""
         for shard in self.damaged:
             if shard.first <= index <= shard.last:
                 raise UnreadableError(shard.reason)
@@ -55,7 +55,7 @@ class PreparedSplit:
             record = self.records[index]
             captions = [record["caption"], *record.get("other_captions", ())]
             return {"image": record["image"], "text": [caption.decode("utf8") for caption in captions]}
-        except Exception as error:  # whatever the readers' C++ and protobuf parts raise on damaged bytes
+        except Exception as error:  # the C++ reader and protobuf raise many types on damaged bytes
             raise UnreadableError(f"record {index}: {type(error).__name__}: {str(error).splitlines()[:1]}") from error
 
     def identity(self) -> dict[str, object]:
@@ -64,20 +64,20 @@ class PreparedSplit:
 
     @property
     def damaged_records(self) -> int:
-        """How many records are in shards that are not what was prepared."""
+        """The number of records in damaged shards."""
         return sum(shard.last - shard.first + 1 for shard in self.damaged)
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayRecordSource(DataSource):
-    """Prepared shards, on a disk or in an object store."""
+    """Prepared ArrayRecord shards, on a disk or in an object store."""
 
     expects = "a prepared directory"
     in_object_stores = True
     holds_splits = True
 
     def open(self, path: str, split: str, *, image_size: int, seed: int) -> PreparedSplit:
-        """The split of a prepared directory."""
+        """Opens a split of a prepared directory."""
         del image_size, seed
         if not path:
             raise UserError(f"config.data.{split}: not set. Use --config.data.{split}=DIR, {self.expects}.")
@@ -90,10 +90,10 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
     Args:
       path: the directory, on a disk or in an object store.
       split: ``"train"`` or ``"validation"``.
-      flag: the setting that named the directory, for errors.
+      flag: the setting that names the directory, for errors.
 
     Raises:
-      UserError: there is no such dataset, or it lacks the split.
+      UserError: the dataset is missing or damaged, or lacks the split.
     """
     folder = path_of(str(path))
     command = (
@@ -102,21 +102,21 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
     if not (folder / "dataset_info.json").exists():
         raise UserError(
             f"{flag}: no dataset at {path}. Prepare it with: {command} (--source also reads tsv, webdataset, folder, "
-            f"tfds and urls), or point elsewhere: --{flag}=DIR"
+            f"tfds and urls), or use another folder: --{flag}=DIR"
         )
     try:
         builder = tfds_folder.open_builder(folder)
         splits = builder.info.splits
-        there = split in splits
-        records = _records(builder, split) if there else ()
-        lengths = list(splits[split].shard_lengths) if there else []
-    except Exception as error:  # whatever the reader's parts raise on damaged files, or on another format's
+        has_split = split in splits
+        records = _records(builder, split) if has_split else ()
+        lengths = list(splits[split].shard_lengths) if has_split else []
+    except Exception as error:  # the readers raise many types on damaged files and other formats
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"{flag}: the dataset at {path} cannot be opened ({' '.join(words.split())[:500]}). Prepare it again with: "
             f"{command}"
         ) from error
-    if not there:
+    if not has_split:
         raise UserError(f"{flag}: {path} has no split {split!r}. Add it with: {command}")
     entry = manifest.read(folder)["splits"].get(split)
     if entry is None:  # prepared by TensorFlow Datasets itself
@@ -124,29 +124,29 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
     shards = entry["shards"]
     if lengths != [shard["pairs"] for shard in shards]:
         raise UserError(
-            f"{flag}: {path}: dataset_info.json and manifest.json differ in the shards of {split!r}. Restore them, or "
+            f"{flag}: {path}: dataset_info.json and manifest.json list different shards of {split!r}. Restore them, or "
             f"prepare the dataset again with: {command}"
         )
     damaged = _find_damaged(folder, shards)
     for shard in damaged:
-        _LOGGER.warning("%s: %s; its records %d to %d are not read", flag, shard.reason, shard.first, shard.last)
+        _LOGGER.warning("%s: %s; skipping its records %d to %d", flag, shard.reason, shard.first, shard.last)
     return PreparedSplit(records, _digest([shard["sha256"] for shard in shards]), damaged)
 
 
 def _records(builder: Any, split: str) -> Sequence[dict]:
-    import tensorflow_datasets as tfds  # where it is needed, since importing it takes seconds
+    import tensorflow_datasets as tfds  # here, since importing it takes seconds
 
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _find_damaged(folder: Path, shards: list[dict[str, Any]]) -> tuple[DamagedShard, ...]:
-    """Shards that are missing, of another size than when they were written, or with other records."""
-    if is_remote(folder):  # a listing tells all sizes; to open each shard would ask the store several times
+    """Returns the shards that are missing, or differ from the manifest in size or records."""
+    if is_remote(folder):  # one listing gives all sizes; opening each shard would take several requests
         sizes = sizes_below(folder)
         reasons = [_compare_size(folder / shard["file"], shard, sizes.get(shard["file"])) for shard in shards]
     else:
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            reasons = list(pool.map(functools.partial(_look_at, folder), shards))
+            reasons = list(pool.map(functools.partial(_compare, folder), shards))
     starts = itertools.accumulate((shard["pairs"] for shard in shards), initial=0)
     return tuple(
         DamagedShard(
@@ -157,7 +157,7 @@ def _find_damaged(folder: Path, shards: list[dict[str, Any]]) -> tuple[DamagedSh
     )
 
 
-def _look_at(folder: Path, shard: dict[str, Any]) -> str | None:
+def _compare(folder: Path, shard: dict[str, Any]) -> str | None:
     path = folder / shard["file"]
     try:
         stat = path.stat()
@@ -168,26 +168,26 @@ def _look_at(folder: Path, shard: dict[str, Any]) -> str | None:
 
 
 def _compare_size(path: Path, shard: dict[str, Any], size: int | None) -> str | None:
-    """What is wrong with a shard's file, if anything is."""
+    """Returns the fault of a shard's file by its size, or None."""
     if size is None:
         return f"{path}: missing"
     return None if size == shard["bytes"] else f"{path}: {size:,} bytes, expected {shard['bytes']:,}"
 
 
 def _compare_records(path: Path, shard: dict[str, Any]) -> str | None:
-    """Whether a shard has the records that were prepared, as far as its first and its last tell."""
+    """Returns the fault of a shard by its record count and its first and last record, or None."""
     from array_record.python.array_record_module import ArrayRecordReader
 
-    from .preparation.shards import digest  # here, since it imports what decodes images
+    from .preparation.shards import digest  # here, since it imports the image decoders
 
     try:
         reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
         count = reader.num_records()
         if count == shard["pairs"]:
             first, last = reader.read([0, count - 1])
-            same = (digest(first), digest(last)) == (shard["first"], shard["last"])
-            return None if same else f"{path}: other records than were prepared"
-    except Exception:  # whatever the C++ part raises: the bytes are damaged, which each record that they are of tells
+            is_same = (digest(first), digest(last)) == (shard["first"], shard["last"])
+            return None if is_same else f"{path}: its records differ from the prepared ones"
+    except Exception:  # any type from the C++ reader: damaged records raise their own error when read
         return None
     return f"{path}: {count:,} records, expected {shard['pairs']:,}"
 

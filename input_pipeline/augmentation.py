@@ -1,4 +1,4 @@
-"""What training changes about a pair: the crop, flips, colours, policies; and a second view, altered further."""
+"""Augmentation of training pairs: crop, flip, color jitter, policies, and an optional stronger second view."""
 
 import dataclasses
 import functools
@@ -12,30 +12,34 @@ from .errors import UserError
 from .images import Picture, centre_view, random_view
 from .setting import FRACTION, Choice, Each, Range, Settings, setting
 
-_WORD_SHARE = 0.1  # of a text's words are touched by one edit of each kind, at least one word
+_WORD_SHARE = 0.1  # fraction of a text's words that an edit changes, at least one word
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation(Settings):
-    """How a training view is drawn."""
+    """The augmentation of training images."""
 
     section = "data"
 
     crop_scale: tuple[float, float] = setting(
         (0.9, 1.0),
-        "random crop: least and largest fraction of the image's area (open_clip's default)",
+        "random crop: minimum and maximum fraction of the image's area (open_clip's default)",
         Each(*[Range(0, 1, exclude_low=True)] * 2),
     )
-    flip: float = setting(0.0, "probability of mirroring an image left and right", FRACTION)
+    flip: float = setting(0.0, "probability of a horizontal flip", FRACTION)
     color_jitter: tuple[float, float, float, float] = setting(
         (0.0, 0.0, 0.0, 0.0),
-        "largest change of brightness, contrast, saturation, and of the hue as a fraction of the colour circle",
+        "maximum change of brightness, contrast, saturation, and of hue as a fraction of the color wheel",
         Each(FRACTION, FRACTION, FRACTION, Range(0, 0.5)),
     )
-    auto_augment: str = setting("", "or `rand_augment` or `auto_augment`", Choice(("", "rand_augment", "auto_augment")))
+    auto_augment: str = setting(
+        "",
+        "augmentation policy: `rand_augment` or `auto_augment`; empty: none",
+        Choice(("", "rand_augment", "auto_augment")),
+    )
     crop: str = setting(
         "random",
-        "`random`: open_clip's training view; `center`: CLIP's and the release's, the largest square, resized",
+        "`random`: open_clip's training crop; `center`: that of CLIP and the release, the largest square, resized",
         Choice(("random", "center")),
     )
 
@@ -45,7 +49,7 @@ class Augmentation(Settings):
             raise UserError(f"config.data.crop_scale: expected the smaller fraction first; found {self.crop_scale}.")
 
     def __call__(self, picture: Picture, image_size: int, rng: np.random.Generator) -> np.ndarray:
-        """uint8 ``[image_size, image_size, 3]``; what is not asked for draws nothing from ``rng``."""
+        """Returns a view, uint8 ``[image_size, image_size, 3]``; disabled steps draw nothing from ``rng``."""
         if self.crop == "center":
             view = centre_view(picture, image_size)
         else:
@@ -62,12 +66,12 @@ class Augmentation(Settings):
         return np.asarray(image)
 
 
-# The second view of a pair: a tighter crop with other colours (Chen et al., 2020, at half its strength).
+# The second view of a pair: a tighter crop with color jitter (Chen et al., 2020, at half its strength).
 SECOND_VIEW = Augmentation(crop_scale=(0.5, 1.0), flip=0.5, color_jitter=(0.4, 0.4, 0.4, 0.1))
 
 
 def augment_text(text: str, rng: np.random.Generator) -> str:
-    """The text after one kind of edit, drawn at random: words replaced by synonyms, inserted, swapped or deleted.
+    """Returns the text after one random kind of edit: words replaced by synonyms, inserted, swapped or deleted.
 
     The four edits of Wei and Zou (2019); an insertion is a synonym of one of the text's words, or that word again.
     """
@@ -105,19 +109,19 @@ def _shift_colours(
 
 
 def _with_synonym(words: list[str], start: int) -> int:
-    """The first word from ``start`` on, and around, that has a synonym; ``start`` if none has."""
-    places = [(start + offset) % len(words) for offset in range(len(words))]
-    return next((place for place in places if _bare(words[place]) in _synonyms()), start)
+    """Returns the first position from ``start``, cyclically, whose word has a synonym; ``start`` if none has."""
+    positions = [(start + offset) % len(words) for offset in range(len(words))]
+    return next((position for position in positions if _bare(words[position]) in _synonyms()), start)
 
 
 def _synonym(word: str, rng: np.random.Generator) -> str:
-    """Another word of the same meaning in the same punctuation, or the word itself where none is known."""
+    """Returns a synonym with the same punctuation, or the word itself if it has none."""
     bare = _bare(word)
-    others = _synonyms().get(bare)
-    if not others:
+    synonyms = _synonyms().get(bare)
+    if not synonyms:
         return word
-    other = str(rng.choice(others))
-    return word.replace(word.strip(".,;:!?\"'()"), other.capitalize() if word[:1].isupper() else other)
+    synonym = str(rng.choice(synonyms))
+    return word.replace(word.strip(".,;:!?\"'()"), synonym.capitalize() if word[:1].isupper() else synonym)
 
 
 def _bare(word: str) -> str:
@@ -126,7 +130,7 @@ def _bare(word: str) -> str:
 
 @functools.cache
 def _synonyms() -> dict[str, list[str]]:
-    """The other words of each word's line in ``synonyms.txt``."""
+    """Returns the synonyms of each word: the other words of its line in ``synonyms.txt``."""
     lines = (Path(__file__).parent / "synonyms.txt").read_text(encoding="ascii").splitlines()
     groups = [line.split() for line in lines]
     return {word: [other for other in group if other != word] for group in groups for word in group}

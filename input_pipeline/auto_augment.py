@@ -1,7 +1,7 @@
 """RandAugment and AutoAugment's ImageNet policy: random operations on 8-bit RGB images of any size.
 
-Both papers share one list of operations. Here each is a function of an image and a level, the share of the operation's
-range in AutoAugment's table 6: magnitude / 10, from 0 to 1, and from -1 to 1 where its range is symmetric about zero.
+Both papers share one list of operations. Here each is a function of an image and a level, the fraction of the
+operation's range in AutoAugment's table 6: magnitude / 10, from 0 to 1, or from -1 to 1 for ranges symmetric about 0.
 """
 
 from collections.abc import Callable
@@ -14,35 +14,35 @@ _MAX_DEGREES = 30
 _MAX_SHEAR = 0.3
 _MAX_SHIFT = 150 / 331  # of a side: the papers' 150 pixels, of the 331 that the policy was searched at
 _MIN_ENHANCEMENT, _MAX_ENHANCEMENT = 0.1, 1.9
-# What geometry uncovers is mid grey: near zero after normalisation, where black would add a strong false edge.
+# Mid grey fills the uncovered area: it is near zero after normalization, while black would add a strong false edge.
 _FILL = (128, 128, 128)
 
 
 def rand_augment(image: Image.Image, rng: np.random.Generator, layers: int = 2, magnitude: float = 9) -> Image.Image:
-    """RandAugment: some operations in a row, each drawn evenly, all of one magnitude (Cubuk et al., 2020).
+    """Applies RandAugment: several uniformly drawn operations of one magnitude (Cubuk et al., 2020).
 
     Args:
       image: 8-bit RGB; the result has its size.
-      rng: draws operations, signs and whether they are done.
+      rng: draws operations, signs and whether to apply them.
       layers: the number of operations, N in the paper.
-      magnitude: in [0, 10], M in the paper, which need not be whole.
+      magnitude: in [0, 10], M in the paper; need not be an integer.
 
     Raises:
       ValueError: the magnitude is outside its range.
     """
     if not 0 <= magnitude <= _MAX_MAGNITUDE:
-        raise ValueError(f"RandAugment's magnitude is {magnitude}; give one from 0 to {_MAX_MAGNITUDE}")
+        raise ValueError(f"magnitude={magnitude}: expected 0 to {_MAX_MAGNITUDE} for RandAugment")
     for name in rng.choice(_RAND_AUGMENT, layers):
         image = _apply(image, name, magnitude, rng)
     return image
 
 
 def auto_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """One of the 25 sub-policies that AutoAugment found for ImageNet, drawn evenly (Cubuk et al., 2019, table 9).
+    """Applies a uniformly drawn sub-policy of AutoAugment's 25 for ImageNet (Cubuk et al., 2019, table 9).
 
     Args:
       image: 8-bit RGB; the result has its size.
-      rng: draws operations, signs and whether they are done.
+      rng: draws operations, signs and whether to apply them.
     """
     for name, probability, magnitude in IMAGENET_POLICY[rng.integers(len(IMAGENET_POLICY))]:
         if rng.random() < probability:
@@ -58,37 +58,37 @@ def _apply(image: Image.Image, name: str, magnitude: float, rng: np.random.Gener
 
 
 def _rotate(image: Image.Image, level: float) -> Image.Image:
-    """Turns about the centre, anticlockwise where the level is positive."""
+    """Rotates about the centre, anticlockwise for a positive level."""
     return image.rotate(level * _MAX_DEGREES, fillcolor=_FILL)
 
 
 def _shear_x(image: Image.Image, level: float) -> Image.Image:
-    """Moves each row by a share of its distance from the top, to the right where the level is positive."""
+    """Moves each row by a share of its distance from the top, to the right for a positive level."""
     return _affine(image, (1, -level * _MAX_SHEAR, 0, 0, 1, 0))
 
 
 def _shear_y(image: Image.Image, level: float) -> Image.Image:
-    """Moves each column by a share of its distance from the left, down where the level is positive."""
+    """Moves each column by a share of its distance from the left, down for a positive level."""
     return _affine(image, (1, 0, 0, -level * _MAX_SHEAR, 1, 0))
 
 
 def _translate_x(image: Image.Image, level: float) -> Image.Image:
-    """Moves by whole pixels, to the right where the level is positive."""
+    """Moves by whole pixels, to the right for a positive level."""
     return _affine(image, (1, 0, -round(level * _MAX_SHIFT * image.width), 0, 1, 0))
 
 
 def _translate_y(image: Image.Image, level: float) -> Image.Image:
-    """Moves by whole pixels, down where the level is positive."""
+    """Moves by whole pixels, down for a positive level."""
     return _affine(image, (1, 0, 0, 0, 1, -round(level * _MAX_SHIFT * image.height)))
 
 
 def _affine(image: Image.Image, source: tuple[float, ...]) -> Image.Image:
-    """``source`` is (a, b, c, d, e, f): the pixel at (x, y) comes from (ax + by + c, dx + ey + f)."""
+    """Applies an affine map (a, b, c, d, e, f): the pixel at (x, y) comes from (ax + by + c, dx + ey + f)."""
     return image.transform(image.size, Image.Transform.AFFINE, source, fillcolor=_FILL)
 
 
 def _solarize(image: Image.Image, level: float) -> Image.Image:
-    """Inverts the values from a threshold up, which falls from 256 (none) to 0 (all)."""
+    """Inverts values above a threshold, which falls from 256 (none) to 0 (all) with the level."""
     return ImageOps.solarize(image, round(256 * (1 - level)))
 
 
@@ -114,7 +114,7 @@ def _sharpness(image: Image.Image, level: float) -> Image.Image:
 
 
 def _enhancement(level: float) -> float:
-    """The papers' factor: 1 leaves the image as it is, so the middle magnitude does, and the lowest takes the most."""
+    """Returns the papers' enhancement factor; at the middle magnitude it is 1, which leaves the image unchanged."""
     return _MIN_ENHANCEMENT + level * (_MAX_ENHANCEMENT - _MIN_ENHANCEMENT)
 
 

@@ -1,4 +1,4 @@
-r"""Image files on disk, listed with their captions in a CSV or TSV file, as open_clip and the RankCLIP release do."""
+r"""Image files on disk, listed with their captions in a CSV or TSV file, as for open_clip and the RankCLIP release."""
 
 import dataclasses
 import hashlib
@@ -14,8 +14,8 @@ from .source import DataSource
 from .tables import BadRow, caption_columns, check, column_names, delimiter_of, list_lines, rows
 
 _LOGGER = logging.getLogger(__name__)
-_NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # what Python's surrogateescape makes of such bytes
-_SIZES = 256  # image files whose sizes tell a dataset from a changed one, at most
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # Python's surrogateescape of invalid bytes
+_SIZES = 256  # maximum number of image files whose sizes are part of a dataset's identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +26,14 @@ class CsvSource(DataSource):
 
     image_key: str = setting("filepath", "csv: the column of image paths (open_clip's name; the release's is image)")
     caption_key: str = setting("title", "csv: the column of captions (open_clip's name), or several: short,long")
-    delimiter: str = setting("", "csv: between columns; empty: by the suffix, a comma for .csv and a tab for .tsv")
+    delimiter: str = setting("", "csv: column delimiter; empty: by the suffix, a comma for .csv and a tab for .tsv")
 
     def __post_init__(self) -> None:
         if len(self.delimiter.replace("\\t", "\t")) > 1:
-            raise UserError(f"config.data.delimiter: expected one character, or none; found {self.delimiter!r}.")
+            raise UserError(f"config.data.delimiter: expected one character or nothing; found {self.delimiter!r}.")
 
     def open(self, path: str, split: str, *, image_size: int, seed: int) -> "CsvFile":
-        """The pairs that a file lists."""
+        """Opens the pairs that a file lists."""
         del image_size, seed
         if not path:
             raise UserError(f"config.data.{split}: not set. Use --config.data.{split}=PATH, {self.expects}.")
@@ -51,9 +51,9 @@ class CsvFile:
     """Pairs of an image path and a caption, or several; item ``i`` is ``{"image": Path, "text": str or tuple of str}``.
 
     Args:
-      paths: of the images.
-      captions: of each image.
-      folder: where relative paths begin.
+      paths: the paths of the images.
+      captions: the caption or captions of each image.
+      folder: the folder that relative paths start from.
     """
 
     paths: tuple[Path, ...]
@@ -67,7 +67,7 @@ class CsvFile:
         return {"image": self.paths[index], "text": self.captions[index]}
 
     def identity(self) -> dict[str, object]:
-        """See `source.identity_of`: digests of all captions and image names, and of some files' sizes."""
+        """See `source.identity_of`: digests of all captions, all image names, and the sizes of some files."""
         names, captions = hashlib.sha256(), hashlib.sha256()
         prefix = f"{self.folder}/"
         for path, caption in zip(self.paths, self.captions, strict=True):
@@ -83,17 +83,18 @@ class CsvFile:
 
 
 def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: str) -> CsvFile:
-    r"""Reads the list of pairs; relative image paths are looked up beside the file.
+    r"""Reads the list of pairs; relative image paths start from the file's folder.
 
     Args:
       path: the file.
       image_key: name of the column of image paths.
-      caption_key: name of the column of captions, or several with commas between; empty ones of several are left out.
-      delimiter: one character; the two characters ``\t`` are understood as a tab; empty: see `delimiter_of`.
-      flag: the setting that named the file, for errors.
+      caption_key: name of the column of captions, or several names separated by commas; empty captions of several
+        are dropped.
+      delimiter: one character; the two characters ``\t`` mean a tab; empty: see `delimiter_of`.
+      flag: the setting that names the file, for errors.
 
     Raises:
-      UserError: the file is not there, not text, empty, or lacks a column; or rows cannot be used.
+      UserError: the file is missing, not text, empty, or lacks a column; or some rows are invalid.
     """
     check(path, flag)
     delimiter = delimiter_of(path, delimiter)
@@ -118,27 +119,27 @@ def read(path: Path, *, image_key: str, caption_key: str, delimiter: str, flag: 
         raise UserError(_explain(path, delimiter, bad, flag))
     if incomplete:
         _LOGGER.warning(
-            "%s: %d rows without a path or a caption are left out, such as line %d",
+            "%s: skipped %d rows without a path or a caption, such as line %d",
             printable(path),
             len(incomplete),
             incomplete[0],
         )
     if not pairs:
-        raise UserError(f"{flag}: {path} has no whole rows below its column names, so there is nothing to train on.")
+        raise UserError(f"{flag}: {path}: expected rows with a path and a caption below the column names; found none.")
     folder = path.parent
     return CsvFile(tuple(folder / image for image, _ in pairs), tuple(texts for _, texts in pairs), folder)
 
 
 def _explain(path: Path, delimiter: str, bad: dict[str, list[tuple[int, str]]], flag: str) -> str:
-    """What is wrong with the rows that cannot be used, by reason, with line numbers."""
+    """Returns the message about invalid rows, by reason, with line numbers."""
     reasons = []
     for reason, found in bad.items():
         line, first = found[0]
         more = f"; also lines {list_lines([line for line, _ in found[1:]])}" if len(found) > 1 else ""
         reasons.append(f"line {line}: {reason}: {first}{more}")
     return (
-        f"{flag}: {path}, {'. '.join(reasons)}. Fix these rows: a field that holds the delimiter, {delimiter!r}, "
-        f"stands in quotes. Or prepare the table, which leaves such rows out and counts them: python -m "
+        f"{flag}: {path}, {'. '.join(reasons)}. Fix these rows: put quotes around a field that contains the delimiter, "
+        f"{delimiter!r}. Or prepare the table, which skips and counts such rows: python -m "
         f"rankclip_jax.input_pipeline.prepare --source csv --input {path}"
     )
 

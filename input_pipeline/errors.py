@@ -1,12 +1,12 @@
-"""The exceptions that a person, or the loader, is meant to catch."""
+"""The exceptions of the input pipeline: for mistakes of the user, and for unreadable records."""
 
 
 class UserError(Exception):
-    """Something the user can mend: printed as one paragraph, without a traceback, with exit status 2.
+    """An error that the user can fix; commands print it as one paragraph without a traceback, and exit with status 2.
 
-    The text names the file or flag at fault, what was found, what was expected and what to do next.
+    The message names the flag or file, what was found against what was expected, and what to do.
     """
 
 
 class UnreadableError(Exception):
-    """A record or image is missing, truncated, not what it should be, or a decompression bomb; the text says which."""
+    """A record or image is missing, truncated, invalid or a decompression bomb; the message gives the reason."""

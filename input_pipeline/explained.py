@@ -1,4 +1,4 @@
-"""How commands end when something is wrong: with one paragraph and an exit status, never with a traceback."""
+"""Error handling of commands: one paragraph and an exit status instead of a traceback."""
 
 import argparse
 import copy
@@ -13,24 +13,24 @@ from typing import NoReturn
 from .errors import UserError
 from .files import printable
 
-_LONGEST = 10_000  # characters of a paragraph or of a line of the log
+_MAX_LENGTH = 10_000  # characters of a paragraph or of a log line
 
 
 class ExitOnUserError:
-    """A context in which a `UserError`, a refusal of the file system, lack of memory or Ctrl-C ends the process.
+    """A context in which a `UserError`, an operating-system error, running out of memory or Ctrl-C ends the process.
 
-    The exit status is 2, and for Ctrl-C 130.
+    The exit status is 2, or 130 for Ctrl-C.
 
     Args:
-      program: its name, with which the paragraph begins.
-      kept: what is said of the work that a Ctrl-C leaves unfinished.
+      program: the name of the program, which starts the paragraph.
+      kept: a sentence about unfinished work, printed after Ctrl-C.
     """
 
     def __init__(self, program: str, kept: str) -> None:
         self.program, self._kept = program, kept
 
     def __enter__(self) -> None:
-        """Nothing is different until something goes wrong; a name that is not UTF-8 is printed with escapes."""
+        """Makes the output streams print names that are not UTF-8 with escapes."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -38,65 +38,65 @@ class ExitOnUserError:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends the process if something did."""
+        """Ends the process if one of these errors was raised."""
         match error:
             case UserError():
                 self.exit(str(error))
             case KeyboardInterrupt():
                 self.stop()
             case MemoryError():
-                self.exit(f"memory does not suffice ({error}). Ask for less at once, or take a machine with more.")
-            case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # the word of accelerators' runtimes
+                self.exit(f"out of memory ({error}). Use smaller batches or images, or a machine with more memory.")
+            case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # as accelerator runtimes report it
                 words = str(error).splitlines()[0][:200]
-                self.exit(f"memory does not suffice ({words}). Ask for less at once, such as a smaller batch or model.")
+                self.exit(f"out of memory ({words}). Use a smaller batch or model.")
             case OSError() if error.filename is not None:
                 self.exit(
-                    f"{error.filename}: {error.strerror}. Expected a path that this user can read, or write where "
-                    "something is written there."
+                    f"{error.filename}: {error.strerror}. Expected a path that this user can read or write. "
+                    "Use another path, or change its permissions."
                 )
             case OSError() if error.errno is not None:
-                self.exit(f"the system refused: {error.strerror}.")
+                self.exit(f"operating system error: {error.strerror}.")
             case Exception() if type(error).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp"):
                 words = " ".join(str(error).split())[:300]
-                self.exit(f"the object store refused ({type(error).__name__}: {words}). Are there credentials for it?")
-            case OSError():  # without a number: of such a library, too
-                self.exit(f"refused: {error}.")
+                self.exit(f"object store error ({type(error).__name__}: {words}). Check the credentials.")
+            case OSError():  # without errno: also from an object-store library
+                self.exit(f"input/output error: {error}.")
 
     def stop(self) -> NoReturn:
-        """Ends the process at once, as Ctrl-C asks: threads and helpers of libraries would still hold it otherwise."""
-        # A handler may come in the middle of a print, so this writes past Python's buffers.
+        """Ends the process immediately on Ctrl-C, without waiting for threads and helper processes of libraries."""
+        # A signal handler may interrupt a print, so this bypasses Python's buffers.
         os.write(2, f"\n{self.program}: stopped at once. {self._kept}\n".encode())
         os._exit(128 + signal.SIGINT)
 
     def exit(self, message: str) -> NoReturn:
-        """Ends the process with a paragraph."""
-        print(printable(f"{self.program}: {' '.join(message.split())}", _LONGEST), file=sys.stderr)
+        """Prints one paragraph and exits with status 2."""
+        print(printable(f"{self.program}: {' '.join(message.split())}", _MAX_LENGTH), file=sys.stderr)
         sys.exit(2)
 
 
 class PrintableFormatter(logging.Formatter):
-    """Log messages whose inserted words, such as a file's name, stay on their line, without control characters."""
+    """A log formatter that escapes control characters and line ends in arguments, such as file names."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message; its own line ends, and those of a traceback, stay."""
+        """Formats a record; keeps the line ends of the message itself and of a traceback."""
         record = copy.copy(record)
         if isinstance(record.args, tuple):
             record.args = tuple(
-                arg if isinstance(arg, int | float) else printable(arg, _LONGEST) for arg in record.args
+                arg if isinstance(arg, int | float) else printable(arg, _MAX_LENGTH) for arg in record.args
             )
-        return "\n".join(printable(line, _LONGEST) for line in super().format(record).split("\n"))
+        return "\n".join(printable(line, _MAX_LENGTH) for line in super().format(record).split("\n"))
 
 
 def log_to_stderr() -> None:
-    """Prints warnings, one paragraph each."""
+    """Configures logging to print warnings to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line that says what is wrong in one line."""
+    """An argument parser whose errors are `UserError`s of one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""
-        raise UserError(f"{message}. For all flags say: {self.prog} --help")
+        raise UserError(f"{message}. Run {self.prog} --help to list all flags.")

@@ -1,4 +1,4 @@
-"""Reading files that anybody may have written, and writing files that are there either whole or not at all."""
+"""Reads untrusted files safely, and writes files atomically."""
 
 import errno
 import json
@@ -13,15 +13,15 @@ from . import object_stores
 from .errors import UserError
 
 LARGEST_TEXT = 1 << 26  # bytes of a settings, manifest or label file
-_DEEPEST = 100  # levels of nested JSON values; Python's own functions give up near a thousand
-_LARGEST_NUMBER = 1e100  # beyond every number of a run, and within what can be added, drawn and formatted
+_MAX_DEPTH = 100  # levels of nested JSON values; Python's recursion limit is near a thousand
+_LARGEST_NUMBER = 1e100  # larger than any number of a run, and small enough to add, plot and format
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a file to read its bytes.
+    """Opens a regular file to read its bytes.
 
     Raises:
-      OSError: it cannot be opened, or it is a pipe, a device or a socket, whose reader could wait or read for ever.
+      OSError: the file cannot be opened, or is a pipe, device or socket, from which a read might never return.
     """
     if object_stores.is_remote(path):
         return cast(BinaryIO, path.open("rb"))
@@ -35,44 +35,44 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path that a file names is a file's; False also where no file can be called so."""
+    """Whether a path from a file is that of a file; False for invalid paths too."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long; NUL
+    except (OSError, ValueError):  # the name is too long or contains NUL
         return False
 
 
 def read_text(path: Path, *, limit: int = LARGEST_TEXT) -> str:
-    """The content of a text file in UTF-8, with or without a byte-order mark.
+    """Returns the content of a UTF-8 text file, without a byte-order mark.
 
     Raises:
       OSError: see `open_regular`.
-      UserError: it is not UTF-8, or longer than ``limit`` bytes.
+      UserError: the file is not UTF-8, or longer than ``limit`` bytes.
     """
     with open_regular(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise UserError(f"{printable(path)}: expected at most {limit:,} bytes of text.")
+        raise UserError(f"{printable(path)}: expected at most {limit:,} bytes of text; found more.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{printable(path)}: expected UTF-8 text; byte {error.start:,} is not. Convert it, for example with: "
+            f"{printable(path)}: expected UTF-8 text; found another encoding at byte {error.start:,}. Convert it: "
             "iconv -f LATIN1 -t UTF-8 FILE > NEW"
         ) from error
 
 
 def read_json(path: Path, expected: type = dict, *, limit: int = LARGEST_TEXT) -> Any:
-    """The value that a JSON file holds.
+    """Returns the value in a JSON file.
 
     Args:
       path: the file.
-      expected: type of the value.
-      limit: bytes that the file may have.
+      expected: the expected type of the value.
+      limit: the maximum size of the file in bytes.
 
     Raises:
       OSError: see `open_regular`.
-      UserError: it is not UTF-8, too long, not JSON, nested too deeply, or another type of value.
+      UserError: the file is not UTF-8, too long, not JSON, nested too deeply, or has a value of another type.
     """
     try:
         value = json.loads(read_text(path, limit=limit))
@@ -81,14 +81,14 @@ def read_json(path: Path, expected: type = dict, *, limit: int = LARGEST_TEXT) -
     if not isinstance(value, expected):
         raise UserError(f"{printable(path)}: expected a JSON {expected.__name__}; found {type(value).__name__}.")
     if is_deep(value):
-        raise UserError(f"{printable(path)}: expected JSON of at most {_DEEPEST} nested levels; found more.")
+        raise UserError(f"{printable(path)}: expected JSON of at most {_MAX_DEPTH} nested levels; found more.")
     return value
 
 
 def is_deep(value: Any) -> bool:
-    """Whether lists and objects of a JSON value are nested deeper than recursive functions should follow."""
+    """Whether the lists and objects of a JSON value are nested too deeply for recursive functions."""
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         level = [
             inner
             for outer in level
@@ -101,7 +101,7 @@ def is_deep(value: Any) -> bool:
 
 
 def printable(text: object, limit: int = 300) -> str:
-    r"""Text from outside, such as a file's name, on one line: control characters escaped, and cut to ``limit``.
+    r"""Returns untrusted text, such as a file's name, on one line: escapes control characters, and truncates it.
 
     >>> print(printable("a\x1b[2Jb\nc"))
     a\x1b[2Jb\nc
@@ -117,27 +117,27 @@ def printable(text: object, limit: int = 300) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError where nothing can be made at the path, or in the folder nearest to it; nothing is left there."""
+    """Raises OSError if nothing can be created at the path or in its nearest existing parent; leaves nothing there."""
     if object_stores.is_remote(path):
         object_stores.check_writable(path)
         return
     existing = nearest_folder(path)
     tempfile.TemporaryFile(dir=existing).close()
-    blocked = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), existing)
-    if not blocked.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(blocked))
+    nearest = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), existing)
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
 
 
 def nearest_folder(path: Path) -> Path:
-    """The folder at the path, or the nearest one above it that is there."""
+    """Returns the folder at the path, or its nearest existing parent."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file beside its place and moves it there; text as UTF-8. An object is there whole or not at all anyway.
+    """Writes a file atomically, text as UTF-8: to a temporary file, then renamed. Object stores are atomic anyway.
 
     Raises:
-      OSError: it cannot be; the file is named.
+      OSError: the file cannot be written; the error has its name.
     """
     content = content.encode("utf8") if isinstance(content, str) else content
     if object_stores.is_remote(path):
@@ -155,7 +155,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def number(value: object) -> float | None:
-    """A JSON value as a finite number that can be computed with; None: it is none."""
+    """Returns a JSON value as a finite number of bounded size, or None if it is not one."""
     if not isinstance(value, int | float) or abs(value) > _LARGEST_NUMBER or math.isnan(value):
         return None
     return value

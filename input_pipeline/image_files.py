@@ -1,7 +1,7 @@
-"""The structure of image files: which format one is, where its parts lie, and the file without its metadata.
+"""The structure of image files: detects the format, locates the parts, and removes the metadata.
 
-Pillow reads metadata that nobody asked for and fails where a tag is odd, so it is given what pixels are made of alone.
-Nothing here decodes a pixel.
+Pillow reads unneeded metadata and fails on odd tags, so it only gets the parts that the pixels depend on. Nothing here
+decodes pixels.
 """
 
 import dataclasses
@@ -16,41 +16,41 @@ _FORMATS = re.compile(
     rb"|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<AVIF>.{4}ftyp(?:avif|avis|mif1|msf1))",
     re.DOTALL,
 )
-FORMATS = tuple(_FORMATS.groupindex)  # the only ones that are opened, by Pillow's names
-_MOST_PARTS = 1 << 18  # segments, chunks or blocks that are walked over: more than any program writes
-_MOST_TIFF_VALUES = 1 << 20  # offsets of strips and the like
-_MOST_OVERLAP = 16  # times that the strips of a TIFF may cover it
+FORMATS = tuple(_FORMATS.groupindex)  # the formats that are opened, by Pillow's names
+_MOST_PARTS = 1 << 18  # segments, chunks or blocks that are read: more than any program writes
+_MOST_TIFF_VALUES = 1 << 20  # strip offsets and similar
+_MOST_OVERLAP = 16  # how many times the strips of a TIFF may cover it
 
-# What JPEG's pixels depend on beside tables and scans: JFIF and Adobe say which colours the components are.
+# JPEG segments without effect on pixels. JFIF (E0) and Adobe (EE) are not among them: they give the color space.
 _JPEG_METADATA = frozenset(range(0xE1, 0xF0)) - {0xEE} | {0xFE}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # but for restarts, and FF 00 within a scan
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # without restart markers, and FF 00 within a scan
 _SOS, _EOI = 0xDA, 0xD9
-# TIFF's tags that say how pixels are stored; Pillow and libtiff need no others.
+# TIFF tags that describe how pixels are stored; Pillow and libtiff need no others.
 _TIFF_SHAPE = {*range(256, 260), 262, 266, 273, 277, 278, 279, 284, 320, *range(322, 326), 332, 338, 339}
 _TIFF_CODECS = {292, 293, 317, 347, *range(512, 516), *range(517, 522), 529, 530, 532}
 _TIFF_STRUCTURE = _TIFF_SHAPE | _TIFF_CODECS
-_INTEGER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # TIFF's types of whole numbers
+_INTEGER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # TIFF's integer types
 
 
 def format_of(content: bytes) -> str:
-    """One of `FORMATS`, by the first bytes.
+    """Detects one of `FORMATS` by the first bytes.
 
     Raises:
-      UnreadableError: it is none of them.
+      UnreadableError: the content has none of these formats.
     """
     match = _FORMATS.match(content)
     if match is None or match.lastgroup is None:
-        raise UnreadableError(f"not an image: none of {', '.join(FORMATS)}")
+        raise UnreadableError(f"not an image: expected one of {', '.join(FORMATS)}")
     return match.lastgroup
 
 
 def without_metadata(content: bytes, form: str) -> bytes:
-    """The file with only the parts that its first picture is decoded from.
+    """Returns the file with only the parts that its first picture is decoded from.
 
     Raises:
-      UnreadableError: its parts are out of proportion.
+      UnreadableError: the file has too many or too large parts.
     """
     match form:
         case "JPEG":
@@ -64,21 +64,21 @@ def without_metadata(content: bytes, form: str) -> bytes:
             return _bare_tiff(content)
         case "AVIF":
             return _bare_avif(content)
-    return content  # WebP's is only read where it is asked for, and BMP has none
+    return content  # WebP's metadata is only read on request, and BMP has none
 
 
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end (the marker's two bytes included) of each segment up to the first scan's header.
+    """Yields marker, start and end (including the marker's two bytes) of each segment up to the first scan header.
 
     Raises:
-      UnreadableError: there are far too many.
+      UnreadableError: the file has too many segments.
     """
     position = 2
     for _ in range(_MOST_PARTS):
-        start = content.find(b"\xff", position)  # junk before a marker is passed over, as decoders do
+        start = content.find(b"\xff", position)  # skips junk before a marker, like decoders
         position = start + 1
         while start >= 0 and content[position : position + 1] == b"\xff":
             position += 1
@@ -87,7 +87,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         marker = content[position]
         position += 1
         if marker in (0x00, 0x01, 0xD8) or 0xD0 <= marker <= 0xD7:
-            continue  # stands alone
+            continue  # a marker without a segment
         if marker == _EOI or len(content) < position + 2:
             return
         end = position + max(int.from_bytes(content[position : position + 2], "big"), 2)
@@ -99,7 +99,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def jpeg_scan_count(content: bytes, most: int) -> int:
-    """How often a JPEG's decoder goes over all pixels; counting ends above ``most``."""
+    """Returns the number of scans of a JPEG; stops counting above ``most``."""
     progressive, components, scans = False, 0, 0
     position = len(content)
     for marker, start, end in jpeg_segments(content):
@@ -108,7 +108,7 @@ def jpeg_scan_count(content: bytes, most: int) -> int:
         elif marker == _SOS:
             scans, position = 1, end
             if not progressive and int.from_bytes(content[start + 4 : start + 5]) >= components:
-                return 1  # all components in one scan: decoders stop after it
+                return 1  # all components are in one scan, after which decoders stop
     while scans <= most and (match := _JPEG_MARKER.search(content, position)):
         position = match.end()
         marker = match[1][0]
@@ -121,10 +121,10 @@ def jpeg_scan_count(content: bytes, most: int) -> int:
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of each chunk, its length and checksum included, up to the last.
+    """Yields kind, start and end of each PNG chunk, including its length and checksum.
 
     Raises:
-      UnreadableError: there are far too many.
+      UnreadableError: the file has too many chunks.
     """
     position = 8
     for _ in range(_MOST_PARTS):
@@ -140,10 +140,10 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def riff_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of the data of each chunk of a WebP file.
+    """Yields kind, start and end of the data of each chunk of a WebP file.
 
     Raises:
-      UnreadableError: there are far too many.
+      UnreadableError: the file has too many chunks.
     """
     position = 12
     for _ in range(_MOST_PARTS):
@@ -158,7 +158,7 @@ def riff_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class TiffEntry:
-    """An entry of a TIFF directory: its tag, the type's number, how many values, and the bytes of the entry."""
+    """An entry of a TIFF directory: tag, type number, value count, the bytes of the entry, and the byte order."""
 
     tag: int
     kind: int
@@ -168,28 +168,28 @@ class TiffEntry:
 
     @property
     def number(self) -> int | None:
-        """The value where it is one whole number that has room in the entry."""
-        place = 8 if self.is_small else 12
-        form = self.order + _INTEGER.get(self.kind, "")
-        if self.count != 1 or self.kind not in _INTEGER or place + struct.calcsize(form) > len(self.content):
+        """The value if it is a single integer stored in the entry, else None."""
+        start = 8 if self.is_small else 12
+        layout = self.order + _INTEGER.get(self.kind, "")
+        if self.count != 1 or self.kind not in _INTEGER or start + struct.calcsize(layout) > len(self.content):
             return None
-        found: int = struct.unpack_from(form, self.content, place)[0]
-        return found
+        value: int = struct.unpack_from(layout, self.content, start)[0]
+        return value
 
     @property
     def is_small(self) -> bool:
-        """Whether it is of a TIFF of less than 4 GiB, whose entries are shorter."""
+        """Whether the entry is of a classic TIFF (up to 4 GiB), which has shorter entries than BigTIFF."""
         return len(self.content) == 12
 
     @property
     def offset(self) -> int:
-        """Where values lie that have no room in the entry."""
+        """The offset of values that do not fit in the entry."""
         return int.from_bytes(self.content[8 if self.is_small else 12 :], "little" if self.order == "<" else "big")
 
 
 @dataclasses.dataclass(frozen=True)
 class TiffDirectory:
-    """The first directory of a TIFF file, or of Exif, which has its form: the entries, and where they begin."""
+    """The first directory of a TIFF file, or of Exif, which has the same format: its entries and their start."""
 
     entries: tuple[TiffEntry, ...]
     start: int
@@ -197,13 +197,13 @@ class TiffDirectory:
     is_big: bool
 
     def number(self, tag: int, default: int) -> int:
-        """A tag's value, or the default where there is no such tag or it is no whole number."""
-        found = next((entry.number for entry in self.entries if entry.tag == tag), None)
-        return default if found is None else found
+        """Returns a tag's value, or the default if the tag is missing or not an integer."""
+        value = next((entry.number for entry in self.entries if entry.tag == tag), None)
+        return default if value is None else value
 
 
 def tiff_directory(content: bytes) -> TiffDirectory | None:
-    """The entries that lie within the content; None: it has no such form."""
+    """Returns the directory with the entries within the content, or None if the content is not a TIFF."""
     match = re.match(rb"(II)[*+]\0|(MM)\0[*+]", content)
     if match is None:
         return None
@@ -236,7 +236,7 @@ def _bare_jpeg(content: bytes) -> bytes:
 
 
 def _bare_gif(content: bytes) -> bytes:
-    """Screen, palette and the extension that says which colour is transparent, then all from the first picture on."""
+    """Keeps the screen, the palette, the extension with the transparent color, and all from the first picture on."""
     flags = int.from_bytes(content[10:11])
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     screen, control = content[:position], b""
@@ -256,7 +256,7 @@ def _bare_gif(content: bytes) -> bytes:
 
 
 def _bare_tiff(content: bytes) -> bytes:
-    """The first directory with nothing in it but how pixels are stored; no directory follows."""
+    """Keeps only the first directory, reduced to the tags that describe how pixels are stored."""
     directory = tiff_directory(content)
     if directory is None:
         raise UnreadableError("TIFF without a directory")
@@ -271,7 +271,7 @@ def _bare_tiff(content: bytes) -> bytes:
 
 
 def _check_tiff(directory: TiffDirectory, kept: dict[int, TiffEntry]) -> None:
-    """Raises UnreadableError where a few bytes would make long work: strips that lie over each other, huge tiles."""
+    """Raises UnreadableError if a few bytes would cause much work: overlapping strips or huge tiles."""
     if (values := sum(entry.count for entry in kept.values())) > _MOST_TIFF_VALUES:
         raise UnreadableError(f"TIFF with a directory of {values:,} values")
     width, height = directory.number(256, 0), directory.number(257, 0)
@@ -287,7 +287,7 @@ def _check_tiff(directory: TiffDirectory, kept: dict[int, TiffEntry]) -> None:
 
 
 def _bare_avif(content: bytes) -> bytes:
-    """Items of metadata under names that decoders pass over; how the picture is turned is no metadata in AVIF."""
+    """Renames metadata items so that decoders ignore them; in AVIF, the orientation is not metadata."""
     parts: list[bytes] = []
     position = 0
     while position + 8 <= len(content) and len(parts) < _MOST_PARTS:

@@ -1,10 +1,10 @@
-"""From image files, or their bytes, to pixels: opening, the training crop and the evaluation view.
+"""Image decoding: opens image files or their bytes, and cuts the training crop and the evaluation view.
 
-A JPEG is decoded at a half, a quarter or an eighth where that leaves one and a half times the pixels asked for.
-Random crops are then resized by OpenCV, which takes a fifth of Pillow's time; preparation, which is done once, uses
-Pillow. The evaluation view, which is the centre view of training too, decodes whole and resizes as open_clip does.
+For crops, a JPEG is decoded at a half, a quarter or an eighth of its size if that leaves 1.5 times the pixels needed.
+OpenCV then resizes random crops, in a fifth of Pillow's time; preparation, which runs once, uses Pillow. The evaluation
+view, also the center view of training, decodes the full image and resizes it like open_clip.
 
-Decoding takes at most about 12 bytes of memory for each pixel that is allowed: 0.8 GB at the default.
+Decoding takes at most about 12 bytes of memory per allowed pixel: 0.8 GB by default.
 """
 
 import functools
@@ -23,40 +23,40 @@ from .errors import UnreadableError
 from .files import open_regular
 from .orientation import Box
 
-MAX_PIXELS = 1 << 26  # of an image, unless told otherwise: phones' 64 megapixels, a hundred times what training uses
-MOST_PIXELS = 178_956_970  # that may be allowed: Pillow opens no more
-_LONGEST = 1 << 20  # pixels of a side: each row of an image takes memory of its own
+MAX_PIXELS = 1 << 26  # the default: 64 megapixels, as of phones, a hundred times what training uses
+MOST_PIXELS = 178_956_970  # the maximum setting: Pillow opens no larger images
+_MAX_SIDE = 1 << 20  # pixels; each row of an image takes additional memory
 _LARGEST_FILE = 1 << 30  # bytes
-_HEAVY = {"WEBP": 2, "AVIF": 2}  # formats whose decoders hold an image so many times as often as the others'
-_SLOW = 4  # times that a run-length coded BMP takes, which Pillow unpacks in Python
-_SCANS, _SCANNED = 32, 1 << 31  # a JPEG may have so many scans, or more while their pixels are no more than these
-_MOST_RESIZED = 1 << 26  # pixels, of an image that is resized whole before its centre is cut out
-_SPARE = 1.5  # a JPEG is decoded with at least so many times the pixels asked for, per side, where it has them
-_MOST_SMOOTHED = 3.1  # reductions up to which three weights are smoothing enough
+_HEAVY = {"WEBP": 2, "AVIF": 2}  # memory of these decoders relative to the others
+_SLOW = 4  # relative time for a run-length encoded BMP, which Pillow decodes in Python
+_SCANS, _SCANNED = 32, 1 << 31  # maximum scans of a JPEG; more are allowed up to this number of scanned pixels
+_MOST_RESIZED = 1 << 26  # pixels; larger resized images are cropped while resizing
+_SPARE = 1.5  # a JPEG is decoded at this multiple of the pixels needed per side, if it has them
+_MOST_SMOOTHED = 3.1  # the largest reduction for which a 3-tap filter smooths enough
 _CROP_TRIES = 10
 _NARROWEST, _WIDEST = 3 / 4, 4 / 3  # width to height of a random crop
-_LONGEST_JPEG = 65_500  # pixels of a side that can be written
+_MAX_JPEG_SIDE = 65_500  # pixels; the maximum for writing
 _MODES = frozenset(["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"])  # to RGB
 
-cv2.setNumThreads(1)  # rows of a batch are resized side by side already
+cv2.setNumThreads(1)  # rows of a batch are already resized in parallel
 
 
 class Picture(Protocol):
-    """An image, upright, that views can be cut from."""
+    """An upright image to cut views from."""
 
     width: int
     height: int
 
     def view(self, box: Box, size: tuple[int, int]) -> np.ndarray:
-        """The box resized to ``size``, width and height: uint8 ``[h, w, 3]``, bicubic with anti-aliasing."""
+        """Returns the box resized to ``size`` (width, height): uint8 ``[h, w, 3]``, bicubic with anti-aliasing."""
         ...
 
     def whole(self) -> Image.Image:
-        """All of it, in its own mode, as `open_image` returns it."""
+        """Returns the full image in its own mode, as from `open_image`."""
         ...
 
     def reduced(self, reduction: float) -> Image.Image:
-        """All of it in RGB, as large as it is or smaller, at the most by ``reduction`` on each side."""
+        """Returns the full image in RGB, possibly smaller by up to ``reduction`` on each side."""
         ...
 
 
@@ -83,7 +83,7 @@ class _Decoded:
 
 
 class _Jpeg:
-    """A JPEG of which only the header is read; each view decodes it at the scale that it needs."""
+    """A JPEG with only its header read; each view decodes it at the scale that it needs."""
 
     def __init__(self, content: bytes, width: int, height: int, turned: int, max_pixels: int) -> None:
         self._content, self._turned, self._max_pixels = content, turned, max_pixels
@@ -91,14 +91,14 @@ class _Jpeg:
         self.width, self.height = (height, width) if orientation.swaps_sides(turned) else (width, height)
 
     def view(self, box: Box, size: tuple[int, int]) -> np.ndarray:
-        """The box is rounded to whole pixels of what is decoded."""
+        """See `Picture.view`; rounds the box to whole pixels of the decoded image."""
         left, top, right, bottom = orientation.turn_box_back(box, self.width, self.height, self._turned)
         stored = size[::-1] if orientation.swaps_sides(self._turned) else size
         reduction = min((right - left) / stored[0], (bottom - top) / stored[1])
         pixels, scale = self._decode(reduction / _SPARE)
         if pixels is None:
             return _Decoded(self.whole()).view(box, size)
-        # A scaled image is rounded up to whole pixels, the box is not.
+        # The size of a scaled image is rounded up to whole pixels, that of the box is not.
         left, top, right, bottom = (round(edge * scale) for edge in (left, top, right, bottom))
         right, bottom = min(max(right, left + 1), pixels.shape[1]), min(max(bottom, top + 1), pixels.shape[0])
         left, top = min(left, right - 1), min(top, bottom - 1)
@@ -119,20 +119,20 @@ class _Jpeg:
         return orientation.turn(Image.fromarray(pixels), self._turned)
 
     def _decode(self, reduction: float) -> tuple[np.ndarray | None, float]:
-        """uint8 ``[h, w, 3]`` as stored, at the smallest scale of at least ``1 / reduction``; None: it is damaged."""
+        """Decodes to uint8 ``[h, w, 3]`` as stored, at the smallest scale >= ``1 / reduction``; None if damaged."""
         scale = next((1 / part for part in (8, 4, 2) if part <= reduction), 1.0)
         width, height = (math.ceil(side * scale) for side in self._stored)
         try:
             return simplejpeg.decode_jpeg(self._content, min_height=height, min_width=width), scale
-        except ValueError:  # Pillow forgives other things, and says what is wrong
+        except ValueError:  # Pillow tolerates more, and reports the fault
             return None, scale
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int], ratios: tuple[float, float]) -> np.ndarray:
-    """Bicubic with anti-aliasing, for reductions of up to `_MOST_SMOOTHED`, in a fifth of Pillow's time.
+    """Resizes bicubically with anti-aliasing, for reductions up to `_MOST_SMOOTHED`, in a fifth of Pillow's time.
 
-    OpenCV's bicubic has no anti-aliasing, so each axis is smoothed with three weights first. How much was found by
-    comparing with Pillow's on noise: pixels differ by less than one grey level on average.
+    OpenCV's bicubic has no anti-aliasing, so a 3-tap filter smooths each axis first. Its weights were fitted to Pillow
+    on noise: pixels differ by less than one grey level on average.
     """
     across, down = (np.float32(np.clip(0.28 * (ratio - 1), 0, 1 / 3)) for ratio in ratios)
     if across > 0 or down > 0:
@@ -142,10 +142,10 @@ def _resize(pixels: np.ndarray, size: tuple[int, int], ratios: tuple[float, floa
 
 
 def read(image: Path | bytes) -> bytes:
-    """The content of an image file, or the bytes given.
+    """Returns the content of an image file, or the given bytes.
 
     Raises:
-      UnreadableError: there is no such regular file, or it cannot be read, or is too large.
+      UnreadableError: the file is missing, not regular, unreadable or too large.
     """
     if not isinstance(image, Path):
         return image
@@ -155,24 +155,24 @@ def read(image: Path | bytes) -> bytes:
     except (OSError, ValueError) as error:
         raise UnreadableError(str(error)) from error
     if len(content) > _LARGEST_FILE:
-        raise UnreadableError(f"more than {_LARGEST_FILE:,} bytes")
+        raise UnreadableError(f"expected at most {_LARGEST_FILE:,} bytes; found more")
     return content
 
 
 def in_memory(pixels: np.ndarray) -> Picture:
-    """A picture of uint8 pixels ``[H, W, 3]``.
+    """Returns a picture of uint8 pixels ``[H, W, 3]``.
 
     Raises:
-      UnreadableError: there are none.
+      UnreadableError: the array has no pixels.
     """
     return _Decoded(of_pixels(pixels))
 
 
 def of_pixels(pixels: np.ndarray) -> Image.Image:
-    """An image of uint8 pixels ``[H, W, 3]``.
+    """Returns a Pillow image of uint8 pixels ``[H, W, 3]``.
 
     Raises:
-      UnreadableError: there are none.
+      UnreadableError: the array has no pixels.
     """
     if not pixels.size:
         raise UnreadableError(f"an image without pixels: {list(pixels.shape)}")
@@ -180,14 +180,14 @@ def of_pixels(pixels: np.ndarray) -> Image.Image:
 
 
 def open_picture(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Opens an image to cut training views from; a JPEG is decoded when they are.
+    """Opens an image to cut training views from; a JPEG is decoded lazily for each view.
 
     Args:
       image: a file, or its bytes.
       max_pixels: see `open_image`.
 
     Raises:
-      UnreadableError: whatever the reason; the caller replaces the record. Cutting a view may raise it too.
+      UnreadableError: for any fault, also while cutting a view; the caller replaces the record.
     """
     content = read(image)
     if image_files.format_of(content) == "JPEG":
@@ -202,16 +202,16 @@ def open_picture(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def open_image(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an image file, or its bytes, upright, in its own mode but for 16-bit ones, which become 8-bit.
+    """Opens an image file, or its bytes, upright and in its own mode; 16-bit images become 8-bit.
 
-    Of an animation it is the first picture. Metadata is passed over, but for the orientation.
+    Of an animation, it opens the first picture. It ignores all metadata except the orientation.
 
     Args:
       image: the file.
-      max_pixels: an image of more is not decoded; WebP and AVIF, which take twice the memory, count twice.
+      max_pixels: larger images are not decoded; pixels of WebP and AVIF, which take twice the memory, count twice.
 
     Raises:
-      UnreadableError: whatever the reason; the caller replaces the record or names it.
+      UnreadableError: for any fault; the caller replaces or reports the record.
     """
     content = read(image)
     form = image_files.format_of(content)
@@ -228,15 +228,15 @@ def open_image(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image
         raise
     except UnidentifiedImageError as error:
         raise UnreadableError(f"no {form} image that can be decoded, though it begins as one") from error
-    except Exception as error:  # whatever Pillow's decoders raise, of which they have no list
+    except Exception as error:  # Pillow's decoders raise undocumented types
         raise UnreadableError(f"{form}: {error or type(error).__name__}") from error
 
 
 def as_opened(image: Image.Image) -> Image.Image:
-    """An image of Pillow's as `open_image` returns it; what `PIL.Image.open` returned is turned as its file would be.
+    """Converts a Pillow image to the form of `open_image`; applies the orientation of one from `PIL.Image.open`.
 
     Raises:
-      UnreadableError: it cannot be decoded, has no pixels, or has some that are no colours.
+      UnreadableError: the image cannot be decoded, has no pixels, or has unsupported values.
     """
     if not min(image.size):
         raise UnreadableError(f"an image without pixels: {image.width} x {image.height}")
@@ -245,7 +245,7 @@ def as_opened(image: Image.Image) -> Image.Image:
     except Exception as error:  # as above
         raise UnreadableError(str(error) or type(error).__name__) from error
     turned = orientation.of_opened(image)
-    if turned != 1 or "transparency" in image.info:  # the caller's own stays as it is
+    if turned != 1 or "transparency" in image.info:  # leaves the caller's image unchanged
         image = orientation.turn(image, turned)
     return _eight_bit(image)
 
@@ -262,31 +262,31 @@ def decode(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def random_view(
     picture: Picture, image_size: int, crop_scale: tuple[float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """A random crop of between 3:4 and 4:3, resized: uint8 ``[image_size, image_size, 3]``.
+    """Returns a random resized crop, uint8 ``[image_size, image_size, 3]``, with an aspect ratio from 3:4 to 4:3.
 
-    The box is drawn as by torchvision's ``RandomResizedCrop``, with which open_clip trains.
+    The box is drawn like torchvision's ``RandomResizedCrop``, which open_clip uses.
 
     Args:
-      picture: what to cut from.
+      picture: the image to crop.
       image_size: side of the view in pixels.
-      crop_scale: bounds of the crop's share of the image's area.
+      crop_scale: bounds of the crop's fraction of the image's area.
       rng: draws the box.
     """
     return picture.view(_random_box(picture.width, picture.height, crop_scale, rng), (image_size, image_size))
 
 
 def centre_view(picture: Picture, image_size: int) -> np.ndarray:
-    """The evaluation view of a picture, for training on it: uint8 ``[image_size, image_size, 3]``."""
+    """Returns the evaluation view for training: uint8 ``[image_size, image_size, 3]``."""
     return evaluation_view(picture.whole(), image_size)
 
 
 def shrink(content: bytes, short_side: int, quality: int, max_pixels: int = MAX_PIXELS) -> bytes:
-    """A JPEG of the image with a short side of ``short_side``; the same bytes where it has no more already.
+    """Resizes an image to ``short_side`` and returns it as JPEG; returns smaller images unchanged.
 
-    What is longer than a JPEG can be becomes a PNG.
+    An image that is too long for JPEG becomes a PNG.
 
     Raises:
-      UnreadableError: it cannot be decoded, or not be written.
+      UnreadableError: the image cannot be decoded or written.
     """
     picture = open_picture(content, max_pixels)
     reduction = min(picture.width, picture.height) / short_side
@@ -297,35 +297,35 @@ def shrink(content: bytes, short_side: int, quality: int, max_pixels: int = MAX_
     file = io.BytesIO()
     try:
         shrunk = image.resize(size, Image.Resampling.BICUBIC)
-        shrunk.save(file, "JPEG" if max(size) <= _LONGEST_JPEG else "PNG", quality=quality)
-    except Exception as error:  # whatever Pillow's encoders raise
+        shrunk.save(file, "JPEG" if max(size) <= _MAX_JPEG_SIDE else "PNG", quality=quality)
+    except Exception as error:  # Pillow's encoders raise undocumented types
         raise UnreadableError(f"cannot be written with {size[0]} x {size[1]} pixels: {error}") from error
     return file.getvalue()
 
 
 def check(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height by the header, and a look at the end, without decoding a JPEG that has one.
+    """Returns width and height; decodes a JPEG only if its end mark is missing.
 
     Raises:
-      UnreadableError: it is no image, or is truncated.
+      UnreadableError: the content is not an image, or is truncated.
     """
     picture = open_picture(content, max_pixels)
     if isinstance(picture, _Jpeg) and b"\xff\xd9" not in content[-1024:]:
-        picture.whole()  # some have more after their end mark; decoding tells
+        picture.whole()  # some have data after the end mark, so decoding decides
     return picture.width, picture.height
 
 
 def evaluation_view(image: Image.Image, image_size: int) -> np.ndarray:
-    """Short side resized to ``image_size``, then the centre: uint8 ``[image_size, image_size, 3]``.
+    """Resizes the short side to ``image_size`` and crops the center: uint8 ``[image_size, image_size, 3]``.
 
-    The same as CLIP's: bicubic with anti-aliasing in the image's own mode, sizes rounded down, crop offsets rounded to
-    even, and only then RGB.
+    Matches CLIP: bicubic with anti-aliasing in the image's own mode, sizes rounded down, crop offsets rounded to even,
+    and conversion to RGB at the end.
     """
     (width, height), (left, top) = _centre(image.width, image.height, image_size)
     if width * height <= _MOST_RESIZED:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + image_size, top + image_size))
-    else:  # the same but for rounding, without ever holding what is cropped away
+    else:  # the same except for rounding, without allocating the cropped-away part
         across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + image_size) * across, (top + image_size) * down)
         image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
@@ -333,22 +333,22 @@ def evaluation_view(image: Image.Image, image_size: int) -> np.ndarray:
 
 
 def _centre(width: int, height: int, image_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size of an image whose short side is ``image_size``, and where its centre begins."""
+    """Returns the resized size with a short side of ``image_size``, and the offset of its center crop."""
     short = min(width, height)
     size = image_size * width // short, image_size * height // short
     return size, (round((size[0] - image_size) / 2), round((size[1] - image_size) / 2))
 
 
 def _check_work(content: bytes, form: str, width: int, height: int, max_pixels: int) -> None:
-    """Raises UnreadableError for an image that takes more memory or time than ``max_pixels`` are to take."""
+    """Raises UnreadableError for an image that takes more memory or time than ``max_pixels`` allow."""
     weight = _HEAVY.get(form, 1)
     if form == "BMP" and int.from_bytes(content[30:34], "little") in (1, 2):
         weight = _SLOW
-    if width * height * weight > max_pixels or max(width, height) > _LONGEST:
+    if width * height * weight > max_pixels or max(width, height) > _MAX_SIDE:
         counted = f", which count {weight} times in {form}" if weight > 1 else ""
         raise UnreadableError(
             f"a bomb, or larger than allowed: {width} x {height} pixels{counted}; expected at most {max_pixels:,}, and "
-            f"{_LONGEST:,} on a side"
+            f"{_MAX_SIDE:,} on a side"
         )
     if form == "JPEG":
         most = max(_SCANS, _SCANNED // (width * height))
@@ -357,20 +357,20 @@ def _check_work(content: bytes, form: str, width: int, height: int, max_pixels: 
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey values of 16 bits, or of 32 that hold no more than 16, to their upper 8; other images as they are.
+    """Converts 16-bit grey values, also those stored in 32 bits, to 8 bits; returns other images unchanged.
 
     Raises:
-      UnreadableError: values that are no colours, or colours that cannot become RGB.
+      UnreadableError: the mode cannot be converted to RGB.
     """
-    image.info.pop("transparency", None)  # a palette's, of which Pillow warns and which RGB has no place for
+    image.info.pop("transparency", None)  # of a palette: Pillow warns about it, and RGB cannot hold it
     if not image.mode.startswith(("I", "F")):
         if image.mode not in _MODES:
-            raise UnreadableError(f"colours in {image.mode}, of which no RGB can be made")
+            raise UnreadableError(f"image mode {image.mode}, which cannot be converted to RGB")
         return image
     values = np.asarray(image)
     result = np.empty(values.shape, np.uint8)
     per_step = 257 if image.mode.startswith("I;16") or values.max() > 255 else 1
-    rows = max(1, (1 << 20) // image.width)  # a few at once, since floats take four times as much
+    rows = max(1, (1 << 20) // image.width)  # in parts, since floats take four times the memory
     for top in range(0, image.height, rows):
         part = np.nan_to_num(values[top : top + rows].astype(np.float32))
         result[top : top + rows] = np.clip(np.rint(part / per_step), 0, 255)
@@ -378,7 +378,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _random_box(width: int, height: int, crop_scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    """Ten tries to fit a box of a random share and aspect; then the centre, no narrower or wider than the bounds."""
+    """Tries ten random boxes; if none fits, returns the center box within the aspect-ratio bounds."""
     for _ in range(_CROP_TRIES):
         area = width * height * rng.uniform(*crop_scale)
         aspect = math.exp(rng.uniform(math.log(_NARROWEST), math.log(_WIDEST)))

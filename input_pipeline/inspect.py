@@ -1,8 +1,8 @@
-"""Shows a prepared dataset, and whether its files are what was written.
+"""Shows a prepared dataset, and verifies the checksums of its shards.
 
 python -m input_pipeline.inspect DIR [--split train] [--pairs 20] [--contact_sheet FILE] [--seed 0]
 
-Exit status 1: a shard is missing, damaged or truncated.
+Exits with status 1 if a shard is missing, damaged or truncated.
 """
 
 import argparse
@@ -24,51 +24,49 @@ from .preparation.shards import checksum
 from .source import Source, captions
 
 _MOST = {"pairs": 1000, "seed": 2**63 - 1}
-_TILE, _LINE, _COLUMNS, _LETTERS = 200, 15, 5, 32  # pixels, and letters of a line
-_CAPTIONS = 5  # that are shown of an image
+_TILE, _LINE, _COLUMNS, _LETTERS = 200, 15, 5, 32  # pixels, and characters of a line
+_CAPTIONS = 5  # shown per image
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    """Runs the command; a UserError prints one paragraph and exits with status 2."""
     log_to_stderr()
     with ExitOnUserError("input_pipeline.inspect", "Nothing was changed."):
         damaged = _inspect(_parse(argv))
     for line in damaged:
         print(f"damaged: {printable(line)}")
     if damaged:
-        print(
-            f"{len(damaged)} damaged shards. Prepare the split again into another folder, or restore them from a copy."
-        )
+        print(f"{len(damaged)} damaged shards. Prepare the split again in another folder, or restore them from a copy.")
         sys.exit(1)
-    print("All shards are there, and their checksums are right.")
+    print("All shards are present, and their checksums match.")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m input_pipeline.inspect", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=disk_path_of, help="directory that input_pipeline.prepare wrote")
-    parser.add_argument("--split", help="draw pairs of this split; the first unless given")
+    parser.add_argument("--split", help="split to draw pairs from; default: the first")
     parser.add_argument("--pairs", type=int, default=20, help="random pairs to draw; 0: none (default %(default)s)")
     parser.add_argument(
-        "--contact_sheet", type=disk_path_of, help="picture to write; DIR/contact_sheet.png unless given"
+        "--contact_sheet", type=disk_path_of, help="image file to write; default: DIR/contact_sheet.png"
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws other pairs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random pairs")
     arguments = parser.parse_args(argv)
     for name in ("pairs", "seed"):
         if not 0 <= getattr(arguments, name) <= _MOST[name]:
             raise UserError(f"--{name}: expected 0 to {_MOST[name]}; found {getattr(arguments, name)}.")
     if not arguments.folder.is_dir():
-        raise UserError(f"{arguments.folder}: no such folder. Expected what input_pipeline.prepare wrote.")
+        raise UserError(f"{arguments.folder}: no such folder. Use a folder that input_pipeline.prepare wrote.")
     return arguments
 
 
 def _inspect(arguments: argparse.Namespace) -> list[str]:
-    """Prints what is there and draws some of it; a line for each damaged shard."""
+    """Prints the counts, draws the contact sheet, and returns a line for each damaged shard."""
     content = manifest.read(arguments.folder)
     if not content["splits"]:
-        raise UserError(f"{arguments.folder}: no manifest.json there. Expected what input_pipeline.prepare wrote.")
+        raise UserError(f"{arguments.folder}: no manifest.json. Use a folder that input_pipeline.prepare wrote.")
     picture = arguments.contact_sheet or arguments.folder / "contact_sheet.png"
     if arguments.pairs and (picture.suffix not in (".png", ".jpg", ".jpeg") or not picture.parent.is_dir()):
-        raise UserError(f"--contact_sheet: expected a .png or .jpg in a folder that is there; found {picture}.")
+        raise UserError(f"--contact_sheet: expected a .png or .jpg file in an existing folder; found {picture}.")
     _print_counts(arguments.folder, content)
     damaged = find_damaged(arguments.folder, content)
     if arguments.pairs:
@@ -79,7 +77,7 @@ def _inspect(arguments: argparse.Namespace) -> list[str]:
 
 
 def find_damaged(folder: Path, content: dict[str, Any]) -> list[str]:
-    """A line for each shard that is not what the manifest says: missing, truncated or changed."""
+    """Returns a line for each shard that differs from the manifest: missing, truncated or changed."""
     lines = []
     for split, entry in content["splits"].items():
         start = 0
@@ -92,15 +90,15 @@ def find_damaged(folder: Path, content: dict[str, Any]) -> list[str]:
             elif (size := path.stat().st_size) != shard["bytes"]:
                 lines.append(f"{path}: {size:,} bytes, expected {shard['bytes']:,} ({numbers})")
             elif checksum(path) != shard["sha256"]:
-                lines.append(f"{path}: its checksum is another than when it was written ({numbers})")
+                lines.append(f"{path}: its checksum differs from the manifest ({numbers})")
     return lines
 
 
 def draw_contact_sheet(folder: Path, split: str, pairs: int, seed: int) -> Image.Image:
-    """Random pairs of a split, each image above its captions; an unreadable record says so.
+    """Draws random pairs of a split, each image above its captions, or the reason why it is unreadable.
 
     Raises:
-      UserError: there is no such split.
+      UserError: the split does not exist.
     """
     source = array_record.open_split(folder, split, flag="--split")
     chosen = np.random.default_rng(seed).choice(len(source), min(pairs, len(source)), replace=False)
@@ -108,8 +106,8 @@ def draw_contact_sheet(folder: Path, split: str, pairs: int, seed: int) -> Image
     height = _TILE + _LINE * max(4, *(len(lines) for _, lines in tiles)) + 4
     sheet = Image.new("RGB", (_COLUMNS * _TILE, -(-len(tiles) // _COLUMNS) * height), "white")
     drawing = ImageDraw.Draw(sheet)
-    for place, (tile, lines) in enumerate(tiles):
-        left, top = place % _COLUMNS * _TILE, place // _COLUMNS * height
+    for position, (tile, lines) in enumerate(tiles):
+        left, top = position % _COLUMNS * _TILE, position // _COLUMNS * height
         if tile:
             sheet.paste(tile, (left + (_TILE - tile.width) // 2, top + (_TILE - tile.height) // 2))
         text = "\n".join(lines).encode("latin1", "replace").decode("latin1")
@@ -118,7 +116,7 @@ def draw_contact_sheet(folder: Path, split: str, pairs: int, seed: int) -> Image
 
 
 def _tile(source: Source, index: int) -> tuple[Image.Image | None, list[str]]:
-    """An image made small, and its captions in short lines; an unreadable one has none, and says why."""
+    """Returns a thumbnail and its captions in short lines; for an unreadable record, None and the reason."""
     try:
         record = source[index]
         tile, texts = images.decode(record["image"]), captions(record)
@@ -140,22 +138,22 @@ def _print_counts(folder: Path, content: dict[str, Any]) -> None:
         mean = entry["bytes"] / max(entry["pairs"], 1) / 1e3
         print(
             f"{printable(folder)}, {printable(split)}: {entry['pairs']:,} pairs, {entry['bytes'] / 1e6:,.1f} MB "
-            f"({mean:.1f} kB a pair), {len(entry['shards'])} shards"
+            f"({mean:.1f} kB per pair), {len(entry['shards'])} shards"
         )
-        print(f"  captions of an image: {_describe(entry['captions'])}")
-        print(f"  made by: {printable(entry['command'], 1000)}")
+        print(f"  captions per image: {_describe(entry['captions'])}")
+        print(f"  command: {printable(entry['command'], 1000)}")
         for line in manifest.describe_skipped(entry):
             print(line)
 
 
 def _describe(counts: dict[str, int]) -> str:
-    """How many captions images have: a number for all, or how many images have which."""
+    """Describes the captions per image: one number for all images, or the images per number."""
     if len(counts) == 1:
         return f"{next(iter(counts))} each"
     images_of = [f"{number} ({count:,} images)" for number, count in counts.items()]
     total, pairs = sum(int(number) * count for number, count in counts.items()), sum(counts.values())
     shown = images_of if len(images_of) <= 6 else [*images_of[:3], "...", *images_of[-2:]]
-    return f"{', '.join(shown)}; {total:,} in all, {total / pairs:.2f} an image"
+    return f"{', '.join(shown)}; {total:,} in total, {total / pairs:.2f} per image"
 
 
 if __name__ == "__main__":

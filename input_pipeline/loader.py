@@ -1,7 +1,7 @@
-"""From records to batches: the Grain pipeline.
+"""The loader: a Grain pipeline from records to batches.
 
-Batch ``k`` of a run is a pure function of (dataset, seed, k), whatever the number of hosts, workers and threads:
-each host decodes its own rows of every global batch, and starting at step ``k`` skips without reading.
+Batch ``k`` of a run is a pure function of (dataset, seed, k), for any number of hosts, workers and threads. Each host
+decodes its own rows of every global batch, and a start at step ``k`` skips the earlier batches without reading them.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from .source import Mixture, Source, captions
 from .tokenizers import CLIP, Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
-_ATTEMPTS = 64  # records tried in the place of an unreadable one, before giving up
-_PROBES = 16  # records looked at before anything else
-_LONGEST_NAME = 4096  # characters of a record's name, a path's most
+_ATTEMPTS = 64  # records to try in place of an unreadable one
+_PROBES = 16  # records that `check_readable` tries
+_MAX_NAME_LENGTH = 4096  # characters of a record's name, the maximum of a path
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation(grain.transforms.RandomMap):
-    """A record's number to one row of a batch; an unreadable record is replaced by one that its random key picks."""
+    """Maps a record's index to a row of a batch; a record drawn at random replaces an unreadable one."""
 
     source: Source
     image_size: int
@@ -43,18 +43,18 @@ class Preparation(grain.transforms.RandomMap):
     max_pixels: int = images.MAX_PIXELS
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
-        """One row: pixels, token ids, augmented views where asked for, ``sample`` and the ``unreadable`` records."""
+        """Returns a row: pixels, token ids, optional augmented views, ``sample`` and the ``unreadable`` records."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             try:
-                return self._row(index, rng) | self._about(index, unreadable)
+                return self._row(index, rng) | self._record_info(index, unreadable)
             except UnreadableError as error:
                 unreadable.append(str(error))
                 index = int(rng.integers(len(self.source)))
         blank = images.in_memory(np.zeros((self.image_size, self.image_size, 3), np.uint8))
-        return self._views(blank, "", rng) | self._about(index, unreadable)
+        return self._views(blank, "", rng) | self._record_info(index, unreadable)
 
-    def _about(self, index: int, unreadable: list[str]) -> dict:
+    def _record_info(self, index: int, unreadable: list[str]) -> dict:
         return {"sample": np.int32(self.first_sample + index), "unreadable": unreadable}
 
     def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -69,7 +69,7 @@ class Preparation(grain.transforms.RandomMap):
             raise UnreadableError(f"{_describe(record, index)}: {error}") from error
 
     def _views(self, picture: images.Picture, text: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The first view, and where asked for the second."""
+        """Returns the first view and, if enabled, the second."""
         views = {"image": self.augmentation(picture, self.image_size, rng), "text": self._tokenize(text)}
         if self.second_view:
             views["image_augmented"] = augmentation.SECOND_VIEW(picture, self.image_size, rng)
@@ -97,31 +97,31 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict]:
-    """This process's rows of global batch ``start_step``, ``start_step + 1``, ... without end.
+    """Yields this process's rows of global batches ``start_step``, ``start_step + 1``, ... without end.
 
-    The order is shuffled anew every epoch, and an epoch's last pairs share a batch with the next one's first.
+    Each epoch has a new random order, and the last pairs of an epoch share a batch with the first of the next.
 
     Args:
-      source: the dataset, or several that are mixed.
+      source: the dataset, or a mixture of several.
       image_size: side of the images in pixels.
-      context_length: token ids of a text.
-      tokenizer: from texts to these.
-      augmentation: how training views are drawn.
-      global_batch_size: pairs of all processes together.
-      seed: draws order and views.
-      start_step: the batch to begin with.
-      threads: that decode in each worker.
-      workers: processes that decode; 0: threads of this process only; -1: as many as its cores allow.
-      second_view: make an augmented view of each image and text too.
+      context_length: number of token ids per text.
+      tokenizer: converts texts to token ids.
+      augmentation: draws training views.
+      global_batch_size: pairs per batch over all processes.
+      seed: the seed of order and views.
+      start_step: the first batch.
+      threads: decoding threads per worker.
+      workers: decoding processes; 0: threads of this process only; -1: chosen by the number of cores.
+      second_view: also yield an augmented view of each image and text.
       max_pixels: larger images are unreadable.
-      process_index: which of the processes this is.
-      process_count: how many processes share the rows.
+      process_index: the index of this process.
+      process_count: the number of processes that share the rows.
 
     Yields:
       ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "sample": int32 [b], "unreadable": list of str}`` with
-      ``b = global_batch_size / process_count``, and the same with ``_augmented`` where ``second_view`` is asked for;
-      ``sample`` numbers each pair's record in the dataset (of several, one after the other), ``unreadable`` names the
-      records that were replaced and why.
+      ``b = global_batch_size / process_count``; with ``second_view`` also ``image_augmented`` and ``text_augmented``.
+      ``sample`` is the index of each pair's record in the dataset (of a mixture: in its concatenation);
+      ``unreadable`` lists the replaced records and the reasons.
     """
     parts = source.parts if isinstance(source, Mixture) else (source,)
     starts = [sum(map(len, parts[:number])) for number in range(len(parts))]
@@ -146,24 +146,24 @@ def training_batches(
 
 
 def _in_parallel(dataset: grain.MapDataset, threads: int, workers: int) -> Any:
-    """An iterator over the dataset's batches, made ahead by threads and where asked for by processes."""
+    """Returns an iterator over the batches, prefetched by threads and optionally by processes."""
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
     if workers := worker_count(workers):
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own when it starts workers
+            flags.FLAGS.mark_as_parsed()  # Grain reads its flags when it starts workers
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        batches = batches.mp_prefetch(options, worker_init_fn=_leave_signals_to_the_parent)
+        batches = batches.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
     return iter(batches)
 
 
 def worker_count(asked: int) -> int:
-    """Processes to decode with: what is asked for, or for -1 all but two of this process's cores, at most 32."""
+    """Returns the number of decoding processes: ``asked``, or for -1 this process's cores minus two, at most 32."""
     return asked if asked >= 0 else min(max(len(os.sched_getaffinity(0)) - 2, 0), 32)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationRow(grain.transforms.Map):
-    """A record's number to one row of an evaluation batch; its image is blank if unreadable, and past the end."""
+    """Maps a record's index to a row of an evaluation batch; unreadable images and padding rows are blank."""
 
     source: Source
     image_size: int
@@ -171,9 +171,9 @@ class EvaluationRow(grain.transforms.Map):
     max_pixels: int = images.MAX_PIXELS
 
     def map(self, index: int) -> dict:
-        """``{"image": uint8 [H, W, 3], "captions": list of str, "index": int32, "readable": bool, "unreadable"}``.
+        """Returns ``{"image": uint8 [H, W, 3], "captions": list of str, "index": int32, "readable", "unreadable"}``.
 
-        ``unreadable`` says in words what was not read, or is None.
+        ``readable`` is a bool; ``unreadable`` is a message about an unreadable image, or None.
         """
         unreadable, texts = None, []
         if index < self.size:
@@ -212,18 +212,18 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
-    """This process's rows of the first ``size`` records in order; the last batch is filled up with blank rows.
+    """Yields this process's rows of the first ``size`` records in order; pads the last batch with blank rows.
 
     Args:
       source: the dataset.
       image_size: side of the images in pixels.
-      batch_size: rows of all processes together.
-      size: how many records.
-      threads: that decode in each worker.
-      workers: processes that decode; 0: threads of this process only; -1: as many as its cores allow.
+      batch_size: rows per batch over all processes.
+      size: number of records.
+      threads: decoding threads per worker.
+      workers: decoding processes; 0: threads of this process only; -1: chosen by the number of cores.
       max_pixels: larger images are unreadable.
-      process_index: which of the processes this is.
-      process_count: how many processes share the rows.
+      process_index: the index of this process.
+      process_count: the number of processes that share the rows.
 
     Yields:
       ``{"image": uint8 [b, H, W, 3], "captions": b lists of str, "index": int32 [b], "readable": bool [b]}`` with
@@ -245,10 +245,10 @@ def evaluation_batches(
 def evaluation_pixels(
     image: Path | bytes | np.ndarray, image_size: int, max_pixels: int = images.MAX_PIXELS
 ) -> np.ndarray:
-    """The evaluation view of an image in any form: uint8 ``[image_size, image_size, 3]``.
+    """Returns the evaluation view of an image in any form: uint8 ``[image_size, image_size, 3]``.
 
     Raises:
-      UnreadableError: it cannot be decoded, is larger than ``max_pixels``, or has no pixels.
+      UnreadableError: the image cannot be decoded, is larger than ``max_pixels``, or has no pixels.
     """
     if isinstance(image, np.ndarray):
         if image.shape == (image_size, image_size, 3):
@@ -258,13 +258,13 @@ def evaluation_pixels(
 
 
 def _describe(record: dict, index: int) -> str:
-    """How a log names a record: by its key, its image's path, or its number."""
+    """Returns a record's name for logs: its key, its image's path, or its index."""
     image = record["image"]
-    return printable(record.get("key") or (image if isinstance(image, Path) else f"record {index}"), _LONGEST_NAME)
+    return printable(record.get("key") or (image if isinstance(image, Path) else f"record {index}"), _MAX_NAME_LENGTH)
 
 
 def name_of_record(source: Source | Mixture, number: int) -> str:
-    """How a log names the record that batches number ``sample``: its key, its image's path, or the number."""
+    """Returns the name for logs of the record with index ``number``, the ``sample`` of a batch."""
     for part in source.parts if isinstance(source, Mixture) else (source,):
         if number < len(part):
             try:
@@ -275,26 +275,26 @@ def name_of_record(source: Source | Mixture, number: int) -> str:
     raise IndexError(number)
 
 
-def _leave_signals_to_the_parent(worker: int, workers: int) -> None:
-    """Ctrl-C in a terminal reaches every process; the parent alone decides, and closes its workers in good order."""
+def _ignore_interrupts(worker: int, workers: int) -> None:
+    """Ignores Ctrl-C in a worker, since a terminal sends it to every process; the parent closes its workers."""
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stack(rows: list[dict]) -> dict:
-    """Arrays are stacked, lists of captions kept apart, and what was unreadable named in one list."""
-    named = [row.pop("unreadable") for row in rows]
-    lines = [line for row in named for line in ([row] if isinstance(row, str) else row or [])]
+    """Stacks arrays, keeps caption lists separate, and concatenates the messages about unreadable records."""
+    messages = [row.pop("unreadable") for row in rows]
+    lines = [line for message in messages for line in ([message] if isinstance(message, str) else message or [])]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     stacked = {name: column if name == "captions" else np.stack(column) for name, column in columns.items()}
     return stacked | {"unreadable": lines}
 
 
 def check_readable(source: Source, flag: str, max_pixels: int = images.MAX_PIXELS) -> None:
-    """Reads a few records, spread over the dataset, before anything is made of it.
+    """Reads a few records across the dataset, to fail early if the images are missing.
 
     Raises:
-      UserError: none of them can be read.
+      UserError: none of these records can be read.
     """
     reasons = []
     for index in np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int)):
@@ -307,6 +307,6 @@ def check_readable(source: Source, flag: str, max_pixels: int = images.MAX_PIXEL
             image = getattr(source, "paths", {index: f"record {index}"})[index]
             reasons.append(f"{image}: {error}" if str(image) not in str(error) else str(error))
     raise UserError(
-        f"{flag}: of {len(reasons)} images that were looked at, none can be read: {'; '.join(reasons[:3])}. Image "
-        "paths are looked up beside the file that lists them."
+        f"{flag}: none of {len(reasons)} probed images can be read: {'; '.join(reasons[:3])}. Check the image paths: "
+        "relative paths start from the folder of the file that lists them."
     )

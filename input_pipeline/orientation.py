@@ -1,6 +1,6 @@
-"""How an image is to be turned: the Exif orientation alone, wherever a format lets it stand, and nothing else of Exif.
+"""The Exif orientation of images: reads it from each format, and applies it. Other metadata is ignored.
 
-| format | where |
+| format | stored in |
 |---|---|
 | JPEG | an ``Exif`` segment, or XMP |
 | PNG | a chunk ``eXIf``, a text ``Raw profile type exif`` (or ``APP1``), or XMP |
@@ -8,7 +8,7 @@
 | TIFF | the tag of its first directory, or XMP |
 | AVIF | its own properties, which Pillow reads |
 
-Metadata that is broken or odd says nothing: the image stays as it is stored. Exif is believed before XMP, as in Pillow.
+Invalid metadata is ignored: the image stays as stored. Exif takes precedence over XMP, as in Pillow.
 """
 
 import re
@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of
 
 _TAG, _XMP_TAG = 0x0112, 700
 _XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
-_MOST_TEXT = 1 << 20  # bytes that compressed text is unpacked to
+_MOST_TEXT = 1 << 20  # maximum bytes of decompressed text
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,20 +36,20 @@ _TRANSPOSE = {
 
 
 def of_file(content: bytes, form: str) -> int:
-    """The orientation that an image file names, 1 to 8; 1 is upright, and what a file without any has.
+    """Returns the orientation of an image file, 1 to 8; 1 (upright) if it has none.
 
     Args:
       content: the file.
-      form: its format. Of AVIF it is 1 always: see `of_opened`.
+      form: its format. For AVIF, the result is always 1: see `of_opened`.
     """
     reader = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "TIFF": _tiff}.get(form)
     return reader(content) if reader else 1
 
 
 def of_opened(image: Image.Image) -> int:
-    """The orientation of an image as `PIL.Image.open` returns it; 1 for one that was made of another.
+    """Returns the orientation of an image from `PIL.Image.open`; 1 for a derived image.
 
-    Pillow turns TIFF itself.
+    Pillow applies that of TIFF itself.
     """
     if not isinstance(image, ImageFile.ImageFile) or image.format == "TIFF":
         return 1
@@ -59,19 +59,19 @@ def of_opened(image: Image.Image) -> int:
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """The image upright; a copy in any case."""
+    """Returns an upright copy of the image."""
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image.copy()
 
 
 def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels ``[h, w, ...]`` upright."""
+    """Returns pixels ``[h, w, ...]`` upright."""
     pixels = pixels.swapaxes(0, 1) if swaps_sides(orientation) else pixels
     across, down = _mirrored(orientation)
     return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
 def turn_box_back(box: Box, width: int, height: int, orientation: int) -> Box:
-    """Where a box of the upright image, which has this width and height, lies in the stored one."""
+    """Maps a box of the upright image, with this width and height, to the stored image."""
     left, top, right, bottom = box
     across, down = _mirrored(orientation)
     if across:
@@ -82,19 +82,21 @@ def turn_box_back(box: Box, width: int, height: int, orientation: int) -> Box:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether the stored width is the upright height."""
+    """Whether the orientation swaps width and height."""
     return orientation >= 5
 
 
 def _mirrored(orientation: int) -> tuple[bool, bool]:
-    """Whether left and right, and whether top and bottom, change places once the sides did."""
+    """Whether left and right, and top and bottom, are mirrored after swapping the sides."""
     return orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
 
 
 def _jpeg(content: bytes) -> int:
     segments = [content[start + 4 : end] for marker, start, end in jpeg_segments(content) if marker == 0xE1]
     exif = b"".join(segment[6:] for segment in segments if segment.startswith(b"Exif\0\0"))
-    return _first(_of_exif(exif), *(_of_xmp(one) for one in segments if one.startswith(b"http://ns.adobe.com/xap")))
+    return _first(
+        _of_exif(exif), *(_of_xmp(segment) for segment in segments if segment.startswith(b"http://ns.adobe.com/xap"))
+    )
 
 
 def _png(content: bytes) -> int:
@@ -127,10 +129,10 @@ def _tiff(content: bytes) -> int:
 
 
 def _of_exif(content: bytes) -> int | None:
-    """What the first directory says."""
+    """Returns the orientation in the first directory, or None."""
     directory = tiff_directory(content.removeprefix(b"Exif\0\0"))
-    found = directory.number(_TAG, 0) if directory else 0
-    return found if 1 <= found <= 8 else None
+    orientation = directory.number(_TAG, 0) if directory else 0
+    return orientation if 1 <= orientation <= 8 else None
 
 
 def _of_xmp(content: bytes) -> int | None:
@@ -143,11 +145,11 @@ def _first(*found: int | None) -> int:
 
 
 def _text(kind: bytes, content: bytes) -> bytes:
-    """The text of a chunk after its key, unpacked."""
+    """Returns the text of a PNG chunk after its key, decompressed."""
     is_packed = kind == b"zTXt"
     if kind == b"zTXt":
-        content = content[1:]  # after the number of the method, of which there is one
-    elif kind == b"iTXt":  # two flags, a language and a translated key stand before it
+        content = content[1:]  # skips the compression method
+    elif kind == b"iTXt":  # skips two flags, the language and the translated key
         is_packed = content[:1] == b"\1"
         content = content[2:].partition(b"\0")[2].partition(b"\0")[2]
     try:
@@ -157,14 +159,14 @@ def _text(kind: bytes, content: bytes) -> bytes:
 
 
 def _unpacked_profile(text: bytes) -> bytes:
-    """ImageMagick's form: a line with a name, one with a length, then hexadecimal digits."""
+    """Decodes ImageMagick's raw profile: a line with a name, a line with a length, then hexadecimal digits."""
     digits = b"".join(text.split(b"\n")[3:])
     match = re.match(rb"(?:[0-9a-fA-F]{2})*", digits)
     return bytes.fromhex(match[0].decode("ascii")) if match else b""
 
 
 def _as_bytes(found: object) -> bytes:
-    """What Pillow keeps of metadata, whose type differs with the format."""
+    """Returns Pillow's metadata as bytes; its type depends on the format."""
     if isinstance(found, str):
         return found.encode("utf8", "replace")
     return found if isinstance(found, bytes) else b""

@@ -1,8 +1,8 @@
-"""Turns any source into sharded ArrayRecord files that training reads.
+"""Prepares a dataset: converts any source to sharded ArrayRecord files for training.
 
 python -m input_pipeline.prepare --source csv|tsv|webdataset|folder|tfds|urls --input PATH --split train --output DIR
 
-A second call adds a split. A call that was cut off goes on where it was: give the same command again.
+A second command can add a split. An interrupted command resumes when you run it again.
 """
 
 import argparse
@@ -35,56 +35,71 @@ _DEFAULT_KEYS = {
     "csv": ("filepath", "title"),
     "tsv": ("filepath", "title"),
     "urls": ("url", "caption"),
-    "webdataset": ("image", ""),  # the text file beside the image, before any field of the JSON
+    "webdataset": ("image", ""),  # the text file next to the image, or else a field of the JSON
 }
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # of writing, also where no file is named
-# Settings that change who does the work, or where: never the output.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # write errors, also those that name no file
+# Settings that change how or where the work is done, but never the output.
 _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; what a person can mend becomes one paragraph and exit status 2."""
+    """Runs the command; a UserError prints one paragraph and exits with status 2."""
     log_to_stderr()
-    with ExitOnUserError("input_pipeline.prepare", "What is done is kept: give the same command again to go on."):
+    with ExitOnUserError("input_pipeline.prepare", "Finished work is kept; run the same command again to resume."):
         prepare(parse(argv))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, checked and with its defaults filled in."""
+    """Parses and checks the command line, and fills in defaults."""
     parser = Parser(prog="python -m input_pipeline.prepare", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--source", required=True, choices=SOURCES, help="what --input is")
+    add("--source", required=True, choices=SOURCES, help="type of --input")
     add("--input", required=True, type=disk_path_of, help="file or folder to read")
     add("--output", required=True, type=disk_path_of, help="folder to write")
-    add("--split", default="train", help="name of the split to write, and of the one to read from tfds")
-    add("--image_key", help="column or feature of images, or of urls")
-    add("--caption_key", help="column, feature or JSON field of captions; several with commas between")
-    add("--delimiter", help=r"between columns (\t: a tab); by the suffix of --input unless given: .csv, .tsv")
+    add("--split", default="train", help="split to write; for tfds, also the split to read")
+    add("--image_key", help="column or feature with the images or URLs")
+    add("--caption_key", help="column, feature or JSON field with the captions; separate several by commas")
+    add("--delimiter", help=r"column delimiter (\t: a tab); default: by the suffix of --input, .csv or .tsv")
     options = {field.name: field for field in dataclasses.fields(Options)}
     add(
         "--shrink",
         type=int,
         default=options["shrink"].default,
-        help="short side in pixels that larger images are resized to; 0 keeps their bytes (default %(default)s)",
+        help="resize larger images to this short side in pixels; 0: keep their bytes (default %(default)s)",
     )
-    add("--quality", type=int, default=options["quality"].default, help="of resized JPEGs (default %(default)s)")
-    add("--drop_duplicates", action="store_true", help="keep the first of images whose bytes are equal")
+    add(
+        "--quality",
+        type=int,
+        default=options["quality"].default,
+        help="JPEG quality of resized images (default %(default)s)",
+    )
+    add("--drop_duplicates", action="store_true", help="keep only the first of images with equal bytes")
     add(
         "--max_pixels",
         type=int,
         default=options["max_pixels"].default,
-        help="skip images of more pixels, before they are decoded; WebP and AVIF count twice (default %(default)s)",
+        help="skip images with more pixels, before decoding; WebP and AVIF count twice (default %(default)s)",
     )
     add("--min_side", type=int, default=0, help="skip images with a shorter side, in pixels")
-    add("--max_aspect", type=float, default=0.0, help="skip images longer than so many short sides; 0: none")
+    add(
+        "--max_aspect",
+        type=float,
+        default=0.0,
+        help="skip images with a larger ratio of long to short side; 0: no limit",
+    )
     add("--min_caption", type=int, default=1, help="skip captions with fewer characters")
-    add("--max_caption", type=int, default=0, help="skip captions with more characters; 0: none")
-    add("--validation_share", type=float, default=0.0, help="share of the pairs that goes to a split 'validation'")
-    add("--shard_size", type=int, default=10_000, help="pairs read for a shard; a tar is a shard (default %(default)s)")
-    add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    add("--max_caption", type=int, default=0, help="skip captions with more characters; 0: no limit")
+    add("--validation_share", type=float, default=0.0, help="fraction of the pairs for a split 'validation'")
+    add(
+        "--shard_size",
+        type=int,
+        default=10_000,
+        help="pairs to read per shard; each tar is one shard (default %(default)s)",
+    )
+    add("--workers", type=int, default=os.cpu_count(), help="number of processes (default: all cores)")
     add("--beam", help="run as an Apache Beam pipeline with these options, such as --beam='--runner=FlinkRunner'")
-    add("--download_threads", type=int, default=64, help="urls: downloads at once in each process")
-    add("--img2dataset", default="", help="urls: more options of img2dataset, such as '--timeout 5'")  # fmt: skip
+    add("--download_threads", type=int, default=64, help="urls: parallel downloads per process")
+    add("--img2dataset", default="", help="urls: extra options of img2dataset, such as '--timeout 5'")  # fmt: skip
     arguments = parser.parse_args(argv)
     image_key, caption_key = _DEFAULT_KEYS.get(arguments.source, ("image", "caption"))
     arguments.image_key = arguments.image_key or image_key
@@ -98,10 +113,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Prepares a split, or goes on with one that was begun.
+    """Prepares a split, or resumes an interrupted preparation.
 
     Raises:
-      UserError: the input or the output cannot be what the command says.
+      UserError: the input or the output cannot be used.
     """
     with locked(arguments.output, arguments.split):
         _prepare(arguments)
@@ -116,25 +131,25 @@ def _prepare(arguments: argparse.Namespace) -> None:
     done = present["splits"].get(options.split)
     if done and done["command"] == command:
         shutil.rmtree(work, ignore_errors=True)
-        print(f"{printable(output)}: the split {options.split!r} is prepared already: {done['pairs']:,} pairs.")
+        print(f"{printable(output)}: the split {options.split!r} is already prepared: {done['pairs']:,} pairs.")
         return
     if taken := [split for split in options.splits if split in present["splits"]]:
         raise UserError(
-            f"--split: {output} has a split {taken[0]!r} already, by: {present['splits'][taken[0]]['command']}. "
-            "Name another --split or --output, or remove that folder first."
+            f"--split: {output} already has a split {taken[0]!r}, from: {present['splits'][taken[0]]['command']}. "
+            "Use another --split or --output, or remove that folder first."
         )
-    made = not work.exists()
+    is_new = not work.exists()
     try:
         summaries, skipped = _do_jobs(arguments, options, work, command)
         _finish(output, work, summaries, skipped, options, command)
     except (UserError, OSError) as error:
         kept = len(list(work.glob("[0-9]*.json")))
-        if made and not any(path.suffix != ".partial" for path in work.glob("[0-9]*")):
+        if is_new and not any(path.suffix != ".partial" for path in work.glob("[0-9]*")):
             _remove(work)
         if isinstance(error, OSError) and (error.errno in _DISK_ERRORS or _is_below(error.filename, output)):
             raise UserError(
-                f"--output: {error.filename or output} cannot be written ({error.strerror}). The {kept:,} shards that "
-                "are done are kept. Make room there, or mend what refuses, and give the same command again to go on."
+                f"--output: {error.filename or output} cannot be written ({error.strerror}). The {kept:,} finished "
+                "shards are kept. Free some space or fix the error, and run the same command again to resume."
             ) from error
         raise
 
@@ -146,8 +161,8 @@ def _is_below(name: Any, folder: Path) -> bool:
 def _do_jobs(
     arguments: argparse.Namespace, options: Options, work: Path, command: str
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Does what is left of the work; the jobs' summaries, and all that was skipped."""
-    before: list[dict[str, Any]] = []  # summaries of what is lost before there are pairs: lines of a list, downloads
+    """Does the remaining jobs; returns the summaries of all jobs, and everything that was skipped."""
+    before: list[dict[str, Any]] = []  # summaries of skipped lines of a list and failed downloads
     if arguments.source == "urls":
         urls.find_program()
         _begin(work, {"command": command, "input": describe_file(arguments.input)})
@@ -161,13 +176,13 @@ def _do_jobs(
 
 
 def _remove(work: Path) -> None:
-    """A preparation that has nothing to keep leaves nothing behind."""
+    """Removes the work folder, unless it has downloads."""
     if not (work / "download").exists():
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, work: Path, arguments: Any) -> None:
-    """Does all jobs that are not done yet; where duplicates are dropped, in two passes."""
+    """Does all unfinished jobs; dropping duplicates takes two passes."""
     if options.drop_duplicates and work_on is shards.write:
         _run(shards.write_digests, source, options, work, arguments)
         digests = [job.digests for job in _jobs(source, options, work)]
@@ -176,14 +191,14 @@ def _run(work_on: Callable[[Job], None], source: PairSource, options: Options, w
     def is_done(job: Job) -> bool:
         return (job.summary if work_on is shards.write else job.digests).exists()
 
-    left = (job for job in _jobs(source, options, work) if not is_done(job))
+    remaining = (job for job in _jobs(source, options, work) if not is_done(job))
     if arguments.beam is not None:
-        runners.run_with_beam(work_on, left, arguments.beam.split())
+        runners.run_with_beam(work_on, remaining, arguments.beam.split())
         return
     total = source.job_count()
     done = len(list(work.glob("[0-9]*.json" if work_on is shards.write else "[0-9]*.digests.npy")))
     label = options.split if work_on is shards.write else "duplicates"
-    runners.run_locally(work_on, left, workers=arguments.workers, label=label, total=total, done=done)
+    runners.run_locally(work_on, remaining, workers=arguments.workers, label=label, total=total, done=done)
 
 
 def _jobs(source: PairSource, options: Options, work: Path) -> Iterator[Job]:
@@ -192,16 +207,16 @@ def _jobs(source: PairSource, options: Options, work: Path) -> Iterator[Job]:
 
 
 def _begin(work: Path, plan: dict[str, Any]) -> None:
-    """Makes the folder of unfinished work, or checks that what is in it is of this command and input."""
+    """Creates the work folder, or checks that an existing one is of this command and input."""
     path = work / "plan.json"
     something_is_done = any(work.glob("[0-9]*")) or (work / "download").exists()
     if path.is_file() and something_is_done:
-        there = json.loads(path.read_text(encoding="utf8"))
-        if there != json.loads(json.dumps(plan)):
-            same = there["command"] == plan["command"]
-            what = "of an input that has changed since" if same else f"by another command: {there['command']}"
+        stored = json.loads(path.read_text(encoding="utf8"))
+        if stored != json.loads(json.dumps(plan)):
+            same = stored["command"] == plan["command"]
+            what = "of an input that has since changed" if same else f"of another command: {stored['command']}"
             raise UserError(
-                f"--output: {work} holds an unfinished preparation {what}. Finish that one, or remove it: rm -r {work}"
+                f"--output: {work} has an unfinished preparation {what}. Finish it, or remove it: rm -r {work}"
             )
     work.mkdir(parents=True, exist_ok=True)
     for partial in work.glob("*.partial"):
@@ -217,15 +232,18 @@ def _finish(
     options: Options,
     command: str,
 ) -> None:
-    """Moves the shards to their places, then writes the manifest; may be cut off and done again at any point."""
+    """Moves the shards into place, then writes the manifest; safe to interrupt and repeat."""
     content = manifest.read(output)
     for split in options.splits:
         entry, numbers = manifest.total(summaries, split)
         if not entry["pairs"] and split == options.split:
             _remove(work)
-            found = "; ".join(f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in skipped.items())
+            reasons = "; ".join(
+                f"{value['count']} x {reason}: {value['first'][:3]}" for reason, value in skipped.items()
+            )
             raise UserError(
-                f"--input: no pair is left to write. Skipped: {found or 'nothing, since there was nothing'}."
+                "--input: expected at least one usable pair; found none. Skipped: "
+                f"{reasons or 'nothing (the input is empty)'}."
             )
         for index, number in enumerate(numbers):
             shard = work / f"{number:05}.{split}"
@@ -235,7 +253,7 @@ def _finish(
             content["splits"][split] = entry | {"command": command}
     content["splits"][options.split]["skipped"] = skipped
     manifest.write(output, content)
-    for split in options.splits:  # what a preparation that was killed, and then given up, left of these splits
+    for split in options.splits:  # removes leftovers of a killed and abandoned preparation of these splits
         wanted = {shard["file"] for shard in content["splits"].get(split, {"shards": []})["shards"]}
         for path in output.glob(manifest.shard_pattern(split)):
             if path.name not in wanted:
@@ -281,7 +299,7 @@ def _download(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, li
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command as far as the output depends on it."""
+    """Returns the command, with only the flags that affect the output."""
     words = ["python", "-m", "input_pipeline.prepare"]
     for name, value in vars(arguments).items():
         if name not in _ELSEWHERE and value is not False and value is not None:
@@ -290,14 +308,14 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raises UserError for values that no preparation can have."""
+    """Raises UserError for invalid values."""
     if not arguments.input.exists():
-        raise UserError(f"--input: nothing at {arguments.input}.")
+        raise UserError(f"--input: nothing at {arguments.input}. Use an existing file or folder.")
     expected = {"folder": "folder", "tfds": "folder", "csv": "file", "tsv": "file", "urls": "file"}
-    found = "folder" if arguments.input.is_dir() else "file"
-    if expected.get(arguments.source, found) != found:
+    kind = "folder" if arguments.input.is_dir() else "file"
+    if expected.get(arguments.source, kind) != kind:
         raise UserError(
-            f"--input: {arguments.input} is a {found}; --source {arguments.source} expects a "
+            f"--input: {arguments.input} is a {kind}; --source {arguments.source} expects a "
             f"{expected[arguments.source]}."
         )
     for name, low, high in (
@@ -312,18 +330,18 @@ def _check(arguments: argparse.Namespace) -> None:
     if not arguments.split.isidentifier():
         raise UserError(f"--split: expected letters, digits and _; found {arguments.split!r}.")
     if arguments.validation_share and arguments.split == "validation":
-        raise UserError("--validation_share: takes pairs out of another split than 'validation'; name it with --split.")
+        raise UserError("--validation_share: expected another --split than 'validation'. Use --split train.")
     try:
         str(arguments.output.absolute()).encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"--output: {printable(arguments.output)} is not UTF-8, and ArrayRecord files cannot be written below such "
-            "a name. Use another."
+            f"--output: {printable(arguments.output)} is not UTF-8, which ArrayRecord requires for paths. "
+            "Use another path."
         ) from error
     try:
         check_writable(arguments.output)
     except OSError as error:
-        raise UserError(f"--output: cannot write to {arguments.output} ({error}). Name another folder.") from error
+        raise UserError(f"--output: cannot write to {arguments.output} ({error}). Use another folder.") from error
 
 
 if __name__ == "__main__":

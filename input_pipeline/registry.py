@@ -1,4 +1,4 @@
-"""Parts by name: those that come with the system, and a user's own by ``package.module:Name``."""
+"""Registries of parts by name: built-in ones, and user-defined ones as ``package.module:Name``."""
 
 import importlib
 import sys
@@ -11,25 +11,25 @@ Part = TypeVar("Part")
 
 
 class Registry(MutableMapping[str, type[Part]], Generic[Part]):
-    """Classes by name. A dotted path is found once its module is imported; nothing is imported by a lookup.
+    """A registry of classes by name, or by the dotted path of an imported module; a lookup never imports anything.
 
-    Settings may come from a file that somebody else wrote, which must not choose what is imported. A recipe or flag
-    may: `import_part` is called with what it names.
+    Settings may come from an untrusted file, which must not choose what is imported. Recipes and flags may:
+    `import_part` imports the parts that they name.
 
     Args:
-      setting: the setting that names a part, such as ``objective.name``.
-      base: what each part is a subclass of.
-      parts: those that come with the system.
+      setting: the setting that chooses a part, such as ``objective.name``.
+      base: the base class of all parts.
+      parts: the built-in parts.
     """
 
     def __init__(self, setting: str, base: type, parts: Mapping[str, type[Part]]) -> None:
         self.setting, self._base, self._parts = setting, base, dict(parts)
 
     def __getitem__(self, name: str) -> type[Part]:
-        """The part.
+        """Returns the part of a name.
 
         Raises:
-          UserError: there is none of that name, or its module is not imported.
+          UserError: the name is unknown, or its module is not imported.
         """
         if name in self._parts:
             return self._parts[name]
@@ -37,23 +37,23 @@ class Registry(MutableMapping[str, type[Part]], Generic[Part]):
         if not colon:
             raise UserError(
                 f"config.{self.setting}: unknown value {name!r}; choose from {', '.join(map(repr, self._parts))}, or "
-                "name your own as package.module:Name."
+                "use your own class as package.module:Name."
             )
         if module_name not in sys.modules:
             raise UserError(
-                f"config.{self.setting}: {name} is code of your own, which is not loaded. Import {module_name} first, "
-                "or name the recipe that uses it: --config RECIPE (a copy is in a run's folder)."
+                f"config.{self.setting}: {name} is user code that is not loaded. Import {module_name} first, or "
+                "use the recipe that adds it: --config RECIPE (a copy is in the run's folder)."
             )
         part: Any = getattr(sys.modules[module_name], attribute, None)
         if not (isinstance(part, type) and issubclass(part, self._base)):
             raise UserError(
                 f"config.{self.setting}: {name}: expected a subclass of {self._base.__module__}.{self._base.__name__}; "
-                f"found {'nothing of that name' if part is None else repr(part)}."
+                f"found {'no such name' if part is None else repr(part)}."
             )
         return cast(type[Part], part)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The part, or the default where `__getitem__` finds none."""
+        """Returns the part, or the default if `__getitem__` raises UserError."""
         try:
             return self[name]
         except UserError:
@@ -72,20 +72,20 @@ class Registry(MutableMapping[str, type[Part]], Generic[Part]):
         return len(self._parts)
 
     def __contains__(self, name: Any) -> bool:
-        """Whether `__getitem__` finds it."""
+        """Whether `__getitem__` finds the name."""
         return self.get(name) is not None
 
     def import_part(self, name: str) -> None:
-        """Imports the module of a dotted path, which a recipe or a flag has named; names of parts need nothing.
+        """Imports the module of a dotted path from a recipe or flag; does nothing for other names.
 
         Raises:
-          UserError: it cannot be imported, or holds no such part.
+          UserError: the module cannot be imported, or lacks the part.
         """
         if name not in self._parts and ":" in name:
             module_name = name.partition(":")[0]
             try:
                 importlib.import_module(module_name)
-            except Exception as error:  # whatever the user's own code raises
+            except Exception as error:  # user code may raise anything
                 raise UserError(
                     f"config.{self.setting}: {module_name} cannot be imported ({type(error).__name__}: {error}). It is "
                     "looked for in the current folder and among installed packages."

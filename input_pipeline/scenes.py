@@ -1,7 +1,7 @@
-"""Built-in synthetic data: captioned scenes drawn on the fly, many captions to an image and many images to a caption.
+"""Built-in synthetic data: captioned scenes drawn on the fly, with many-to-many matches of images and captions.
 
-A scene has one value of each attribute below. Its caption is made from one of several templates and mentions
-a random subset of the attributes, so what matches what is a matter of degree, and the degree is known.
+A scene has one value of each attribute below. Its caption follows one of several templates and mentions a random subset
+of the attributes, so images and captions match by degrees, and the true degree is known.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ _TEMPLATES = (
     "a picture of {thing}{place}{background}.",
     "a drawing with {thing}{place}{background}.",
 )
-_MENTION_PROBABILITIES = (0.9, 0.9, 0.3, 0.3, 0.3, 0.3)  # what a thing is, more often than how and where it is
-_HELD_OUT_SHARE = 8  # one combination in so many is never trained on
+_MENTION_PROBABILITIES = (0.9, 0.9, 0.3, 0.3, 0.3, 0.3)  # shape and colour more often than the rest
+_HELD_OUT_SHARE = 8  # one of this many combinations is held out for validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +52,20 @@ class SceneSource(DataSource):
 
     expects = "no path"
 
-    train_examples: int = setting(65_536, "scenes: how many to draw before an epoch repeats", COUNT)
-    validation_examples: int = setting(1024, "scenes: how many held-out ones; 0: none", COUNT_OR_ZERO)
+    train_examples: int = setting(65_536, "scenes: number of training scenes per epoch", COUNT)
+    validation_examples: int = setting(1024, "scenes: number of validation scenes; 0: none", COUNT_OR_ZERO)
 
     def open(self, path: str, split: str, *, image_size: int, seed: int) -> "Scenes":
-        """The scenes of a split; a path is refused."""
+        """Opens the scenes of a split; raises UserError for a path."""
         if path:
             raise UserError(
                 f"config.data.{split}: config.data.source is scenes, which reads no files; found {path!r}. "
-                "Add --config.data.source=csv or --config.data.source=array_record."
+                "Use --config.data.source=csv or --config.data.source=array_record."
             )
         return Scenes(split, self.train_examples if split == "train" else self.validation_examples, image_size, seed)
 
     def has_validation(self, path: str) -> bool:
-        """Whether any are held out."""
+        """Whether there are validation scenes."""
         del path
         return self.validation_examples > 0
 
@@ -89,31 +89,31 @@ class Scenes:
         return self.size
 
     def __getitem__(self, index: int) -> dict:
-        """``{"image": uint8 [image_size, image_size, 3], "text": str}``."""
+        """Returns ``{"image": uint8 [image_size, image_size, 3], "text": str}``."""
         attributes, mentioned, rng = self._draw(index)
         return {"image": _draw_image(attributes, self.image_size, rng), "text": _write_caption(mentioned, rng)}
 
     @property
     def truth(self) -> GroundTruth:
-        """What fits which: a class for each image, and the relevance of every image to every caption."""
+        """The ground truth: the class of each image, and the relevance of every image to every caption."""
         prompts = [[template.format(name) for template in CLASS_TEMPLATES] for name in CLASS_NAMES]
         return GroundTruth(classes=Classes(CLASS_NAMES, prompts, self.class_labels), relevance=self.relevance)
 
     def image_attributes(self, indices: Sequence[int] | None = None) -> np.ndarray:
-        """What each image shows, of those named or of all: int ``[n, 6]``, indices into the values of `ATTRIBUTES`."""
+        """Returns the attributes of the given images, or of all: int ``[n, 6]``, indices into `ATTRIBUTES`' values."""
         return np.stack([self._draw(index)[0] for index in self._numbers(indices)])
 
     def caption_attributes(self, indices: Sequence[int] | None = None) -> np.ndarray:
-        """What each caption mentions, of those named or of all: int ``[n, 6]``, `UNMENTIONED` where it is silent."""
+        """Returns the attributes in the given captions, or in all: int ``[n, 6]``, `UNMENTIONED` for omitted ones."""
         return np.stack([self._draw(index)[1] for index in self._numbers(indices)])
 
     def class_labels(self, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Index into `CLASS_NAMES` of each image, of the scenes named or of all: int ``[n]``."""
+        """Returns the class of the given images, or of all: int ``[n]``, indices into `CLASS_NAMES`."""
         attributes = self.image_attributes(indices)
         return attributes[:, COLOUR] * len(ATTRIBUTES["shape"]) + attributes[:, SHAPE]
 
     def relevance(self, indices: Sequence[int] | None = None) -> np.ndarray:
-        """True relevance of each image (row) to each caption (column), of those named or of all: float ``[n, n]``."""
+        """Returns the true relevance of each given image (row) to each given caption (column): float ``[n, n]``."""
         return relevance(self.image_attributes(indices), self.caption_attributes(indices))
 
     def _numbers(self, indices: Sequence[int] | None) -> Sequence[int]:
@@ -132,7 +132,7 @@ class Scenes:
 
 @functools.cache
 def combinations(split: str) -> np.ndarray:
-    """All combinations of attributes that a split may show: int ``[n, 6]``; the splits share none."""
+    """Returns all combinations of attributes of a split: int ``[n, 6]``; the splits are disjoint."""
     grid = np.indices([len(values) for values in ATTRIBUTES.values()]).reshape(len(ATTRIBUTES), -1).T
     shuffled = np.random.default_rng(0).permutation(grid)
     held_out = len(grid) // _HELD_OUT_SHARE
@@ -140,14 +140,14 @@ def combinations(split: str) -> np.ndarray:
 
 
 def relevance(image_attributes: np.ndarray, caption_attributes: np.ndarray) -> np.ndarray:
-    """Share of a caption's attributes that an image has.
+    """Returns the fraction of a caption's attributes that an image has.
 
     Args:
       image_attributes: int ``[n, 6]``.
-      caption_attributes: int ``[m, 6]``, `UNMENTIONED` where a caption is silent.
+      caption_attributes: int ``[m, 6]``, `UNMENTIONED` for attributes that a caption omits.
 
     Returns:
-      float ``[n, m]`` in [0, 1]; 1 where all that the caption says is true of the image.
+      float ``[n, m]`` in [0, 1]; 1 if everything in the caption is true of the image.
     """
     shared = (image_attributes[:, None] == caption_attributes[None]).sum(-1)
     return shared / (caption_attributes != UNMENTIONED).sum(-1)
@@ -187,7 +187,7 @@ def _draw_image(attributes: np.ndarray, image_size: int, rng: np.random.Generato
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Distance from the shape's edge, negative inside; exact or close to it near the edge."""
+    """Returns the signed distance from the shape's edge, negative inside; nearly exact near the edge."""
     match shape:
         case "circle":
             return np.hypot(x, y) - 0.95 * radius
@@ -207,11 +207,11 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
         case "pillar":
             return np.maximum(np.abs(y) - radius, np.abs(x) - 0.35 * radius)
         case _:
-            raise ValueError(f"no such shape: {shape}")
+            raise ValueError(f"unknown shape: {shape}")
 
 
 def _texture(texture: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray | float:
-    """How much of the paint shows, in [0, 1]; the marks keep their size, so that small things have some too."""
+    """Returns the opacity of the paint, in [0, 1]; marks have a fixed size, so that small shapes have some too."""
     match texture:
         case "plain":
             return 1.0
@@ -220,4 +220,4 @@ def _texture(texture: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nd
         case "dotted":
             return 1 - 0.35 * ((np.sin(x * 20) * np.sin(y * 20)) > 0.35)
         case _:
-            raise ValueError(f"no such texture: {texture}")
+            raise ValueError(f"unknown texture: {texture}")

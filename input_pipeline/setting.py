@@ -1,4 +1,4 @@
-"""Settings, each declared once: a dataclass field with its default, its meaning and the values that it may have."""
+"""Declaration of settings: a dataclass field with its default, its meaning and its allowed values."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Protocol, Self
 
 from .errors import UserError
 
-MANY = 10**9  # more steps, records or files than anybody has
+MANY = 10**9  # an upper bound for steps, records or files
 
 
 class Allowed(Protocol):
-    """The values that a setting may have; ``str`` of it completes "expected ..."."""
+    """The allowed values of a setting; its ``str`` completes "expected ..."."""
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError, which names the flag, for any other value."""
+        """Raises UserError, which names the flag, for a value that is not allowed."""
         ...
 
 
@@ -44,17 +44,17 @@ class Range:
 
 FRACTION = Range(0, 1)
 FRACTION_BELOW_1 = Range(0, 1, exclude_high=True)
-WEIGHT = Range(0, 1000)  # a larger one is a slip
+WEIGHT = Range(0, 1000)  # a larger weight is likely a typo
 COUNT = Range(1, MANY)
 COUNT_OR_ZERO = Range(0, MANY)
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of some words.
+    """One of several words.
 
     Args:
-      words: the words, or a function that lists them when they are needed.
+      words: the words, or a function that returns them when needed.
     """
 
     words: Iterable[str] | Callable[[], Iterable[str]]
@@ -85,44 +85,44 @@ class Each:
         return f"{len(self.ranges)} numbers: {'; '.join(map(str, self.ranges))}"
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError for another length, or a number outside its range."""
+        """Raises UserError for a wrong length, or a number outside its range."""
         if not isinstance(value, tuple | list) or len(value) != len(self.ranges):
             raise UserError(f"{flag}: expected {len(self.ranges)} numbers; found {value!r}.")
-        for place, (number, allowed) in enumerate(zip(value, self.ranges, strict=True), 1):
-            allowed.check(f"{flag}, number {place}", number)
+        for position, (number, allowed) in enumerate(zip(value, self.ranges, strict=True), 1):
+            allowed.check(f"{flag}, number {position}", number)
 
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """A tuple of any length of numbers in a range."""
+    """A tuple of any length, of numbers in a range."""
 
     allowed: Range
 
     def __str__(self) -> str:
-        return f"a tuple, each of it {self.allowed}"
+        return f"a tuple, each element {self.allowed}"
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError for anything else."""
+        """Raises UserError for any other value."""
         for number in _sequence(flag, value, "(1.0,)"):
             self.allowed.check(flag, number)
 
 
 @dataclasses.dataclass(frozen=True)
 class Patterns:
-    """A tuple of regular expressions that are searched in parameters' names."""
+    """A tuple of regular expressions, searched in parameter names."""
 
     def __str__(self) -> str:
         return "a tuple of regular expressions"
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError for anything else."""
+        """Raises UserError for any other value."""
         for pattern in _sequence(flag, value, "('vision/.*',)"):
             _check_pattern(flag, pattern)
 
 
 @dataclasses.dataclass(frozen=True)
 class PatternPairs:
-    """A tuple of pairs: a regular expression that is searched in parameters' names, and a number."""
+    """A tuple of pairs: a regular expression, searched in parameter names, and a number."""
 
     allowed: Range
     whole: bool = False
@@ -131,7 +131,7 @@ class PatternPairs:
         return f"pairs of a regular expression and {self.allowed}{', whole' if self.whole else ''}"
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError for anything else."""
+        """Raises UserError for any other value."""
         for pair in _sequence(flag, value, "(('vision/.*', 0.1),)"):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
                 raise UserError(f"{flag}: expected pairs of a pattern and a number; found {pair!r}.")
@@ -149,7 +149,7 @@ class Words:
         return "a tuple of words"
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError for anything else."""
+        """Raises UserError for any other value."""
         for word in _sequence(flag, value, "('a', 'b')"):
             if not isinstance(word, str):
                 raise UserError(f"{flag}: expected {self}; found {word!r}.")
@@ -165,7 +165,7 @@ class Optional:
         return f"a {self.of.__name__} or None"
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError for anything else."""
+        """Raises UserError for any other value."""
         if value is not None and type(value) is not self.of:
             raise UserError(f"{flag}: expected {self}; found {value!r}.")
 
@@ -180,17 +180,17 @@ def _check_pattern(flag: str, pattern: Any) -> None:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise UserError(f"{flag}: {pattern!r} is not a regular expression: {error}.") from error
+        raise UserError(f"{flag}: {pattern!r} is not a valid regular expression: {error}. Fix the pattern.") from error
 
 
 def setting(default: Any, meaning: str, allowed: Allowed | None = None, *, fixed: bool = True) -> Any:
-    """A field of a `Settings` class.
+    """Declares a setting: a field of a `Settings` class.
 
     Args:
-      default: its value unless a recipe or flag says otherwise; its type is the setting's.
-      meaning: one line.
-      allowed: which values it may have; None: every one of its type.
-      fixed: whether a run keeps it when it resumes, since the trained parameters depend on it.
+      default: the default value; its type is the type of the setting.
+      meaning: the description, one line.
+      allowed: the allowed values; None: every value of its type.
+      fixed: whether it must stay the same on resume, since the trained parameters depend on it.
     """
     metadata = {"setting": Setting(default, meaning, allowed, fixed)}
     if isinstance(default, dict):
@@ -200,7 +200,7 @@ def setting(default: Any, meaning: str, allowed: Allowed | None = None, *, fixed
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is declared of a setting; see `setting`."""
+    """The declaration of a setting; see `setting`."""
 
     default: Any
     meaning: str
@@ -208,10 +208,10 @@ class Setting:
     fixed: bool
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError, which names the flag, for a value that the setting may not have."""
+        """Raises UserError, which names the flag, for a value that is not allowed."""
         default = self.default
         if isinstance(default, bool | str) and type(value) is not type(default):
-            raise UserError(f"{flag}: expected a {type(default).__name__}, as {default!r}; found {value!r}.")
+            raise UserError(f"{flag}: expected a {type(default).__name__}, such as {default!r}; found {value!r}.")
         if self.allowed:
             self.allowed.check(flag, value)
         if isinstance(default, int) and not isinstance(value, int):
@@ -219,25 +219,25 @@ class Setting:
 
 
 class Settings:
-    """Base of the dataclasses that declare settings; an instance holds their values.
+    """Base class of dataclasses that declare settings; an instance holds their values.
 
-    A subclass checks in ``__post_init__`` what its values may not be together, and raises UserError.
+    A subclass checks combinations of values in ``__post_init__``, and raises UserError.
     """
 
     section: ClassVar[str] = ""  # dotted name in a recipe, such as "optimizer"
 
     @classmethod
     def declared(cls) -> dict[str, Setting]:
-        """The settings by name, in the order of the file."""
+        """Returns the settings by name, in the order of declaration."""
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         return {field.name: field.metadata["setting"] for field in fields if "setting" in field.metadata}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Takes the values from a section of a recipe, which may hold more."""
+        """Creates an instance from a section of a recipe, which may have more settings."""
         return cls(**{name: _as_tuple(config[name]) for name in cls.declared()})
 
 
 def _as_tuple(value: Any) -> Any:
-    """Lists, as JSON has them, as tuples, at every depth."""
+    """Converts lists, as from JSON, to tuples at every depth."""
     return tuple(map(_as_tuple, value)) if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""What the loader reads: a dataset, or several as one."""
+"""Interfaces of datasets: sources, mixtures, and the ground truth for evaluation."""
 
 import abc
 import bisect
@@ -15,7 +15,7 @@ from .setting import Settings
 class Source(Protocol):
     """A dataset: item ``i`` is ``{"image": Path, bytes or uint8 pixels, "text": str or several}``.
 
-    Reading an item raises `UnreadableError` where the record is damaged.
+    Reading a damaged record raises `UnreadableError`.
     """
 
     def __len__(self) -> int: ...
@@ -29,32 +29,31 @@ class DataSource(Settings, abc.ABC):
 
     section = "data"
 
-    expects: ClassVar[str] = "a file or folder"  # what a path of it is, for errors
-    in_object_stores: ClassVar[bool] = False  # whether a path may be in one
-    holds_splits: ClassVar[bool] = False  # whether one path holds the validation data too
+    expects: ClassVar[str] = "a file or folder"  # description of its paths, for errors
+    in_object_stores: ClassVar[bool] = False  # whether a path may be in an object store
+    holds_splits: ClassVar[bool] = False  # whether one path contains all splits
 
     @abc.abstractmethod
     def open(self, path: str, split: str, *, image_size: int, seed: int) -> Source:
         """Opens the ``"train"`` or ``"validation"`` data at a path.
 
         Raises:
-          UserError: they are not there, or not what they should be; it names ``config.data.<split>``.
+          UserError: the data are missing or invalid; the message names ``config.data.<split>``.
         """
 
     def has_validation(self, path: str) -> bool:
-        """Whether there are validation data, where ``config.data.validation`` is ``path``."""
+        """Whether there are validation data if ``config.data.validation`` is ``path``."""
         return self.holds_splits or bool(path)
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """What an image of a dataset can be.
+    """The classes of a dataset's images.
 
     Args:
-      names: of the classes.
-      prompts: for each class the sentences that describe it.
-      labels: from the numbers of records to their classes, int ``[n]``; where an image may have several, zeros and ones
-        ``[n, classes]``.
+      names: the class names.
+      prompts: the sentences that describe each class.
+      labels: maps record indices to classes, int ``[n]``; for multi-label data, to zeros and ones ``[n, classes]``.
     """
 
     names: Sequence[str]
@@ -64,12 +63,12 @@ class Classes:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Some images to choose among.
+    """A choice task: which of several images match a sentence.
 
     Args:
-      cue: the sentence that some of them belong to.
-      images: the numbers of their records.
-      right: whether each belongs to it.
+      cue: the sentence.
+      images: the indices of their records.
+      right: whether each image matches the sentence.
     """
 
     cue: str
@@ -79,15 +78,15 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """What is known of a dataset beside its pairs.
+    """The ground truth of a dataset, besides its pairs.
 
     Args:
-      classes: what its images can be; None: not known.
-      relevance: from the numbers of n records to that of each's image (row) to each's first caption (column), float
-        ``[n, n]`` at least zero; None: not known.
-      groups: from the numbers of records to what else their images are told apart by, such as a region, int ``[n]``;
-        None: not known. May raise UserError.
-      choices: sentences and the images to choose among for each; empty: not known.
+      classes: the classes of its images; None: unknown.
+      relevance: maps n record indices to the relevance of each image (row) to each first caption (column), float
+        ``[n, n]``, nonnegative; None: unknown.
+      groups: maps record indices to groups of their images, such as regions, int ``[n]``; None: unknown. May raise
+        UserError.
+      choices: choice tasks; empty: none.
     """
 
     classes: Classes | None = None
@@ -97,30 +96,31 @@ class GroundTruth:
 
 
 def ground_truth_of(source: Source) -> GroundTruth:
-    """What a source says of itself in its attribute ``truth``; most have none."""
+    """Returns a source's attribute ``truth``, or an empty ground truth if it has none."""
     return getattr(source, "truth", GroundTruth())
 
 
 def identity_of(source: "Source | Mixture") -> list[dict[str, object]]:
-    """What tells each dataset from others, and from itself once it is changed: numbers and digests by name.
+    """Returns the identity of each dataset, which changes with its content: numbers and digests by name.
 
-    It is what the dataset's ``identity()`` returns where there is one, and else the number of its records alone.
+    It is the result of the dataset's ``identity()`` if it has one, or else only its number of records.
     """
     parts = source.parts if isinstance(source, Mixture) else (source,)
     return [part.identity() if hasattr(part, "identity") else {"records": len(part)} for part in parts]
 
 
 def captions(record: dict) -> list[str]:
-    """All captions of a record; images with labels may have none."""
+    """Returns all captions of a record; labelled images may have none."""
     return [record["text"]] if isinstance(record["text"], str) else list(record["text"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Datasets one after the other; training draws from each in proportion to its weight.
+    """A concatenation of datasets; training samples each in proportion to its weight.
 
     Args:
-      weights: of each part, positive; they need not sum to 1.
+      parts: the datasets.
+      weights: the positive weight of each dataset; they need not sum to 1.
     """
 
     parts: tuple[Source, ...]

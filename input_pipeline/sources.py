@@ -1,4 +1,4 @@
-"""Training data by the name of their kind, and several datasets as one."""
+"""The registry of data sources, and opening the datasets that ``config.data`` describes."""
 
 from pathlib import Path
 
@@ -26,15 +26,15 @@ def open_source(config: ConfigDict, split: str, *, image_size: int, seed: int) -
     """Opens the ``"train"`` or ``"validation"`` split that ``config.data`` describes.
 
     Raises:
-      UserError: the data are not there or not what the settings say.
+      UserError: the data are missing, or do not match the settings.
     """
     source = _chosen(config)
     paths = _paths(config[split] or (config.train if source.holds_splits else ""))
     for path in paths:
         if is_remote(path) and not source.in_object_stores:
             raise UserError(
-                f"config.data.{split}: {path}: expected {source.expects} on a disk; only prepared data are read from "
-                "object stores."
+                f"config.data.{split}: {path}: expected {source.expects} on a disk. Use a local path; only prepared "
+                "data can be in an object store."
             )
     parts = tuple(source.open(path, split, image_size=image_size, seed=seed) for path in paths or [""])
     if split == "train" and config.weights and len(config.weights) != len(parts):
@@ -53,7 +53,7 @@ def _chosen(config: ConfigDict) -> DataSource:
 
 
 def _paths(named: str) -> list[str]:
-    """The paths that a setting names with commas between; what is there under a name with commas is one path."""
+    """Splits a setting into its paths at commas; an existing path may itself contain commas."""
     pieces, paths = named.split(","), []
     while pieces:
         for count in range(len(pieces), 0, -1):

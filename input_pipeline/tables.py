@@ -1,11 +1,11 @@
-"""Tables in CSV or TSV files, read one way everywhere in the project.
+"""Reads tables in CSV or TSV files, with one set of rules for the whole project.
 
-The first line that is not blank has the column names. A field that begins with a quote ends at the next quote before a
-delimiter or a line end; doubled quotes inside stand for one (RFC 4180), and it may hold line ends. A quote that
-encloses no field in this way is a character: one without an end, one followed by other text, one whose field would
-swallow delimiters that the row needs, and one whose field would swallow lines that are rows by themselves, which is
-what a stray quote does. A row has no more fields than there are column names. So each line that is not blank belongs to
-one row, is part of a field in quotes, or is counted as unusable; where that is doubtful, line numbers are given.
+The first nonblank line has the column names. A field that starts with a quote ends at the next quote before a delimiter
+or a line end; doubled quotes inside stand for one (RFC 4180), and it may contain line ends. Any other quote is literal:
+an unclosed one, one followed by other text, one whose field would contain delimiters that the row needs, and
+one whose field would contain complete rows, as after a stray quote. A row has at most as many fields as there are
+column names. So each nonblank line belongs to one row, is part of a quoted field, or counts as unusable; ambiguous
+lines are reported with their numbers.
 """
 
 import codecs
@@ -23,11 +23,11 @@ from .errors import UserError
 from .files import printable
 
 _LOGGER = logging.getLogger(__name__)
-_NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # what Python's surrogateescape makes of such bytes
-_LONGEST_LINE = 1 << 26  # characters
-_LONGEST_FIELD = 1 << 17  # characters; as Python's csv
-_MOST_LINES = 1000  # of a field
-_NAMED = 5  # lines in a message
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # Python's surrogateescape of invalid bytes
+_MAX_LINE_LENGTH = 1 << 26  # characters
+_MAX_FIELD_LENGTH = 1 << 17  # characters; as in Python's csv
+_MOST_LINES = 1000  # lines of a field
+_NAMED = 5  # line numbers in a message
 _PANDAS = "python -c \"import pandas; pandas.{0}('{{0}}').to_csv('{{0}}.csv', index=False)\""
 _SAVE = 'in the spreadsheet, "Save as", CSV (UTF-8)'
 _NOT_TEXT = (
@@ -44,14 +44,14 @@ _NOT_TEXT = (
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: one of a few reasons, and what was found."""
+    """An unusable row: the reason, one of a few, and what was found."""
 
     reason: str
     found: str
 
 
 class Doubts:
-    """Lines of a table that were read in one of two ways that they allow."""
+    """Ambiguous lines of a table, which could be read in two ways."""
 
     def __init__(self) -> None:
         self._literal: list[int] = []
@@ -59,82 +59,81 @@ class Doubts:
         self._swallowed = 0
 
     def add_literal(self, line: int) -> None:
-        """Of this line, a quote that begins a field is a character."""
+        """Records a line with a field that starts with a literal quote."""
         self._literal.append(line)
 
     def add_long(self, line: int, count: int) -> None:
-        """From this line on, a field of so many lines holds the delimiter."""
+        """Records a field of ``count`` lines, from this line on, that contains the delimiter."""
         self._long.append(line)
         self._swallowed += count
 
     def messages(self, path: Path) -> list[str]:
-        """A sentence for each kind of doubt that there is."""
-        said = []
+        """Returns a sentence for each kind of ambiguity."""
+        sentences = []
         if self._literal:
-            said.append(
-                f"{printable(path)}: in {len(self._literal)} rows a field begins with a quote that does not enclose "
-                f"it; such quotes are read as characters (lines {list_lines(self._literal)})"
+            sentences.append(
+                f"{printable(path)}: in {len(self._literal)} rows a field starts with a quote that does not enclose "
+                f"it; such quotes are read as literal characters (lines {list_lines(self._literal)})"
             )
         if self._long:
-            said.append(
-                f"{printable(path)}: {len(self._long)} fields in quotes hold line ends and the delimiter, "
-                f"{self._swallowed} lines in all; is a quote missing there? (lines {list_lines(self._long)})"
+            sentences.append(
+                f"{printable(path)}: {len(self._long)} quoted fields contain line ends and the delimiter, "
+                f"{self._swallowed} lines in total; check for a missing quote (lines {list_lines(self._long)})"
             )
-        return said
+        return sentences
 
 
 def rows(
     path: Path, columns: Sequence[str], delimiter: str, *, flag: str, doubts: Doubts | None = None
 ) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
-    """Line number and the wanted columns' values of each row; bytes that are not UTF-8 become lone surrogates.
+    """Yields the line number and the values of the given columns of each row; invalid UTF-8 becomes lone surrogates.
 
     Args:
       path: the file.
-      columns: names of the wanted ones; first that of images, by which rows that a stray quote swallows are known.
+      columns: the columns to return, first that of images, which helps to detect rows inside a stray quote.
       delimiter: one character; empty: see `delimiter_of`.
-      flag: what named the file, for errors.
-      doubts: counts doubtful lines; None: they are logged when all rows are read.
+      flag: the flag that names the file, for errors.
+      doubts: collects ambiguous lines; None: they are logged after all rows are read.
 
     Raises:
-      UserError: the file is not there, is empty, or lacks a column.
+      UserError: the file is missing or empty, or lacks a column.
     """
     check(path, flag)
     delimiter = delimiter_of(path, delimiter)
     names = column_names(path, delimiter, flag=flag)
     indices = [_column(names, name, path, delimiter, flag) for name in columns]
-    own = Doubts() if doubts is None else doubts
+    collected = Doubts() if doubts is None else doubts
     with _open(path) as file:
-        reader = _Reader(file, delimiter, len(names), indices[0], own)
-        yield from _wanted(iter(reader), indices, len(names))
+        reader = _Reader(file, delimiter, len(names), indices[0], collected)
+        yield from _select_columns(iter(reader), indices, len(names))
     if doubts is None:
-        for message in own.messages(path):
+        for message in collected.messages(path):
             _LOGGER.warning("%s", message)
 
 
 def rows_without_names(
     path: Path, indices: Sequence[int], delimiter: str
 ) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
-    """As `rows`, of a file whose first line is a row already and whose quotes mean nothing; columns count from 0."""
+    """Like `rows`, for a file without column names and with literal quotes; columns are given by index."""
     split = _character(delimiter)
     with _open(path) as file:
-        found = ((number, text.rstrip("\r\n").split(split)) for number, text in _numbered(file))
-        first = next(found, None)
+        split_lines = ((number, text.rstrip("\r\n").split(split)) for number, text in _numbered(file))
+        first = next(split_lines, None)
         if first:
-            yield from _wanted(iter([first]), indices, len(first[1]))
-            yield from _wanted(found, indices, len(first[1]))
+            yield from _select_columns(iter([first]), indices, len(first[1]))
+            yield from _select_columns(split_lines, indices, len(first[1]))
 
 
 def check(path: Path, flag: str) -> None:
-    """Raises UserError where there is no file, or one that is no text: compressed, of another program, or in UTF-16."""
+    """Raises UserError if the file is missing or not text: compressed, of another program, or in UTF-16."""
     if not path.is_file():
-        raise UserError(f"{flag}: no file at {path}. Expected a CSV or TSV file with a line of column names.")
+        raise UserError(f"{flag}: no file at {path}. Use a CSV or TSV file with a line of column names.")
     with files.open_regular(path) as file:
         start = file.read(8)
     for mark, kind, command in _NOT_TEXT:
         if start.startswith(mark):
             raise UserError(
-                f"{flag}: {path} is {kind}; expected a CSV or TSV file, which is text. Make one of it: "
-                f"{command.format(path)}"
+                f"{flag}: {path} is {kind}; expected a text file, CSV or TSV. Convert it: {command.format(path)}"
             )
     for mark, encoding in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
                            (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):  # fmt: skip
@@ -146,14 +145,14 @@ def check(path: Path, flag: str) -> None:
 
 
 def delimiter_of(path: Path, given: str = "") -> str:
-    r"""The character between columns.
+    r"""Returns the column delimiter.
 
-    It is the one that is given (the two characters ``\t`` mean a tab), or follows from the suffix: a tab for ``.tsv``
-    and ``.tab``, a comma for ``.csv`` unless the first line has tabs and no comma, and for others a tab if the first
-    line has one, else a comma.
+    It is ``given``, where the two characters ``\t`` mean a tab, or else depends on the suffix: a tab for ``.tsv`` and
+    ``.tab``; a comma for ``.csv``, unless the first line has tabs and no comma; for others a tab if the first line has
+    one, else a comma.
 
     Raises:
-      UserError: what is given is not one character.
+      UserError: ``given`` is not one character.
     """
     if given:
         return _character(given)
@@ -165,36 +164,36 @@ def delimiter_of(path: Path, given: str = "") -> str:
 
 
 def column_names(path: Path, delimiter: str, *, flag: str) -> list[str]:
-    """The names in the first line that is not blank.
+    """Returns the names in the first nonblank line.
 
     Raises:
       UserError: all lines are blank.
     """
     line = first_line(path)
     if not line:
-        raise UserError(f"{flag}: {path} is empty. Expected a line of column names and a row for each image.")
+        raise UserError(f"{flag}: {path} is empty; expected a line of column names and a row for each image.")
     return _Splitter(delimiter)(line).fields
 
 
 def caption_columns(names: Sequence[str], key: str) -> tuple[str, ...]:
-    """The columns that a key names: the one of that name, or else several with commas between."""
+    """Returns the columns of a key: the column of that name, or else several names separated by commas."""
     return (key,) if key in names else tuple(part.strip() for part in key.split(",") if part.strip()) or (key,)
 
 
 def first_line(path: Path) -> str:
-    """The first line with more than white space; empty: there is none."""
+    """Returns the first nonblank line, or "" if there is none."""
     with _open(path) as file:
         return next((text for _, text in _numbered(file) if text.strip()), "")
 
 
 class _Split(NamedTuple):
-    """What a line, or several that one field joins, consists of.
+    """A line split into fields, or several lines that a quoted field joins.
 
     Args:
       fields: the values.
-      literal: a field begins with a quote that does not enclose it.
-      is_open: such a field has no end.
-      whole: the fields are all that there is.
+      literal: whether a field starts with a literal quote.
+      is_open: whether a quoted field is unclosed.
+      whole: whether the fields cover the entire text.
     """
 
     fields: list[str]
@@ -203,8 +202,8 @@ class _Split(NamedTuple):
     whole: bool
 
 
-class _Given:
-    """What `csv.reader` reads: the one text that was put here."""
+class _SingleText:
+    """An iterator for `csv.reader` that returns one given text."""
 
     text: str | None = None
 
@@ -225,7 +224,7 @@ class _Splitter:
         self.delimiter, mark = delimiter, re.escape(delimiter)
         self._field = re.compile(rf'"((?:[^"]++|"")*+)"(?={mark}|\Z)|([^{mark}\r\n]*+)')
         self._open = re.compile(r'"(?:[^"]++|"")*+\Z')
-        self._given = _Given()
+        self._given = _SingleText()
         self._usual = csv.reader(self._given, delimiter=delimiter, strict=True)
 
     def __call__(self, text: str) -> _Split:
@@ -239,25 +238,25 @@ class _Splitter:
             return self._split_closely(text)
 
     def _split_closely(self, text: str) -> _Split:
-        """The same as Python's csv, slowly, where that one finds quotes amiss."""
-        fields, place, literal, is_open = [], 0, False, False
+        """Splits like Python's csv, more slowly, lines that it rejects for their quotes."""
+        fields, position, literal, is_open = [], 0, False, False
         while True:
-            match = self._field.match(text, place)
-            assert match is not None  # the second form matches anything
+            match = self._field.match(text, position)
+            assert match is not None  # the second alternative matches anything
             quoted, plain = match.groups()
             if quoted is None:
                 if plain.startswith('"'):
-                    literal, is_open = True, is_open or bool(self._open.match(text, place))
+                    literal, is_open = True, is_open or bool(self._open.match(text, position))
                 fields.append(plain)
             else:
                 fields.append(quoted.replace('""', '"'))
-            place = match.end() + 1
-            if place > len(text) or text[place - 1] != self.delimiter:
-                return _Split(fields, literal, is_open, whole=place > len(text))
+            position = match.end() + 1
+            if position > len(text) or text[position - 1] != self.delimiter:
+                return _Split(fields, literal, is_open, whole=position > len(text))
 
 
 class _Reader:
-    """The rows of an open table; see the rule at the head of this file."""
+    """The rows of an open table; see the rules in the module's docstring."""
 
     def __init__(self, file: TextIO, delimiter: str, width: int, image: int, doubts: Doubts) -> None:
         self._split, self._width, self._image, self._doubts = _Splitter(delimiter), width, image, doubts
@@ -265,7 +264,7 @@ class _Reader:
         self._again: collections.deque[tuple[int, str]] = collections.deque()
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and fields of each row below the column names."""
+        """Yields the line number and fields of each row below the column names."""
         while (numbered := self._next()) and not numbered[1].strip():
             pass
         while numbered := self._next():
@@ -288,18 +287,18 @@ class _Reader:
         return self._again.popleft() if self._again else next(self._lines, None)
 
     def _join(self, number: int, text: str) -> _Split | None:
-        """The row whose quoted field begins in this line and ends in another; None: there is none such."""
+        """Returns the row whose quoted field starts in this line and ends in a later one, or None."""
         taken, images = [(number, text)], self._images(text)
         while len(taken) < _MOST_LINES and (after := self._next()):
             taken.append(after)
             images += self._images(after[1])
             if len({image for image in images if _suffix(image) in _IMAGE_SUFFIXES}) > 1:
-                break  # two lines are rows by themselves, so this does not go on
+                break  # two of the lines are complete rows, so the quote is stray
             if '"' not in after[1]:
                 continue
             joined = "".join(line for _, line in taken)
             split = self._split(joined)
-            if split.is_open and len(joined) <= _LONGEST_FIELD:
+            if split.is_open and len(joined) <= _MAX_FIELD_LENGTH:
                 continue
             if split.is_open or not split.whole or len(split.fields) != self._width:
                 break
@@ -312,15 +311,15 @@ class _Reader:
         return None
 
     def _images(self, text: str) -> list[str]:
-        """The image that a line names if it is a row by itself, with its quotes as they mean or as characters."""
-        ways = self._split(text).fields, text.rstrip("\r\n").split(self._split.delimiter)
-        fields = next((fields for fields in ways if len(fields) >= self._width), None)
+        """Returns the image of a line that is a complete row, with its quotes as syntax or as literal characters."""
+        readings = self._split(text).fields, text.rstrip("\r\n").split(self._split.delimiter)
+        fields = next((fields for fields in readings if len(fields) >= self._width), None)
         image = fields[self._image].strip().strip('"') if fields else ""
         return [image] if image else []
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether two words are both names of images, as far as can be told: with one suffix, or in other ways alike."""
+    """Whether two words look like image names of one kind: by their suffixes, or else by spaces and digits."""
     suffixes = {_suffix(one), _suffix(other)}
     if suffixes != {""}:
         return len(suffixes) == 1 or suffixes <= _IMAGE_SUFFIXES
@@ -337,31 +336,31 @@ def _suffix(name: str) -> str:
     return suffix if re.fullmatch(r"\.\w+", suffix) else ""
 
 
-def _wanted(
-    found: Iterator[tuple[int, list[str]]], indices: Sequence[int], width: int
+def _select_columns(
+    split_rows: Iterator[tuple[int, list[str]]], indices: Sequence[int], width: int
 ) -> Iterator[tuple[int, tuple[str, ...] | BadRow]]:
-    """The values of the wanted columns, or what is wrong with a row."""
+    """Yields the values of the given columns of each row, or the fault of the row."""
     least = max(indices) + 1
-    for line, row in found:
+    for line, row in split_rows:
         if len(row) < least:
             yield line, BadRow("too few columns", f"found {len(row)}, expected at least {least}")
         elif len(row) > width:
             yield line, BadRow("too many columns", f"found {len(row)}, expected {width}")
-        elif max(map(len, row)) > _LONGEST_FIELD:
-            yield line, BadRow("malformed row", f"a field has more than {_LONGEST_FIELD:,} characters")
+        elif max(map(len, row)) > _MAX_FIELD_LENGTH:
+            yield line, BadRow("malformed row", f"a field has more than {_MAX_FIELD_LENGTH:,} characters")
         else:
             yield line, tuple([row[index] for index in indices])
 
 
 def _numbered(file: TextIO) -> Iterator[tuple[int, str]]:
-    """The lines that hold more than spaces, with their ends, and their numbers from 1; one that never ends is cut."""
+    """Yields nonblank lines with their numbers from 1 and their line ends; truncates very long lines."""
     number = 0
-    while text := file.readline(_LONGEST_LINE):
+    while text := file.readline(_MAX_LINE_LENGTH):
         number += 1
         if text.strip(" \r\n"):
             yield number, text
-        while len(text) == _LONGEST_LINE and not text.endswith(("\r", "\n")):
-            text = file.readline(_LONGEST_LINE)
+        while len(text) == _MAX_LINE_LENGTH and not text.endswith(("\r", "\n")):
+            text = file.readline(_MAX_LINE_LENGTH)
 
 
 def _open(path: Path) -> TextIO:
@@ -371,7 +370,7 @@ def _open(path: Path) -> TextIO:
 def _character(delimiter: str) -> str:
     delimiter = "\t" if delimiter == "\\t" else delimiter
     if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise UserError(f"delimiter: expected one character, no quote and no line end; found {delimiter!r}.")
+        raise UserError(f"delimiter: expected one character other than a quote or a line end; found {delimiter!r}.")
     return delimiter
 
 
@@ -380,13 +379,13 @@ def _column(columns: list[str], key: str, path: Path, delimiter: str, flag: str)
         shown = ", ".join(repr(column[:40]) for column in columns[:20])
         more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
         raise UserError(
-            f"{flag}: {path} has no column {key!r}; it has {shown}{more} when split at {delimiter!r}. Name the columns "
-            "with image_key and caption_key, the character between them with delimiter."
+            f"{flag}: {path} has no column {key!r}; found {shown}{more} when split at {delimiter!r}. Use image_key and "
+            "caption_key to set the columns, and delimiter to set the delimiter."
         )
     return columns.index(key)
 
 
 def list_lines(lines: Sequence[int]) -> str:
-    """Line numbers for a message, the first few of them."""
+    """Returns the first few line numbers as text for a message."""
     shown = ", ".join(map(str, lines[:_NAMED]))
     return shown + (f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else "")

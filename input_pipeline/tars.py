@@ -1,19 +1,19 @@
-"""The members of tar files, in order, with a word about everything that is not one.
+"""Reads the members of tar files in order, and reports everything else as a `Skip`.
 
-Nothing is ever extracted, and memory stays bounded whatever a header claims. A member is a regular file whose name has
-a suffix. As webdataset has it, its key is its path up to the first dot of the file's name, and what follows is the
-suffix. Whatever else a tar holds becomes a `Skip`, but for folders:
+Nothing is extracted, and memory is bounded whatever a header claims. A member is a regular file whose name has a
+suffix. As in webdataset, its key is its path up to the first dot of the file's name, and the rest is the suffix.
+Folders are ignored; every other entry becomes a `Skip`:
 
-| what | reason |
+| entry | reason |
 |---|---|
-| a system's own file: ``._0.jpg``, ``.DS_Store``, ``__MACOSX/0.jpg`` | `HIDDEN` |
-| a link, also a hard one, a device, a pipe, a file with holes | not a regular file |
-| a path that is absolute or has ``..`` | unsafe name |
-| a file's name without a dot, or with nothing before or after the first | `NO_SUFFIX` |
-| a file without any of these | `EMPTY` |
-| a header that is none, a file that is cut off or has no end mark, other bytes behind the end mark | damaged tar |
+| a hidden or system file: ``._0.jpg``, ``.DS_Store``, ``__MACOSX/0.jpg`` | `HIDDEN` |
+| a symbolic or hard link, a device, a pipe, a sparse file | not a regular file |
+| an absolute path, or one with ``..`` | unsafe name |
+| a file name without a dot, or with nothing before or after the first dot | `NO_SUFFIX` |
+| a tar without any of these | `EMPTY` |
+| an invalid header, a truncated file, a missing end mark, other bytes after the end mark | damaged tar |
 
-Names may be of any encoding, from pax headers or GNU's long ones. Where tars stand one after the other in a file, as
+Names may have any encoding, and come from pax headers or GNU's long names. If a file has several tars in a row, as
 after ``cat a.tar b.tar``, each is read.
 """
 
@@ -32,28 +32,28 @@ from .files import open_regular
 from .preparation.pairs import Skip
 
 HIDDEN, NO_SUFFIX, EMPTY = "hidden file", "name without a suffix", "empty tar"
-LARGEST_IMAGE = 1 << 27  # bytes of a member that is an image: 128 MiB
-LARGEST_TEXT = 1 << 22  # bytes of a member that is text or numbers: 4 MiB
+LARGEST_IMAGE = 1 << 27  # bytes of an image member: 128 MiB
+LARGEST_TEXT = 1 << 22  # bytes of a text or array member: 4 MiB
 
 _LARGEST_HEADER = 1 << 21  # bytes of all headers of a member
-_MOST_GLOBAL = 64  # pax headers for all members
-_LONGEST_PADDING = 1 << 24  # bytes of zeros behind an archive
+_MOST_GLOBAL = 64  # global pax headers
+_MAX_PADDING = 1 << 24  # bytes of zeros after an archive
 _BLOCK = tarfile.BLOCKSIZE
 _OTHER_COMPRESSION = (b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK\x03\x04")
-# What damaged tars raise: headers with odd numbers, headers within headers without end, and damaged compression.
+# Raised on damaged tars: by headers with odd numbers, endlessly nested headers, and damaged compression.
 DAMAGES = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Member:
-    """Where a file lies in a tar.
+    """The location of a file in a tar.
 
     Args:
-      archive: number of the tar, of several one after the other.
-      key: what it has in common with the other members of its sample, as the tar has it: not always printable.
+      archive: the index of the tar, among several in one file.
+      key: the name shared by the members of its sample, as stored: not always printable.
       suffix: the rest of its name, in lower case, from its first dot.
-      offset: of its content in the file, uncompressed.
-      size: in bytes.
+      offset: the offset of its content in the uncompressed file.
+      size: the size of its content in bytes.
     """
 
     archive: int
@@ -66,14 +66,14 @@ class Member:
 def members(
     path: Path, most_read: Callable[[Member], int] = lambda _: 0
 ) -> Iterator[tuple[Member, bytes | None] | Skip]:
-    """The members of a tar, plain or compressed with gzip, and what else there is.
+    """Yields the members of a tar, plain or compressed with gzip, and its skipped entries.
 
     Args:
       path: the tar.
-      most_read: the most bytes that a member may have of which the content is wanted; 0: it is not.
+      most_read: returns the maximum size of a member whose content is read; 0: its content is not read.
 
     Yields:
-      A member and its content, None where that is not wanted or larger; or what was skipped.
+      A member and its content (None if not read), or a skipped entry.
     """
     archive = 0
     try:
@@ -82,23 +82,23 @@ def members(
                 yield Skip("compressed otherwise than by gzip", path.name)
                 return
             tape = _Tape(file)
-            found = False
+            has_entries = False
             while archive == 0 or _is_another(tape):
                 for item in _archive(tape, path.name, archive, most_read):
-                    found = True
+                    has_entries = True
                     yield item
                 archive += 1
-            if not found:
+            if not has_entries:
                 yield Skip(EMPTY, path.name)
     except DAMAGES as error:
         yield Skip("damaged tar", f"{path.name}: {str(error)[:200] or type(error).__name__}")
 
 
 def contents(path: Path, places: list[Member]) -> Iterator[bytes]:
-    """The content of some members, which stand in the order of their offsets.
+    """Yields the contents of members, given in the order of their offsets.
 
     Raises:
-      OSError: the tar has become another.
+      OSError: the tar has changed.
     """
     with _open(path) as file:
         for place in places:
@@ -111,7 +111,7 @@ def _archive(
     with tarfile.open(fileobj=cast(BinaryIO, tape), mode="r:") as tar:
         before = -1
         while (info := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # a list of millions would fill the memory
+            tar.members = []  # type: ignore[attr-defined]  # otherwise its list of all members grows without bound
             if len(tar.pax_headers) > _MOST_GLOBAL or info.size < 0 or info.offset <= before:
                 raise tarfile.ReadError("a header that cannot be")
             before = info.offset
@@ -153,7 +153,7 @@ def _read(file: BinaryIO, member: Member) -> bytes:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO | None]:
-    """The tar's bytes, uncompressed; None: it is compressed in another way than is read."""
+    """Opens the uncompressed bytes of a tar; None for an unsupported compression."""
     with open_regular(path) as raw:
         start = raw.read(6)
         raw.seek(0)
@@ -164,8 +164,8 @@ def _open(path: Path) -> Iterator[BinaryIO | None]:
 
 
 def _is_another(tape: "_Tape") -> bool:
-    """Goes to the archive behind the one that has ended; whether there is one."""
-    for _ in range(_LONGEST_PADDING // _BLOCK):
+    """Moves to the next archive in the file; returns whether there is one."""
+    for _ in range(_MAX_PADDING // _BLOCK):
         tape.budget = _LARGEST_HEADER
         block = tape.read(_BLOCK)
         if any(block):
@@ -173,14 +173,14 @@ def _is_another(tape: "_Tape") -> bool:
             return True
         if len(block) < _BLOCK:
             return False
-    raise tarfile.ReadError(f"more than {_LONGEST_PADDING:,} bytes of zeros behind its end")
+    raise tarfile.ReadError(f"more than {_MAX_PADDING:,} bytes of zeros behind its end")
 
 
 class _Tape(io.RawIOBase):
-    """The file as `tarfile` sees it, which reads headers and leaves the members' contents alone.
+    """The file as `tarfile` sees it: `tarfile` reads the headers, and skips the members' contents.
 
-    Headers that lie cannot make it read much; and the last block can be read again, since going back in a compressed
-    file means to begin anew.
+    A budget bounds what false headers can make it read. The last block can be read again, since seeking back in a
+    compressed file means to decompress it from the start.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -200,7 +200,7 @@ class _Tape(io.RawIOBase):
         return self.last
 
     def unread(self) -> None:
-        """The next read gives the last block once more."""
+        """Makes the next read return the last block again."""
         self._again = True
 
     def seek(self, offset: int, whence: int = 0) -> int:

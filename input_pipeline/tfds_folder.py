@@ -1,7 +1,7 @@
-"""Folders that TensorFlow Datasets has prepared, opened so that nothing in them can select code.
+"""Opens folders of TensorFlow Datasets safely: nothing in them can choose code to import.
 
-A dataset's ``features.json`` names a Python class for each feature, and TensorFlow Datasets imports the module that it
-says. So the description is read here first, and is to have no other features than those of image datasets.
+A dataset's ``features.json`` names a Python class for each feature, whose module TensorFlow Datasets imports. So this
+module first checks that the description has only the features of image datasets.
 """
 
 import re
@@ -13,8 +13,8 @@ from .errors import UserError
 from .files import printable
 
 _MODULES = "tensorflow_datasets.core.features."
-# The class that a feature names, and the one key beside it that may describe it. Audio and video are not among them:
-# what decodes them is another program.
+# The allowed classes of features, each with the one key that may describe it. Audio and video are excluded, since
+# another program decodes them.
 _CLASSES = {
     f"{_MODULES}{name}": key
     for name, key in (
@@ -33,16 +33,23 @@ _CLASSES = {
 }
 _COMMON = {"pythonClassName", "description", "valueRange"}
 _DTYPES = re.compile(r"bool|string|object|u?int(8|16|32|64)|b?float(16|32|64)")
-_PLACES = {"DATASET", "SPLIT", "FILEFORMAT", "SHARD_INDEX", "NUM_SHARDS", "SHARD_X_OF_Y"}  # in a file's name
-_DEEPEST = 16  # features in features
+_PLACES = {
+    "DATASET",
+    "SPLIT",
+    "FILEFORMAT",
+    "SHARD_INDEX",
+    "NUM_SHARDS",
+    "SHARD_X_OF_Y",
+}  # placeholders in a file's name
+_MAX_DEPTH = 16  # levels of nested features
 
 
 def open_builder(folder: Path) -> Any:
-    """The dataset in a folder, as TensorFlow Datasets' own object.
+    """Opens the dataset in a folder as a TensorFlow Datasets builder.
 
     Raises:
-      UserError: its description asks for a class, an encoding or a file that it may not.
-      Exception: whatever TensorFlow Datasets raises on a description that is damaged.
+      UserError: its description has a class, a dtype or a file that is not allowed.
+      Exception: any error of TensorFlow Datasets on a damaged description.
     """
     check(folder)
     import tensorflow_datasets as tfds  # after the check; importing it takes seconds
@@ -70,17 +77,17 @@ def check(folder: Path) -> None:
 
 
 def _check_feature(feature: Any, where: str, depth: int) -> None:
-    if not isinstance(feature, dict) or depth > _DEEPEST:
+    if not isinstance(feature, dict) or depth > _MAX_DEPTH:
         raise UserError(
             f"{where}: expected features as TensorFlow Datasets writes them; found {printable(feature, 80)}."
         )
     name = feature.get("pythonClassName")
     if not isinstance(name, str) or name not in _CLASSES:
-        known = ", ".join(sorted({word.rsplit(".", 1)[1] for word in _CLASSES}))
+        allowed = ", ".join(sorted({word.rsplit(".", 1)[1] for word in _CLASSES}))
         raise UserError(
             f"{where} names the class {printable(name or feature.get('type'), 100)!r} for a feature. Nothing was "
-            f"imported: data may not select code. Of TensorFlow Datasets' own features these can be read: {known}. "
-            "Prepare the dataset again with these alone."
+            f"imported: data must not choose code. Prepare the dataset again; choose its features from {allowed} of "
+            "TensorFlow Datasets."
         )
     key = _CLASSES[name]
     if unknown := sorted(feature.keys() - _COMMON - {key}):

@@ -1,7 +1,7 @@
-"""CLIP's byte-pair tokenizer: lower-cased text to ids, with start- and end-of-text marks.
+"""CLIP's byte-pair tokenizer: lower-cased text to ids, with start- and end-of-text tokens.
 
-The merges are those published with CLIP (Radford et al., 2021), read from the package ``openai-clip``. That
-package is only located, never imported: importing it would import PyTorch.
+The merges are those published with CLIP (Radford et al., 2021), read from a file of the package ``openai-clip``. The
+package itself is never imported, since that would import PyTorch.
 """
 
 import functools
@@ -23,32 +23,31 @@ END_OF_TEXT = 49_407
 
 _WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
-# Letters of a word and of a text that are looked at for each id of a row. An id stands for at most 32 bytes, so nothing
-# that people write reaches further; and no text takes long, or much memory.
+# Characters of a word and of a text that are read per id of a row. An id stands for at most 32 bytes, so normal text is
+# never affected; this bounds the time and memory for any text.
 _LETTERS_OF_WORD, _LETTERS_OF_TEXT = 256, 1024
-_LONGEST_CACHED = 32  # letters of a word whose ids are kept
-_HUGE_REFERENCE = regex.compile(r"(?<=&#)[0-9]{600,}")  # more digits than Python makes a number of
+_MAX_CACHED_LENGTH = 32  # characters of a word whose ids are cached
+_HUGE_REFERENCE = regex.compile(r"(?<=&#)[0-9]{600,}")  # more digits than Python converts to a number
 
-_PLAIN = regex.compile(r"[ -%'-~\t\n\r]*")  # ASCII without &: text that ftfy leaves as it is
+_PLAIN = regex.compile(r"[ -%'-~\t\n\r]*")  # ASCII without &: text that ftfy leaves unchanged
 
 
 def tokenize(texts: Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.ndarray:
-    """Byte-pair ids of each text, between start- and end-of-text, padded with zeros.
+    """Returns the byte-pair ids of each text, between the start- and end-of-text tokens, padded with zeros.
 
-    Text that is too long loses words from its end but never its end-of-text mark. A caption that spells
-    out a mark, such as ``<end_of_text>``, is encoded as the ordinary characters it is made of. Of a text the first
-    ``1024 * context_length`` letters are looked at, runs of white space taken for one, and of a word the first
-    ``256 * context_length``.
+    A text that is too long is truncated, but keeps its end-of-text token. A caption that spells out a special token,
+    such as ``<end_of_text>``, is encoded as ordinary characters. Only the first ``1024 * context_length`` characters of
+    a text are read, after collapsing white space, and the first ``256 * context_length`` of a word.
 
     Args:
       texts: n strings.
-      context_length: number of ids in a row, marks included.
+      context_length: number of ids in a row, special tokens included.
 
     Returns:
       int32 ``[n, context_length]``.
 
     Raises:
-      TypeError: one string instead of a list.
+      TypeError: ``texts`` is a string instead of a list.
 
     Example:
       >>> from rankclip_jax.input_pipeline.tokenizer import tokenize
@@ -66,14 +65,14 @@ def tokenize(texts: Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.n
 
 
 def clean(text: str) -> str:
-    """Mends mis-decoded characters, resolves HTML entities, lower-cases and squeezes white space."""
+    """Fixes mis-decoded characters, resolves HTML entities, lower-cases and collapses white space."""
     if not _PLAIN.fullmatch(text):
         text = _unescape(_unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def _unescape(text: str) -> str:
-    """HTML entities to characters; a number that is no character, however long, to the mark of such."""
+    """Resolves HTML entities; a numeric one that is not a character becomes the replacement character."""
     return html.unescape(_HUGE_REFERENCE.sub("1114112", text) if "&#" in text else text)
 
 
@@ -83,7 +82,7 @@ def _encode(text: str, limit: int) -> list[int]:
         text = regex.sub(r"(\s)\s+", r"\1", text)[:most]
     for match in _WORDS.finditer(clean(text)):
         word = match.group()[: _LETTERS_OF_WORD * (limit + 2)]
-        ids.extend(_encode_word(word) if len(word) <= _LONGEST_CACHED else _encode_anew(word))
+        ids.extend(_encode_word(word) if len(word) <= _MAX_CACHED_LENGTH else _encode_uncached(word))
         if len(ids) >= limit:
             break
     return ids[:limit]
@@ -91,22 +90,22 @@ def _encode(text: str, limit: int) -> list[int]:
 
 @functools.cache
 def _byte_symbols() -> list[str]:
-    """A printable character for each byte, in the order that CLIP's vocabulary was numbered by."""
+    """Returns a printable character for each byte, in the order of CLIP's vocabulary."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     symbols = {byte: chr(byte) for byte in printable}
-    others = (byte for byte in range(256) if byte not in symbols)
-    symbols |= {byte: chr(256 + offset) for offset, byte in enumerate(others)}
+    unprintable = (byte for byte in range(256) if byte not in symbols)
+    symbols |= {byte: chr(256 + offset) for offset, byte in enumerate(unprintable)}
     return [symbols[byte] for byte in range(256)]
 
 
 @functools.cache
 def vocabulary() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    """Ids of all symbols but the two marks, and the rank of each merge."""
+    """Returns the ids of all symbols except the two special tokens, and the rank of each merge."""
     name = "bpe_simple_vocab_16e6.txt.gz"
     files = importlib.metadata.files("openai-clip") or []
     path = next(file.locate() for file in files if file.name == name)
     with gzip.open(str(path), "rt", encoding="utf8") as lines:
-        next(lines)  # a version line
+        next(lines)  # skips a version line
         merges = [tuple(line.split()) for _, line in zip(range(VOCABULARY_SIZE - 512 - 2), lines, strict=False)]
     single = sorted(_byte_symbols())  # numbered by code point: printable bytes first, then the shifted ones
     symbols = [*single, *(symbol + "</w>" for symbol in single), *("".join(merge) for merge in merges)]
@@ -116,10 +115,10 @@ def vocabulary() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
 
 @functools.lru_cache(maxsize=1 << 18)
 def _encode_word(word: str) -> tuple[int, ...]:
-    return _encode_anew(word)
+    return _encode_uncached(word)
 
 
-def _encode_anew(word: str) -> tuple[int, ...]:
+def _encode_uncached(word: str) -> tuple[int, ...]:
     ids, ranks = vocabulary()
     byte_symbols = _byte_symbols()
     parts = [byte_symbols[byte] for byte in word.encode()]
@@ -128,9 +127,9 @@ def _encode_anew(word: str) -> tuple[int, ...]:
 
 
 def _merge(parts: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Joins neighbours by the merge of lowest rank, all its places from left to right, until none is left.
+    """Applies merges in the order of their ranks, each from left to right, until none applies.
 
-    A queue of places makes this O(n log n): somebody's ten thousand letters without a space take milliseconds.
+    A priority queue makes this O(n log n): ten thousand characters without a space take milliseconds.
     """
     end = len(parts)
     before, after = list(range(-1, end - 1)), list(range(1, end + 1))

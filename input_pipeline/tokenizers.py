@@ -1,4 +1,4 @@
-"""Tokenizers by name: CLIP's, or a user's own by ``config.model.tokenizer="package.module:Name"``."""
+"""The registry of tokenizers: CLIP's, or a user-defined ``config.model.tokenizer="package.module:Name"``."""
 
 import abc
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from .registry import Registry
 
 
 class Tokenizer(abc.ABC):
-    """From texts to rows of token ids. An instance is made without arguments, in each process that reads data."""
+    """Converts texts to rows of token ids; created without arguments in each process that reads data."""
 
     vocabulary_size: ClassVar[int]
-    end_of_text: ClassVar[int]  # the id of the mark that ends a text, which is never cut off
-    padding: ClassVar[int] = 0  # the id after it
+    end_of_text: ClassVar[int]  # the id of the end-of-text token, which truncation keeps
+    padding: ClassVar[int] = 0  # the id of the padding after it
 
     @abc.abstractmethod
     def __call__(self, texts: Sequence[str], context_length: int) -> np.ndarray:
-        """Ids of each text: int32 ``[n, context_length]``, padded after the end."""
+        """Returns the ids of each text: int32 ``[n, context_length]``, padded after the end."""
 
 
 class ClipTokenizer(Tokenizer):
@@ -29,7 +29,7 @@ class ClipTokenizer(Tokenizer):
     end_of_text = tokenizer.END_OF_TEXT
 
     def __call__(self, texts: Sequence[str], context_length: int) -> np.ndarray:
-        """As `tokenizer.tokenize`."""
+        """See `tokenizer.tokenize`."""
         return tokenizer.tokenize(texts, context_length)
 
 

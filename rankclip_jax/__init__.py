@@ -17,7 +17,7 @@ __all__ = ["consistency", "listmle", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `consistency` and `listmle` when they are first asked for, since importing JAX takes a second."""
+    """Imports `consistency` and `listmle` on first access, since importing JAX takes a second."""
     if name in ("consistency", "listmle"):
         from rankclip_jax.objectives import ranking
 
@@ -33,19 +33,19 @@ def load(
     dtype: str = "float32",
     weights: str = "latest",
 ) -> "Encoder":
-    """A trained or imported model, ready to encode images and texts.
+    """Loads a trained or imported model, ready to encode images and texts.
 
     Args:
-      path: a workdir, what `rankclip_jax.export` wrote, a ``.safetensors`` or ``.pt`` file of open_clip, OpenAI or the
-        RankCLIP release, or a Hugging Face CLIP folder.
+      path: a workdir, an output of `rankclip_jax.export`, a ``.safetensors`` or ``.pt`` file of open_clip, OpenAI or
+        the RankCLIP release, or a Hugging Face CLIP folder.
       step: the checkpoint of a workdir; None: the newest.
-      activation: ``"quick_gelu"`` or ``"gelu"``, for files that do not say; None: quick_gelu for those.
-      dtype: type of the computation, ``"float32"`` or ``"bfloat16"``.
-      weights: of a workdir, ``"latest"`` or their moving ``"ema"``.
+      activation: ``"quick_gelu"`` or ``"gelu"``, for files that do not record it; None: quick_gelu for those.
+      dtype: the dtype of the computation, ``"float32"`` or ``"bfloat16"``.
+      weights: which weights of a workdir, ``"latest"`` or ``"ema"``.
 
     Raises:
-      UserError: there is nothing of the kind, or it is damaged, unknown or holds code.
-      ValueError: another dtype, or other weights.
+      UserError: the file or folder is missing, corrupt, of an unknown format, or contains code.
+      ValueError: `dtype` or `weights` is not supported.
 
     Example:
       >>> import numpy as np
@@ -61,9 +61,11 @@ def load(
     from rankclip_jax.interop import loading
 
     if weights not in ("latest", "ema") or dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"expected weights latest or ema, dtype float32 or bfloat16; found {weights!r}, {dtype!r}")
-    found = loading.read(path_of(str(path)), step=step, activation=activation, weights=weights)
-    return Encoder(found.model, found.variables, dtype)
+        raise ValueError(
+            f"weights={weights!r}, dtype={dtype!r}: expected weights latest or ema, and dtype float32 or bfloat16"
+        )
+    loaded = loading.read(path_of(str(path)), step=step, activation=activation, weights=weights)
+    return Encoder(loaded.model, loaded.variables, dtype)
 
 
 def train(config: "ConfigDict", workdir: str | Path, hooks: "Sequence[Hook]" = ()) -> "Outcome":
@@ -75,7 +77,7 @@ def train(config: "ConfigDict", workdir: str | Path, hooks: "Sequence[Hook]" = (
       hooks: see `rankclip_jax.training.hooks.Hook`.
 
     Raises:
-      UserError: the settings, the data or the folder are not usable.
+      UserError: the settings, the data or the workdir cannot be used.
     """
     from rankclip_jax.training import loop  # here, since importing JAX takes a second
 

@@ -1,4 +1,4 @@
-"""Measures a part of the system, side by side with the straightforward way; prints a table and can write JSON.
+"""Benchmarks one part of the system against a straightforward implementation; prints a table, can write JSON.
 
 python -m rankclip_jax.benchmark loss [--batch_sizes 1024,2048] [--objective rankclip] [--topology h200:1x8] [--json F]
 python -m rankclip_jax.benchmark train --config F [--steps 10] [--ours_only] [--json F]
@@ -21,47 +21,53 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 
 define_config()
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1024", "2048"], "loss: global batch sizes, by comma")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1024", "2048"], "loss: global batch sizes, separated by commas")
 _EMBEDDING_SIZE = flags.DEFINE_integer(
     "embedding_size", 512, "loss: width of the embeddings", lower_bound=1, upper_bound=65_536
 )
-_OBJECTIVE = flags.DEFINE_string("objective", "rankclip", "loss: a row of rankclip_jax/objectives/__init__.py")
-_VARIANT = flags.DEFINE_enum("variant", "exact", ["exact", "released"], "loss: of the ranking terms")
+_OBJECTIVE = flags.DEFINE_string(
+    "objective", "rankclip", "loss: name of an objective, as listed in rankclip_jax/objectives/__init__.py"
+)
+_VARIANT = flags.DEFINE_enum("variant", "exact", ["exact", "released"], "loss: variant of the ranking terms")
 _CHUNK_SIZE = flags.DEFINE_integer(
-    "chunk_size", 0, "loss: rows a device handles at once; 0: by a memory budget", lower_bound=0
+    "chunk_size", 0, "loss: rows per chunk on each device; 0: chosen by a memory budget", lower_bound=0
 )
-_LIST_SIZE = flags.DEFINE_integer("list_size", 0, "loss: columns that a row is ranked against; 0: all", lower_bound=0)
-_PRECISION = flags.DEFINE_string("precision", "auto", "loss: of similarities, as config.objective.precision")
-_OURS_ONLY = flags.DEFINE_bool("ours_only", False, "loss, train: leave out what ours is compared with")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "loss: compile for these devices instead, such as h200:1x8")
-_STEPS = flags.DEFINE_integer("steps", 10, "train, checkpoint: steps in each turn", lower_bound=1, upper_bound=100_000)
+_LIST_SIZE = flags.DEFINE_integer(
+    "list_size", 0, "loss: columns that each row is ranked against; 0: all", lower_bound=0
+)
+_PRECISION = flags.DEFINE_string(
+    "precision", "auto", "loss: precision of the similarities, as config.objective.precision"
+)
+_OURS_ONLY = flags.DEFINE_bool("ours_only", False, "loss, train: skip the baseline implementation")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "loss: compile for these devices instead of running, such as h200:1x8"
+)
+_STEPS = flags.DEFINE_integer(
+    "steps", 10, "train, checkpoint: steps per measurement", lower_bound=1, upper_bound=100_000
+)
 _PAIRS = flags.DEFINE_integer(
-    "pairs", 1024, "input: pairs to read for each measurement", lower_bound=1, upper_bound=10_000_000
+    "pairs", 1024, "input: pairs to read per measurement", lower_bound=1, upper_bound=10_000_000
 )
-_RATE = flags.DEFINE_float(
-    "rate", 10_000, "input: pairs per second that are to be fed", lower_bound=1, upper_bound=1e12
-)
-_ORIGINAL = flags.DEFINE_string("original", None, "input: CSV list that PyTorch reads; the recipe's data unless given")
+_RATE = flags.DEFINE_float("rate", 10_000, "input: target rate, in pairs per second", lower_bound=1, upper_bound=1e12)
+_ORIGINAL = flags.DEFINE_string("original", None, "input: CSV list for the PyTorch loader; default: the recipe's data")
 _IMAGES = flags.DEFINE_integer(
-    "images", 256, "evaluation: images to classify in each turn", lower_bound=1, upper_bound=1_000_000
+    "images", 256, "evaluation: images to classify per measurement", lower_bound=1, upper_bound=1_000_000
 )
 _ROWS = flags.DEFINE_integer(
     "rows", 1_000_000, "search: pairs to search among", lower_bound=100, upper_bound=100_000_000
 )
-_FOLDER = flags.DEFINE_string("folder", ".", "checkpoint, search: where files are written, and removed")
-_MINUTES = flags.DEFINE_float(
-    "minutes", 8, "gpu: in which to measure as much as fits", lower_bound=0.01, upper_bound=10_000
-)
+_FOLDER = flags.DEFINE_string("folder", ".", "checkpoint, search: existing folder for temporary files")
+_MINUTES = flags.DEFINE_float("minutes", 8, "gpu: time budget in minutes", lower_bound=0.01, upper_bound=10_000)
 _OUTPUT = flags.DEFINE_string("output", "benchmarks", "gpu: folder to write results.jsonl and results.md to")
-_EXPERIMENT = flags.DEFINE_string("experiment", None, "gpu: only this one, in the same process")
-_JSON = flags.DEFINE_string("json", None, "file to write the rows to as well")
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "gpu: run only this experiment, in the same process")
+_JSON = flags.DEFINE_string("json", None, "file to write the rows to, besides printing them")
 
 
 def main(subject: str) -> None:
-    """Measures the subject."""
+    """Runs the benchmark of one subject."""
     output = None
     if _JSON.value is not None:
-        output = entry.local_path(_JSON, "Name a file to write, such as --json rows.json")
+        output = entry.local_path(_JSON, "Use a file to write, such as --json rows.json.")
         entry.check_can_be_written("json", output)
     rows = _SUBJECTS[subject]()
     if output:
@@ -102,7 +108,11 @@ def _input() -> list[dict]:
         input as benchmark,  # after the flags are read, since importing JAX takes a second
     )
 
-    original = None if _ORIGINAL.value is None else entry.local_path(_ORIGINAL, "Name a CSV list.")
+    original = (
+        None
+        if _ORIGINAL.value is None
+        else entry.local_path(_ORIGINAL, "Use a CSV list, such as --original train.csv.")
+    )
     return benchmark.run(config, original, _PAIRS.value, _RATE.value)
 
 
@@ -121,9 +131,9 @@ def _search() -> list[dict]:
 
 
 def _folder() -> Path:
-    folder = entry.local_path(_FOLDER, "Name a folder that is there.")
+    folder = entry.local_path(_FOLDER, "Use an existing folder, such as --folder .")
     if not folder.is_dir():
-        raise UserError(f"--folder: no folder at {folder}. Name one that is there.")
+        raise UserError(f"--folder: no folder at {folder}. Use an existing folder.")
     entry.check_can_be_written("folder", folder / "anything")
     return folder
 
@@ -136,7 +146,7 @@ def _evaluation() -> list[dict]:
 
 
 def _gpu() -> list[dict]:
-    output = entry.local_path(_OUTPUT, "Name a folder to write results to.")
+    output = entry.local_path(_OUTPUT, "Use a folder to write results to, such as --output benchmarks.")
     entry.check_can_be_written("output", output / "results.jsonl")
     platform.set_variables_to_share()
     from rankclip_jax.benchmarks import gpu  # after the flags are read, since importing JAX takes a second

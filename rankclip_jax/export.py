@@ -1,4 +1,4 @@
-"""Writes a run's weights for PyTorch, reads them back there, and compares.
+"""Exports a run's weights for PyTorch, and verifies that they read back unchanged.
 
 python -m rankclip_jax.export --workdir DIR [--step N] --format open_clip|hugging_face|rankclip --output PATH
 """
@@ -16,58 +16,64 @@ from rankclip_jax.input_pipeline.files import printable
 
 define_recipe()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-_STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest unless given")
-_FORMAT = flags.DEFINE_string("format", None, "open_clip, hugging_face or rankclip")
-_OUTPUT = flags.DEFINE_string("output", None, "file to write (.safetensors, .pt), or folder (hugging_face)")
-_WEIGHTS = flags.DEFINE_enum("weights", "latest", ["latest", "ema"], "the weights, or their moving average")
+_STEP = flags.DEFINE_integer("step", None, "step of the checkpoint to export; default: the newest")
+_FORMAT = flags.DEFINE_string("format", None, "format of the output: open_clip, hugging_face or rankclip")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "file to write (.safetensors for open_clip, .pt for rankclip), or folder (hugging_face)"
+)
+_WEIGHTS = flags.DEFINE_enum(
+    "weights", "latest", ["latest", "ema"], "which weights to export: the latest, or their EMA"
+)
 
 _SUFFIXES = {"open_clip": ".safetensors", "hugging_face": "", "rankclip": ".pt"}
 
 
 def main() -> None:
-    """Exports what the flags name; nothing is kept that does not read back as it should."""
-    workdir, form, output = _check_flags()
+    """Exports the weights; keeps the output only if it reads back unchanged."""
+    workdir, file_format, output = _check_flags()
     from rankclip_jax.interop import exporting, loading  # after the flags are read, since importing JAX takes a second
 
     try:
         weights = loading.read(workdir, step=_STEP.value, weights=_WEIGHTS.value)
     except UserError as error:
         raise UserError(f"--workdir: {error}".replace("--workdir: --", "--")) from error
-    made = [path for path in (output.parent, *output.absolute().parent.parents) if not path.exists()]
+    created = [path for path in (output.parent, *output.absolute().parent.parents) if not path.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
-            said, lines = exporting.write(Path(folder) / output.name, output, form, weights)
+            summary, lines = exporting.write(Path(folder) / output.name, output, file_format, weights)
             for path in Path(folder).iterdir():
                 path.rename(output.parent / path.name)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # somebody else may have put something there
-            for path in made:
+        with contextlib.suppress(OSError):  # another process may have added files there
+            for path in created:
                 path.rmdir()
         if isinstance(error, OSError):
             raise UserError(
-                f"--output: {output} cannot be written ({error.strerror or error}). Nothing of it is kept. Make room, "
-                "or name another path."
+                f"--output: {output} cannot be written ({error.strerror or error}). No partial output is left. Free "
+                "some space, or use another path."
             ) from error
         raise
-    print(f"Wrote {printable(output)}. {said}")
+    print(f"Wrote {printable(output)}. {summary}")
     print("\n".join(lines))
 
 
 def _check_flags() -> tuple[Path, str, Path]:
-    """The run's folder, the format and the output, once all flags are what they can be."""
-    workdir = entry.path_flag(_WORKDIR, "Name a run's folder, such as --workdir runs/demo.")
+    """Returns the workdir, the format and the output path, after checking all flags."""
+    workdir = entry.path_flag(_WORKDIR, "Use the folder of a run, such as --workdir runs/demo.")
     if _FORMAT.value not in _SUFFIXES:
-        found = "not given" if _FORMAT.value is None else f"unknown value {_FORMAT.value!r}"
-        raise UserError(f"--format: {found}; choose from {', '.join(_SUFFIXES)}.")
+        problem = "not given" if _FORMAT.value is None else f"unknown value {_FORMAT.value!r}"
+        raise UserError(f"--format: {problem}; choose from {', '.join(_SUFFIXES)}.")
     suffix = _SUFFIXES[_FORMAT.value]
-    output = entry.local_path(_OUTPUT, f"Name what to write, such as --output exported{suffix}")
+    output = entry.local_path(_OUTPUT, f"Use the path to write, such as --output exported{suffix}")
     if output.is_dir() and suffix:
-        raise UserError(f"--output: {output} is a folder. Name a file to write, such as {output / f'exported{suffix}'}")
+        raise UserError(
+            f"--output: {output} is a folder; expected a file. Use a file name, such as {output / f'exported{suffix}'}"
+        )
     if suffix and output.suffix != suffix:
         raise UserError(f"--output: {output}: expected a name that ends in {suffix} for --format {_FORMAT.value}.")
     if output.exists():
-        raise UserError(f"--output: {output} exists already, and nothing is overwritten. Name another.")
+        raise UserError(f"--output: {output} already exists, and export never overwrites. Use another path.")
     entry.check_can_be_written("output", output)
     return workdir, _FORMAT.value, output
 

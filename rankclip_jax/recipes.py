@@ -1,4 +1,4 @@
-"""What a recipe begins with: ``config = base()``."""
+"""The base settings that every recipe starts from: ``config = base()``."""
 
 from rankclip_jax.settings.schema import base
 

@@ -1,4 +1,4 @@
-"""Writes a page about one run or several: one file, no network needed to read it.
+"""Writes a self-contained HTML report of one or more runs, readable without a network.
 
 python -m rankclip_jax.report --workdir DIR [MORE ...] --output report.html
 """
@@ -12,17 +12,17 @@ from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.object_stores import path_of
 
 define_recipe()
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; those of more runs may follow")
-_OUTPUT = flags.DEFINE_string("output", None, "the file to write, such as report.html")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; add the folders of more runs after it")
+_OUTPUT = flags.DEFINE_string("output", None, "HTML file to write, such as report.html")
 
 
 def main(*more: str) -> None:
-    """Writes what the flags name."""
-    first = entry.path_flag(_WORKDIR, "Name the run, such as --workdir runs/demo.")
-    output = entry.local_path(_OUTPUT, "Name the file to write, such as --output report.html.")
+    """Writes the report."""
+    first = entry.path_flag(_WORKDIR, "Use the folder of a run, such as --workdir runs/demo.")
+    output = entry.local_path(_OUTPUT, "Use the file to write, such as --output report.html.")
     workdirs = [first, *map(path_of, more)]
     if repeated := [folder for folder in workdirs if workdirs.count(folder) > 1]:
-        raise UserError(f"--workdir: {repeated[0]} is named twice.")
+        raise UserError(f"--workdir: {repeated[0]} is given twice. Use each run once.")
     entry.check_can_be_written("output", output)
     from rankclip_jax.monitoring import html_report  # after the flags, since importing JAX takes long
 

@@ -63,7 +63,7 @@ def test_an_objective_with_an_option_is_one_file(folder):
         folder, "o", name, "--config.objective.marign=3", status=2
     )
     said = train(folder, "margin", name, "--config.objective.margin=0.2", status=2)
-    assert "config.objective.margin: 0.3 there, 0.2 now" in said
+    assert "config.objective.margin: 0.3 stored, 0.2 now" in said
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_an_encoder_a_tokenizer_a_source_and_a_hook_are_one_file_each(folder):
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )
-    assert "my_encoders:Pixels is code of your own, which is not loaded" in done.stderr
+    assert "my_encoders:Pixels is user code that is not loaded" in done.stderr
 
 
 @pytest.mark.slow

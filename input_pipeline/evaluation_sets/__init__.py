@@ -1,8 +1,8 @@
-"""Datasets that models are measured on, in the layouts that exist: a file for each.
+"""Evaluation datasets in their published layouts, one module per layout.
 
-Each ``open_set(path, split, wording)`` returns a `Source` whose attribute ``truth`` says what is known of its images;
-``matches(path, split)`` says whether files that are there look like the layout.
-Images with labels have no captions; where right and wrong captions are to be told apart, the right one comes first.
+Each module has ``open_set(path, split, wording)``, which returns a `Source` with its `GroundTruth` in the attribute
+``truth``, and ``matches(path, split)``, which detects the layout. Labelled images have no captions. For tasks that tell
+right captions from wrong ones, the right one comes first.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from ..evaluation_sets.wording import ClassPrompts
 from ..files import printable
 from ..source import Source
 
-FORMATS = {  # those before others that match less than they do
+FORMATS = {  # stricter layouts come before looser ones
     "tfds": tfds_split,
     "winogavil": winogavil,
     "sugar_crepe": sugar_crepe,
@@ -24,20 +24,20 @@ FORMATS = {  # those before others that match less than they do
 
 
 def open_set(name: str, path: Path, split: str, wording: ClassPrompts) -> Source:
-    """Opens a split of a dataset, and reads of it what can be wrong: nothing is decoded.
+    """Opens a split of a dataset, and checks its files without decoding images.
 
     Args:
-      name: a key of `FORMATS`; empty: the first that matches.
+      name: a key of `FORMATS`; empty: the first layout that matches.
       path: the dataset's folder or file.
-      split: such as ``test``.
-      wording: what its classes are called, where the dataset's own files do not say or are not to be used.
+      split: the split, such as ``test``.
+      wording: class names and templates that replace or complete those of the dataset.
 
     Raises:
-      UserError: it is missing, incomplete or not what the format says.
+      UserError: the dataset is missing, incomplete or not in this layout.
     """
     try:
         if not path.exists():
-            raise UserError(f"nothing at {path}. Put the dataset there, or name another folder.")
+            raise UserError(f"nothing at {path}. Put the dataset there, or use another folder.")
         return FORMATS[name or _matching(path, split)].open_set(path, split, wording)
     except OSError as error:
         raise UserError(f"{printable(error.filename or path)}: {error.strerror or error}.") from error
@@ -47,4 +47,4 @@ def _matching(path: Path, split: str) -> str:
     for name, module in FORMATS.items():
         if module.matches(path, split):
             return name
-    raise UserError(f"{path}: not one of the layouts {', '.join(FORMATS)}. Name its format.")
+    raise UserError(f"{path}: unknown layout. Set the task's format; choose from {', '.join(FORMATS)}.")

@@ -1,10 +1,10 @@
-"""A folder for each class, as ImageNet and its variants come: ``split/class/image.jpg``, or without the split.
+"""One folder per class, as in ImageNet and its variants: ``split/class/image.jpg``, or without the split.
 
-What the classes are called: ``classnames.txt`` beside the splits, a line for each folder in the order of their names,
-or the folders' own names where there is no such file; and ``zeroshot_classification_templates.txt``.
+The class names come from ``classnames.txt`` next to the splits, one line per folder in sorted order, or else from the
+names of the folders. Templates come from ``zeroshot_classification_templates.txt``.
 
-Hidden folders and files, such as ``.ipynb_checkpoints`` and ``._0.jpg``, are no classes and no images. Files of formats
-that are not read, and images beside the folders, are counted in a warning.
+Hidden folders and files, such as ``.ipynb_checkpoints`` and ``._0.jpg``, are ignored. A warning counts files of
+unsupported formats and images outside the class folders.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class LabelledFiles:
 
 
 def matches(path: Path, split: str) -> bool:
-    """Whether there are folders."""
+    """Whether the dataset has class folders."""
     root = path / split if (path / split).is_dir() else path
     return root.is_dir() and any(folder.is_dir() and not is_hidden(folder.name) for folder in root.iterdir())
 
@@ -49,22 +49,24 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     root = path / split if (path / split).is_dir() else path
     folders = sorted(folder for folder in root.iterdir() if not is_hidden(folder.name) and folder.is_dir())
     if not folders:
-        raise UserError(f"{root}: no folders, of which each is to be a class.")
+        raise UserError(f"{root}: expected one folder per class; found no folders.")
     names_of = [[name for name in names_below(folder) if not is_hidden(name)] for folder in folders]
     files = [
         [folder / name for name in found if _is_image(name)] for folder, found in zip(folders, names_of, strict=True)
     ]
-    skipped_steps = [name for found in names_of for name in found if not _is_image(name)]
-    skipped_steps += [path.name for path in root.iterdir() if _is_image(path.name) and not is_hidden(path.name)]
-    if skipped_steps:
-        _LOGGER.warning("%s: files that are no images of a class are left out: %s", root, count_suffixes(skipped_steps))
+    ignored_files = [name for found in names_of for name in found if not _is_image(name)]
+    ignored_files += [path.name for path in root.iterdir() if _is_image(path.name) and not is_hidden(path.name)]
+    if ignored_files:
+        _LOGGER.warning("%s: ignored files that are not images of a class: %s", root, count_suffixes(ignored_files))
     if empty := [folder for folder, found in zip(folders, files, strict=True) if not found]:
-        raise UserError(f"{empty[0]}: no images of this class. Is the download complete?")
+        raise UserError(f"{empty[0]}: expected images of this class; found none. Check that the download is complete.")
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in files])
     names = read_lines(path / NAMES) or [printable(folder.name).replace("_", " ") for folder in folders]
     truth = labelled(wording, names, labels, path, root)
     if truth.classes and len(truth.classes.names) > len(folders):
-        raise UserError(f"{root}: {len(folders)} folders, and {len(truth.classes.names)} names of classes.")
+        raise UserError(
+            f"{root}: expected as many class names as folders, {len(folders)}; found {len(truth.classes.names)}."
+        )
     return LabelledFiles(tuple(file for found in files for file in found), truth)
 
 

@@ -1,7 +1,7 @@
-"""A CSV or TSV file: a column ``filepath``, and ``label`` (a number, or a class's name) or ``title`` (a caption).
+"""A CSV or TSV file with columns ``filepath``, and ``label`` (a number or a class name) or ``title`` (a caption).
 
-Rows of one image, wherever they stand, are its captions. Relative paths begin at the file. The split is a column
-``split`` where there is one.
+All rows of one image are its captions. Relative paths start from the file's folder. The optional column ``split``
+selects the rows of a split.
 """
 
 import re
@@ -21,7 +21,7 @@ _IMAGE, _LABEL, _CAPTION, _SPLIT = "filepath", "label", "title", "split"
 
 
 def matches(path: Path, split: str) -> bool:
-    """Whether it is a file with such a name."""
+    """Whether the path is a CSV or TSV file."""
     del split
     return path.is_file() and path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
 
@@ -31,21 +31,21 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     tables.check(path, str(path))
     delimiter = tables.delimiter_of(path)
     columns = tables.column_names(path, delimiter, flag=str(path))
-    told = _LABEL if _LABEL in columns else _CAPTION
-    wanted = (_IMAGE, told, *((_SPLIT,) if _SPLIT in columns else ()))
+    target = _LABEL if _LABEL in columns else _CAPTION
+    wanted = (_IMAGE, target, *((_SPLIT,) if _SPLIT in columns else ()))
     rows = []
     for line, values in tables.rows(path, wanted, delimiter, flag=str(path)):
         if isinstance(values, tables.BadRow):
             raise UserError(f"{path}, line {line}: {values.reason}: {values.found}.")
         if any("\udc80" <= character <= "\udcff" for value in values for character in value):
-            raise UserError(f"{path}, line {line}: not UTF-8 text.")
+            raise UserError(f"{path}, line {line}: expected UTF-8 text. Convert the file, for example with iconv.")
         if not all(value.strip() for value in values[:2]):
-            raise UserError(f"{path}, line {line}: no {_IMAGE} or no {told}.")
+            raise UserError(f"{path}, line {line}: expected {_IMAGE} and {target}; found an empty field.")
         if len(values) < 3 or values[2] == split:
             rows.append((path.parent / values[0], values[1].strip()))
     if not rows:
-        raise UserError(f"{path}: no rows{f' of the split {split!r}' if _SPLIT in columns else ''}.")
-    if told == _CAPTION:
+        raise UserError(f"{path}: found no rows{f' of the split {split!r}' if _SPLIT in columns else ''}.")
+    if target == _CAPTION:
         texts: dict[Path, list[str]] = {}
         for image, text in rows:
             texts.setdefault(image, []).append(text)

@@ -1,7 +1,7 @@
-"""SugarCrepe's form: a JSON file for each kind of wrong caption, and a folder of images.
+"""SugarCrepe's layout: a JSON file for each kind of wrong caption, and a folder of images.
 
-``{"0": {"filename": "000000000001.jpg", "caption": right, "negative_caption": wrong}, ...}``; the split names the file
-(``add_att.json`` is the split ``add_att``), the images lie in ``images`` beside it, or in the folder itself.
+``{"0": {"filename": "000000000001.jpg", "caption": right, "negative_caption": wrong}, ...}``; the split is the
+file's name (``add_att.json`` is the split ``add_att``). The images are in the folder ``images``, or next to the file.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ _KEYS = ("filename", "caption", "negative_caption")
 
 
 def matches(path: Path, split: str) -> bool:
-    """Whether there is the split's JSON file."""
+    """Whether the split's JSON file exists."""
     return (path / f"{split}.json").is_file()
 
 
@@ -25,8 +25,8 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     del wording
     file = path / f"{split}.json"
     if not file.is_file():
-        there = ", ".join(sorted(one.stem for one in path.glob("*.json"))) or "none"
-        raise UserError(f"{file}: no such file; splits that are there: {there}.")
+        available = ", ".join(sorted(found.stem for found in path.glob("*.json"))) or "none"
+        raise UserError(f"{file}: no such file; available splits: {available}.")
     try:
         entries = read_json(file, object)
         rows = list(entries.values() if isinstance(entries, dict) else entries)
@@ -35,11 +35,13 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
         words = printable(f"{type(error).__name__}: {error}")
         raise UserError(f"{file}: expected objects with {', '.join(_KEYS)} ({words}).") from error
     if not values or not all(isinstance(value, str) and value for row in values for value in row):
-        raise UserError(f"{file}: expected at least one object, whose {', '.join(_KEYS)} are words.")
+        raise UserError(f"{file}: expected at least one object, with nonempty strings {', '.join(_KEYS)}.")
     folder = path / "images" if (path / "images").is_dir() else path
     if outside := [name for name, _, _ in values if ".." in Path(name).parts or Path(name).is_absolute()]:
         raise UserError(f"{file}: expected names of files in {folder}; found {printable(outside[0])}.")
     if missing := [name for name, _, _ in values if not is_file(folder / name)]:
-        raise UserError(f"{printable(folder / missing[0])}: missing, as {len(missing)} of {len(values)} images.")
+        raise UserError(
+            f"{printable(folder / missing[0])}: missing, with {len(missing)} of {len(values)} images missing."
+        )
     paths = tuple(folder / name for name, _, _ in values)
     return LabelledFiles(paths, GroundTruth(), tuple((right, wrong) for _, right, wrong in values))

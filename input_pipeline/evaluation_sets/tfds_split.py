@@ -1,4 +1,4 @@
-"""A dataset that TensorFlow Datasets has prepared as ArrayRecord, with features ``image`` and ``label``."""
+"""A TensorFlow Datasets dataset in ArrayRecord format, with features ``image`` and ``label``."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ class TfdsSplit:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        """Raises UnreadableError where the shard is damaged at this record."""
+        """Returns a record; raises UnreadableError if the shard is damaged there."""
         try:
             return {"image": self.records[index]["image"], "text": []}
-        except Exception as error:  # whatever the readers' C++ and protobuf parts raise on damaged bytes
+        except Exception as error:  # the C++ reader and protobuf raise many types on damaged bytes
             raise UnreadableError(f"record {index}: {type(error).__name__}") from error
 
 
 def matches(path: Path, split: str) -> bool:
-    """Whether it is a version's folder."""
+    """Whether the path is the folder of a dataset's version."""
     del split
     return (path / "dataset_info.json").is_file()
 
 
 def open_set(path: Path, split: str, wording: ClassPrompts) -> TfdsSplit:
-    """See `evaluation_sets.open_set`; the path is of a version, such as ``cifar10/3.0.2``."""
+    """See `evaluation_sets.open_set`; the path is that of a version, such as ``cifar10/3.0.2``."""
     import tensorflow_datasets as tfds  # here, since importing it takes seconds
 
     if not (path / "dataset_info.json").is_file():
-        raise UserError(f"{path}: no dataset_info.json. Name the folder of the version, such as {path}/3.0.2.")
+        raise UserError(f"{path}: no dataset_info.json. Use the folder of the version, such as {path}/3.0.2.")
     try:
         builder = tfds_folder.open_builder(path)
         features, splits = builder.info.features, builder.info.splits
@@ -51,8 +51,8 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> TfdsSplit:
         labels = np.asarray([record["label"] for record in records])
     except UserError:
         raise
-    except Exception as error:  # whatever the reader's parts raise on damaged files, or on another format's
+    except Exception as error:  # the readers raise many types on damaged files and other formats
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"{path}: cannot be opened ({words}). Prepare it again, as ArrayRecord.") from error
+        raise UserError(f"{path}: cannot be opened ({words}). Prepare it again in ArrayRecord format.") from error
     names = list(features["label"].names or ()) or read_lines(path / NAMES)
     return TfdsSplit(records, labelled(wording, names, labels, path, path))

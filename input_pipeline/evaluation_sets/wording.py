@@ -1,4 +1,4 @@
-"""What classes are called: names and templates from text files, JSON, or the package clip-benchmark; never code."""
+"""Class names and prompt templates, read from text files, JSON, or files of the package clip-benchmark."""
 
 import collections
 import dataclasses
@@ -17,9 +17,9 @@ from ..files import is_file, read_json, read_text
 from ..source import Classes, GroundTruth
 
 _LOGGER = logging.getLogger(__name__)
-PLACE = "{c}"  # for a class's name in a template, as CLIP_benchmark writes it; {} is understood too
-_MARKS = re.compile(r"\{\{|\}\}|\{c?\}")  # of a template, as `str.format` reads them
-NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # of a dataset, a line each
+PLACE = "{c}"  # placeholder of the class name in a template, as in CLIP_benchmark; {} works too
+_MARKS = re.compile(r"\{\{|\}\}|\{c?\}")  # placeholders and escaped braces of a template, as in `str.format`
+NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # files of a dataset, one entry per line
 _PACKAGE = "clip-benchmark"
 _FILES = {
     "classnames": "en_classnames.json",
@@ -30,13 +30,13 @@ _FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class ClassPrompts:
-    """Where names and templates come from: a list, a text file of lines, a JSON file, or a key of clip-benchmark's.
+    """Class names and prompt templates: each a list, a text file, a JSON file, or a key of clip-benchmark.
 
     Args:
-      classnames: of the classes, in the order of their labels; empty: the dataset's own.
-      templates: sentences with a place for a name, ``{}`` or ``{c}``; a JSON object has a list of whole sentences for
-        each name. Empty: the dataset's own.
-      folder: that relative paths begin from.
+      classnames: the class names in the order of the labels; empty: those of the dataset.
+      templates: sentences with a placeholder ``{}`` or ``{c}`` for the name, or a JSON object with a list of complete
+        sentences for each name; empty: those of the dataset.
+      folder: the folder that relative paths start from.
     """
 
     classnames: str | Sequence[str] = ""
@@ -49,61 +49,63 @@ class ClassPrompts:
         templates: Sequence[str] | None,
         labels: Callable[[Sequence[int]], np.ndarray],
     ) -> Classes:
-        """The classes with their sentences.
+        """Returns the classes with their prompts.
 
         Args:
-          names: the dataset's own; None: it has none.
-          templates: the same.
-          labels: from records to classes.
+          names: the dataset's class names, or None.
+          templates: the dataset's templates, or None.
+          labels: maps record indices to classes.
 
         Raises:
-          UserError: there are none, a template has no place for the name, or a name is empty.
+          UserError: names or templates are missing, a template has no placeholder, or a name is empty.
         """
-        found = _read(self.classnames, self.folder, "classnames") if self.classnames else names
-        if not isinstance(found, list | tuple) or not found or not all(isinstance(name, str) for name in found):
+        chosen = _read(self.classnames, self.folder, "classnames") if self.classnames else names
+        if not isinstance(chosen, list | tuple) or not chosen or not all(isinstance(name, str) for name in chosen):
             raise UserError(
-                "no names of its classes. Give them: a file with a name a line, a JSON list, or a key of the package "
-                f"{_PACKAGE}, as classnames of the task."
+                "no class names. Set classnames of the task: a file with one name per line, a JSON list, or a key of "
+                f"the package {_PACKAGE}."
             )
-        if empty := [number for number, name in enumerate(found) if not name.strip()]:
-            raise UserError(f"the name of class {empty[0]} is empty.")
-        if len(found) < 2:
-            raise UserError(f"only one class, {found[0]!r}: there is nothing to tell apart.")
+        if empty := [number for number, name in enumerate(chosen) if not name.strip()]:
+            raise UserError(f"expected a name for every class; that of class {empty[0]} is empty.")
+        if len(chosen) < 2:
+            raise UserError(f"expected at least two classes; found one, {chosen[0]!r}.")
         sentences = _read(self.templates, self.folder, "templates") if self.templates else templates
-        return Classes(tuple(found), _prompts(found, sentences), labels)
+        return Classes(tuple(chosen), _prompts(chosen, sentences), labels)
 
 
 def labelled(
     wording: ClassPrompts, names: Sequence[str] | None, labels: np.ndarray, folder: Path, where: Path
 ) -> GroundTruth:
-    """The truth about images with labels.
+    """Returns the ground truth of labelled images.
 
     Args:
-      wording: what is to be used before the dataset's own.
-      names: the dataset's own; None: it has none.
-      labels: int ``[n]``, or where an image may have several, zeros and ones ``[n, classes]``.
-      folder: of the dataset, where its templates are.
-      where: what errors name.
+      wording: names and templates that take precedence over those of the dataset.
+      names: the dataset's class names, or None.
+      labels: int ``[n]``, or for multi-label data zeros and ones ``[n, classes]``.
+      folder: the dataset's folder, with its templates.
+      where: the path to name in errors.
 
     Raises:
-      UserError: see `ClassPrompts.classes`; or a label is no number of a class, or vectors of them have another length.
+      UserError: see `ClassPrompts.classes`; or a label is not a class, or label vectors have the wrong length.
     """
     templates = read_lines(folder / _TEMPLATES)
     classes = wording.classes(names, templates, lambda numbers: labels[np.asarray(numbers, int)])
     count = len(classes.names)
     if labels.ndim == 2:
         if labels.shape[1] != count or not np.isin(labels, (0, 1)).all():
-            raise UserError(f"{where}: expected {count} zeros and ones for each image, as there are names of classes.")
+            raise UserError(f"{where}: expected {count} zeros and ones per image, one per class name.")
     elif outside := [int(label) for label in np.unique(labels) if not 0 <= label < count]:
-        raise UserError(f"{where}: there are {count} names of classes, and an image with the label {outside[0]}.")
-    if alike := sorted(name for name, number in collections.Counter(classes.names).items() if number > 1):
+        raise UserError(
+            f"{where}: expected labels 0 to {count - 1}, for {count} class names; found the label {outside[0]}."
+        )
+    if duplicates := sorted(name for name, number in collections.Counter(classes.names).items() if number > 1):
         _LOGGER.warning(
-            "%s: classes of one name, which no model can tell apart: %s", where, ", ".join(map(repr, alike[:8]))
+            "%s: duplicate class names, which no model can distinguish: %s", where, ", ".join(map(repr, duplicates[:8]))
         )
     if "" in classes.prompts[0]:
         _LOGGER.warning(
-            "%s: an empty line among the templates is measured as an empty sentence, as CLIP_benchmark does; remove "
-            "the line to leave it out",
+            "%s: the templates have an empty line, which counts as an empty sentence, as in CLIP_benchmark; remove "
+            "the line to drop it",
             where,
         )
     return GroundTruth(classes=classes)
@@ -112,7 +114,7 @@ def labelled(
 def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:
     if isinstance(templates, dict):
         if missing := [name for name in names if not templates.get(name)]:
-            raise UserError(f"no sentences for the class {missing[0]!r} among the templates.")
+            raise UserError(f"the templates have no sentences for the class {missing[0]!r}.")
         if wrong := [name for name in names if not isinstance(templates[name], list)]:
             raise UserError(
                 f"the sentences for the class {wrong[0]!r}: expected a list; found {templates[wrong[0]]!r}."
@@ -120,28 +122,28 @@ def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:
         return [[str(sentence) for sentence in templates[name]] for name in names]
     if not isinstance(templates, list | tuple) or not any(templates):
         raise UserError(
-            f'no templates. Give a list of sentences such as "a photo of a {PLACE}." (or with {{}}), a file with one a '
-            f"line, a JSON list, or a key of the package {_PACKAGE}, as templates of the task."
+            f'no templates. Set templates of the task: a list of sentences such as "a photo of a {PLACE}." (or with '
+            f"{{}}), a file with one per line, a JSON list, or a key of the package {_PACKAGE}."
         )
     for template in templates:
         if not isinstance(template, str) or (template and fill(template, "a") == fill(template, "b")):
-            raise UserError(f"the template {template!r} has no place {{}} or {PLACE} for the name of a class.")
+            raise UserError(f"the template {template!r} has no placeholder {{}} or {PLACE} for the class name.")
     return [[fill(template, name) for template in templates] for name in names]
 
 
 def fill(template: str, name: str) -> str:
-    """A template with a class's name in its places ``{}`` and ``{c}``; doubled braces are one, as in `str.format`.
+    """Returns a template with a class name in its placeholders ``{}`` and ``{c}``; doubled braces become one.
 
-    Other braces stand for themselves: nothing is looked up.
+    Other braces are literal: unlike `str.format`, this never evaluates anything.
     """
     return _MARKS.sub(lambda mark: {"{{": "{", "}}": "}"}.get(mark[0], name), template)
 
 
 def read_lines(path: Path) -> list[str] | None:
-    """The lines of a text file, stripped; None: there is no such file.
+    """Returns the stripped lines of a text file, or None if it does not exist.
 
     Raises:
-      UserError: it is not text.
+      UserError: the file is not text.
     """
     return [line.strip() for line in read_text(path).splitlines()] if path.is_file() else None
 
@@ -152,18 +154,18 @@ def _read(given: str | Sequence[str], folder: Path, kind: str) -> Any:
     path = folder / given
     if is_file(path):
         return read_json(path, object) if path.suffix == ".json" else read_lines(path)
-    return _of_package(given, kind)
+    return _read_from_package(given, kind)
 
 
-def _of_package(key: str, kind: str) -> Any:
-    """What clip-benchmark has under a key, found as a file; the package is not imported."""
+def _read_from_package(key: str, kind: str) -> Any:
+    """Returns the value of a key in clip-benchmark's files, without importing the package."""
     for name in (_FILES[kind], *((_FILES["prompts"],) if kind == "templates" else ())):
         path = _package_file(name)
-        if path is not None and key in (known := read_json(path)):
-            return known[key]
+        if path is not None and key in (entries := read_json(path)):
+            return entries[key]
     raise UserError(
         f"{kind}: {key!r} is neither a file nor a key of the package {_PACKAGE}, which is "
-        f"{'there' if _package_file(_FILES[kind]) else 'not installed (pip install --no-deps ' + _PACKAGE + ')'}."
+        f"{'installed' if _package_file(_FILES[kind]) else 'not installed (pip install --no-deps ' + _PACKAGE + ')'}."
     )
 
 

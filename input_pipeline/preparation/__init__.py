@@ -1,5 +1,5 @@
-"""From any source to sharded ArrayRecord: a file for each source, and how shards are written, where and by whom.
+"""Preparation of any source as sharded ArrayRecord: one module per source, the shard writer, and the job runners.
 
-A source splits its input into jobs, a pure function of the input; each job becomes one shard, or none where all of its
-pairs are skipped. So the output does not depend on the number of workers, and a run goes on after a kill.
+A source splits its input into jobs, as a pure function of the input. Each job becomes one shard, or none if all of its
+pairs are skipped. So the output does not depend on the number of workers, and a killed preparation can resume.
 """

@@ -1,7 +1,7 @@
-"""A folder of images, each with a text file of the same name beside it: a caption on each line.
+"""A folder of images, each with a text file of the same name next to it: one caption per line.
 
-Every other file is counted: a hidden one (``._0.jpg``, or any in ``.ipynb_checkpoints``) that has an image's suffix, an
-image of a format that is not read, by its suffix, a caption without an image, and anything else.
+Every other file is counted as skipped: hidden files with an image's suffix (``._0.jpg``, or any in
+``.ipynb_checkpoints``), images of unsupported formats by suffix, captions without an image, and anything else.
 """
 
 import dataclasses
@@ -16,15 +16,16 @@ from ..file_names import IMAGE_SUFFIXES, count_suffixes, is_hidden, names_below,
 from ..files import open_regular
 from ..preparation.pairs import Pair, Skip, clean_captions
 
-LARGEST_TEXT = 1 << 22  # bytes of a sample's captions
+LARGEST_TEXT = 1 << 22  # bytes of an image's caption file
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Images anywhere below a folder; links to other folders are not followed.
+    """Images anywhere below a folder, without following links to folders.
 
     Args:
-      shard_size: files of a job.
+      path: the folder.
+      shard_size: number of files per job.
     """
 
     path: Path
@@ -43,8 +44,10 @@ class Folder:
         """See `PairSource.jobs`."""
         entries = self._entries()
         if not any(isinstance(entry, str) for entry in entries):
-            found = count_suffixes(names_below(self.path)) or "no files"
-            raise UserError(f"--input: no images ({', '.join(IMAGE_SUFFIXES)}) in {self.path} or below; found {found}.")
+            counts = count_suffixes(names_below(self.path)) or "no files"
+            raise UserError(
+                f"--input: expected images ({', '.join(IMAGE_SUFFIXES)}) in {self.path} or below; found {counts}."
+            )
         for start in range(0, len(entries), self.shard_size):
             yield entries[start : start + self.shard_size]
 
@@ -74,7 +77,7 @@ class Folder:
             return Skip("unreadable file", name)
 
     def _entries(self) -> list[str | Skip]:
-        """The relative paths of the images, and what is left out, in the order of their names."""
+        """Returns the relative paths of the images, and the skipped files, sorted by name."""
         names = names_below(self.path)
         with_image = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in IMAGE_SUFFIXES}
         return [entry for name in names if (entry := _entry(name, with_image)) is not None]
@@ -87,11 +90,11 @@ class Folder:
 
 
 def _entry(name: str, with_image: set[str]) -> str | Skip | None:
-    """An image's name, or why another file is left out; None: there is nothing to miss of it.
+    """Returns the name of an image, a `Skip` for another file, or None for a file that is not counted.
 
     Args:
-      name: relative path.
-      with_image: relative paths, without suffixes, of all images.
+      name: the relative path of a file.
+      with_image: the relative paths of all images, without suffixes.
     """
     stem, suffix = os.path.splitext(name)
     is_image = suffix.lower() in IMAGE_SUFFIXES

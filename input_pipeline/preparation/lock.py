@@ -1,4 +1,4 @@
-"""One preparation at a time in a folder: a lock of the operating system, which a process that dies does not keep."""
+"""The lock of an output folder: one preparation at a time, released when its process dies."""
 
 import contextlib
 import fcntl
@@ -17,12 +17,12 @@ NAME = ".prepare.lock"
 
 @contextlib.contextmanager
 def locked(output: Path, split: str) -> Iterator[None]:
-    """A context in which no other preparation uses the folder, which is made, and removed again if it stays empty.
+    """Locks the output folder for one preparation; creates it, and removes it again if it stays empty.
 
-    On file systems without locks nobody is kept out.
+    On file systems without locks, it has no effect.
 
     Raises:
-      UserError: another preparation uses it; its host and process are named.
+      UserError: another preparation uses the folder; the message names its host and process.
     """
     path = output / NAME
     with contextlib.ExitStack() as stack:
@@ -31,7 +31,7 @@ def locked(output: Path, split: str) -> Iterator[None]:
             output.mkdir(parents=True, exist_ok=True)
             try:
                 file = stack.enter_context(path.open("a+", encoding="utf8"))
-            except FileNotFoundError:  # the one before has just removed the folder
+            except FileNotFoundError:  # the previous owner has just removed the folder
                 continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,16 +39,16 @@ def locked(output: Path, split: str) -> Iterator[None]:
                 stack.pop_all()
                 file.close()
                 raise UserError(
-                    f"--output: {output} is in use: {_owner(path)}. Wait for it or stop it there, or name "
+                    f"--output: {output} is in use: {_owner(path)}. Wait for it, stop it there, or use "
                     "another --output."
                 ) from error
-            except OSError:  # the file system has no locks
+            except OSError:  # the file system does not support locks
                 pass
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                    break  # otherwise the one before has just let go of it, and removed it
+                    break  # otherwise the previous owner has just released and removed the file
         stack.callback(path.unlink, missing_ok=True)
-        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+        with contextlib.suppress(OSError):  # a full disk; the lock is held anyway
             started = time.strftime("%Y-%m-%d %H:%M:%S")
             file.truncate(0)
             file.write(
@@ -67,6 +67,6 @@ def _owner(path: Path) -> str:
     try:
         owner = files.read_json(path)
         about = [files.printable(owner[name], 80) for name in ("process", "host", "split", "started")]
-        return "process {} on {} prepares the split {!r} in it since {}".format(*about)
+        return "process {} on {} has been preparing the split {!r} in it since {}".format(*about)
     except (OSError, UserError, KeyError):
-        return "another process prepares a split in it"
+        return "another process is preparing a split in it"

@@ -1,4 +1,4 @@
-"""What a prepared directory says of itself: ``manifest.json``, beside TensorFlow Datasets' own description."""
+"""The manifest of a prepared directory, ``manifest.json``, next to TensorFlow Datasets' description."""
 
 import collections
 import json
@@ -10,52 +10,52 @@ from typing import Any
 from ..errors import UserError
 from ..files import printable, read_json, write_atomically
 
-DATASET = "pairs"  # a fixed name, so that equal data have equal files whatever the directory is called
+DATASET = "pairs"  # fixed, so that equal data have equal files for any name of the directory
 _VERSION = "1.0.0"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_ENTRY = {"pairs", "bytes", "shards", "command", "captions"}  # of a split
+_ENTRY = {"pairs", "bytes", "shards", "command", "captions"}  # keys of a split's entry
 _SHARD = {"file": str, "pairs": int, "bytes": int, "sha256": str, "first": str, "last": str}
-_NAMED = 100  # skipped things named for each reason
+_NAMED = 100  # skipped items listed per reason
 
 
 def shard_name(split: str, number: int, count: int) -> str:
-    """The file of a shard, as TensorFlow Datasets expects it."""
+    """Returns the file name of a shard, as TensorFlow Datasets expects it."""
     return f"{DATASET}-{split}.array_record-{number:05}-of-{count:05}"
 
 
 def shard_pattern(split: str) -> str:
-    """What the names of all files match that may be shards of a split."""
+    """Returns the glob pattern of a split's shards."""
     return f"{DATASET}-{split}.array_record-*-of-*"
 
 
 def path_in(folder: Path) -> Path:
-    """Where a prepared directory's manifest is."""
+    """Returns the path of a prepared directory's manifest."""
     return folder / "manifest.json"
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest; an empty one where there is none.
+    """Returns the manifest, or an empty one if the file does not exist.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the manifest is damaged.
     """
     if not path_in(folder).is_file():
         return {"splits": {}}
-    mend = "Restore it, or prepare the dataset again."
+    advice = "Restore it, or prepare the dataset again."
     try:
         content = read_json(path_in(folder))
         splits = content.get("splits")
         if not isinstance(splits, dict) or not all(map(_is_entry, splits.values())):
-            raise UserError("it has no splits with their shards")
+            raise UserError("it lacks valid splits with shards")
     except UserError as error:
         raise UserError(
-            f"{printable(path_in(folder))}: not what input_pipeline.prepare writes ({error}). {mend}"
+            f"{printable(path_in(folder))}: not a manifest of input_pipeline.prepare ({error}). {advice}"
         ) from error
     return content
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether a value is what the manifest says of a split; its shards are in the folder itself."""
+    """Whether a value is a valid entry of a split, with shards directly in the folder."""
     return (
         isinstance(entry, dict)
         and entry.keys() >= _ENTRY
@@ -80,13 +80,13 @@ def _is_shard(shard: dict[str, Any]) -> bool:
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
-    """Writes the manifest, and first TensorFlow Datasets' description of the same splits."""
+    """Writes TensorFlow Datasets' description of the splits, and then the manifest."""
     _write_description(folder, content)
     write_atomically(path_in(folder), json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def total(summaries: list[dict[str, Any]], split: str) -> tuple[dict[str, Any], list[int]]:
-    """A split's entry, and which of the summaries' jobs have a shard of it, in order."""
+    """Returns the entry of a split, and the numbers of the jobs that have a shard of it, in order."""
     numbers = [number for number, summary in enumerate(summaries) if split in summary["shards"]]
     shards = [summaries[number]["shards"][split] for number in numbers]
     files = [{"file": shard_name(split, index, len(shards))} | shard for index, shard in enumerate(shards)]
@@ -100,7 +100,7 @@ def total(summaries: list[dict[str, Any]], split: str) -> tuple[dict[str, Any], 
 
 
 def _captions(summaries: list[dict[str, Any]], split: str) -> dict[str, int]:
-    """How many images of a split have so many captions."""
+    """Returns the number of images of a split per number of captions."""
     counts = collections.Counter[str]()
     for summary in summaries:
         counts.update(summary["captions"].get(split, {}))
@@ -108,16 +108,16 @@ def _captions(summaries: list[dict[str, Any]], split: str) -> dict[str, int]:
 
 
 def describe_skipped(entry: dict[str, Any]) -> list[str]:
-    """A line for each reason, with how many things a split's preparation skipped and the first of them."""
+    """Returns a line per reason, with the number of skipped items and the first of them."""
     lines = []
     for reason, value in entry.get("skipped", {}).items():
-        named = f", such as {', '.join(map(printable, value['first'][:3]))}" if value["first"] else ""
-        lines.append(f"  skipped {value['count']:,}: {printable(reason)}{named}")
+        examples = f", such as {', '.join(map(printable, value['first'][:3]))}" if value["first"] else ""
+        lines.append(f"  skipped {value['count']:,}: {printable(reason)}{examples}")
     return lines
 
 
 def skipped(summaries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For each reason, how many were skipped, and the names of the first of them."""
+    """Returns the number of skipped items per reason, and the names of the first of them."""
     reasons: dict[str, dict[str, Any]] = {}
     for summary in summaries:
         for reason, count in summary["skipped"].items():
@@ -128,10 +128,10 @@ def skipped(summaries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _write_description(folder: Path, content: dict[str, Any]) -> None:
-    """Writes dataset_info.json and features.json, each there whole or not at all.
+    """Writes dataset_info.json and features.json, each atomically.
 
-    They describe the manifest's splits and no others: `tfds.folder_dataset.write_metadata` would describe all shards
-    that lie in the folder, also those of a preparation that was killed.
+    They describe only the manifest's splits: `tfds.folder_dataset.write_metadata` would describe all shards in the
+    folder, also those of a killed preparation.
     """
     import tensorflow_datasets as tfds
 

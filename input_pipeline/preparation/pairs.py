@@ -1,4 +1,4 @@
-"""What a source reads, and what every source can do."""
+"""The interface of sources to prepare: pairs, skipped items, and cleaning of captions."""
 
 import dataclasses
 import unicodedata
@@ -8,68 +8,68 @@ from typing import Any, Protocol
 
 from ..files import printable
 
-_LONGEST_NAME = 4096  # letters; that of a path on a disk
+_MAX_NAME_LENGTH = 4096  # characters, the maximum of a path
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of control, format and white space characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An encoded image and its captions, at least one; ``key`` names it, the same in every run, and is printable."""
+    """An encoded image and its captions, at least one, with a printable ``key`` that is the same in every run."""
 
     key: str
     image: bytes
     captions: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", printable(self.key, _LONGEST_NAME))
+        object.__setattr__(self, "key", printable(self.key, _MAX_NAME_LENGTH))
 
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """Something that was no pair, and why: the reason is one of a few, so that they can be counted.
+    """A skipped item and its reason, one of a few, so that items can be counted by reason.
 
-    The name is printable, whatever bytes the file or tar member that it comes from was named with.
+    The name is printable, even if that of the file or tar member is not.
     """
 
     reason: str
     name: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", printable(self.name, _LONGEST_NAME))
+        object.__setattr__(self, "name", printable(self.name, _MAX_NAME_LENGTH))
 
 
 class PairSource(Protocol):
-    """Input that can be read in parts, by several processes."""
+    """A source whose input several processes can read in parts."""
 
     def describe(self) -> dict[str, Any]:
-        """What the input is, as JSON: another description is another input."""
+        """Returns a description of the input as JSON, which changes when the input changes."""
         ...
 
     def job_count(self) -> int:
-        """Roughly how many jobs there will be."""
+        """Returns the approximate number of jobs."""
         ...
 
     def jobs(self) -> Iterator[Any]:
-        """The parts in order, each small enough to send to another machine."""
+        """Yields the jobs in order, each small enough to send to another machine."""
         ...
 
     def read(self, job: Any) -> Iterator[Pair | Skip]:
-        """The pairs of a part, in order."""
+        """Yields the pairs of a job, in order, and its skipped items."""
         ...
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What tells a file from another of its name, as JSON."""
+    """Returns a description of a file as JSON: its name, size and modification time."""
     stat = path.stat()
     return {"file": path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
 
 
 def clean_captions(texts: Iterable[str | bytes], name: str) -> tuple[str, ...] | Skip:
-    """The captions of one image, cleaned, without those that are none; where none is left, why.
+    """Returns the cleaned captions of an image, without invalid ones, or a `Skip` if none is left.
 
     Args:
-      texts: as they stand in the source.
-      name: of the pair.
+      texts: the captions in the source.
+      name: the name of the pair.
     """
     first: Skip | None = None
     captions = []
@@ -82,10 +82,9 @@ def clean_captions(texts: Iterable[str | bytes], name: str) -> tuple[str, ...] |
 
 
 def decode_caption(text: str | bytes, name: str) -> str | Skip:
-    """A caption as every source keeps it: Unicode text without NUL, byte-order marks, and white space around it.
+    """Returns a clean caption: Unicode text without NUL, byte-order marks and surrounding white space; or a `Skip`.
 
-    Bytes that are not UTF-8, and strings with lone surrogates, are no Unicode text. A caption in which nothing is
-    visible is none.
+    Bytes that are not UTF-8, strings with lone surrogates, and captions without a visible character are skipped.
     """
     try:
         text = text.decode("utf8") if isinstance(text, bytes) else text.encode("utf8").decode("utf8")

@@ -1,6 +1,6 @@
-"""Who does the jobs: the cores of this machine, or the machines of an Apache Beam pipeline.
+"""Runners of preparation jobs: on the cores of this machine, or with an Apache Beam pipeline.
 
-Jobs leave their results in files, so a runner returns nothing, and a job that was done before is not given to it.
+Jobs write their results to files, so a runner returns nothing, and gets only unfinished jobs.
 """
 
 import concurrent.futures
@@ -22,27 +22,29 @@ Work = Callable[[Job], None]
 
 
 def run_locally(work: Work, jobs: Iterator[Job], *, workers: int, label: str, total: int, done: int) -> None:
-    """Does the jobs in ``workers`` processes, with a line that shows the rate and the time left.
+    """Runs the jobs in ``workers`` processes, with a progress bar.
 
     Raises:
-      UserError: a process was killed, as happens where memory runs out; what is done stays.
+      UserError: a process was killed, for example out of memory; finished jobs are kept.
     """
-    context = multiprocessing.get_context("spawn")  # a copy of this process would hold whatever its libraries hold
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would inherit the threads and locks of this process's libraries
     progress = tqdm(total=total, initial=done, desc=label, unit="shard", smoothing=0.1)
     executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),))
     try:
         waiting: set[concurrent.futures.Future[None]] = set()
         for job in jobs:
-            with _signals_left_to_the_parent():
+            with _interrupts_blocked():
                 waiting.add(executor.submit(work, job))
-            if len(waiting) >= 2 * workers:  # enough to keep them busy, and no more in memory
+            if len(waiting) >= 2 * workers:  # enough to keep the workers busy, with few jobs in memory
                 waiting = _collect(waiting, progress)
         while waiting:
             waiting = _collect(waiting, progress)
     except concurrent.futures.process.BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, as happens where memory runs out. What is done is kept: give the same "
-            "command again, with fewer --workers if need be."
+            "a worker process was killed, possibly out of memory. Finished work is kept; run the same command again, "
+            "with fewer --workers if memory is short."
         ) from error
     finally:
         progress.close()
@@ -50,20 +52,20 @@ def run_locally(work: Work, jobs: Iterator[Job], *, workers: int, label: str, to
 
 
 def run_with_beam(work: Work, jobs: Iterator[Job], arguments: list[str]) -> None:
-    """Does the jobs on the machines of a Beam runner, which must all reach input and output by the same paths.
+    """Runs the jobs on the machines of a Beam runner, which must all see input and output at the same paths.
 
     Args:
-      work: what is done with each.
-      jobs: what is left to do.
-      arguments: Beam's own, such as ``--runner=FlinkRunner``.
+      work: the function to run for each job.
+      jobs: the unfinished jobs.
+      arguments: options of Beam, such as ``--runner=FlinkRunner``.
     """
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError('--beam: Apache Beam is not installed. Say: pip install "rankclip_jax[beam]"') from error
+        raise UserError('--beam: Apache Beam is not installed. Run: pip install "rankclip_jax[beam]"') from error
     with beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
-        # Reshuffling keeps the runner from fusing all jobs into one machine's.
+        # Reshuffling prevents the runner from fusing all jobs onto one machine.
         _ = pipeline | beam.Create(list(jobs)) | beam.Reshuffle() | beam.Map(work)
 
 
@@ -76,26 +78,26 @@ def _collect(waiting: set[concurrent.futures.Future[None]], progress: tqdm) -> s
 
 
 @contextlib.contextmanager
-def _signals_left_to_the_parent() -> Iterator[None]:
-    """A process started meanwhile never sees the Ctrl-C that a terminal sends to all of them.
+def _interrupts_blocked() -> Iterator[None]:
+    """Makes processes that start in this context ignore Ctrl-C, which a terminal sends to all processes.
 
-    Nor is its start cut off by one, which would leave it half begun: that comes afterwards.
+    A Ctrl-C during the start of a process is raised afterwards, so that it does not interrupt the start.
     """
-    came: list[int] = []
-    # The mask is for the new process: here another thread may still receive the signal, and this one would hear of it.
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    received: list[int] = []
+    # The mask is for the new process: in this one, another thread may still receive the signal, hence the handler.
+    previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        signal.signal(signal.SIGINT, before)
-    if came:
+        signal.signal(signal.SIGINT, previous)
+    if received:
         raise KeyboardInterrupt
 
 
 def _start_worker(parent: int) -> None:
-    """Ends when the parent does, however that was, and keeps no memory of large images."""
+    """Makes a worker exit when its parent ends for any reason, and return the memory of large images."""
     memory.give_large_back()
 
     def watch() -> None:

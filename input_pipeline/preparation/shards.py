@@ -1,4 +1,4 @@
-"""One job of a source to one shard of each split: filters, shrinking, and what was skipped and why."""
+"""Writes one job of a source as one shard per split: filters, resizing, and counts of skipped items."""
 
 import collections
 import contextlib
@@ -20,24 +20,24 @@ from ..errors import UnreadableError
 from ..files import write_atomically
 from ..preparation.pairs import Pair, PairSource, Skip
 
-_NAMED = 20  # skipped things named for each reason and shard
+_NAMED = 20  # skipped items listed per reason and shard
 _DIGEST_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is kept of the pairs, and how.
+    """Options of filtering and resizing the pairs.
 
     Args:
       split: the split to write.
-      validation_share: share of the pairs, by a hash of their keys, that goes to the split ``validation`` instead.
-      shrink: short side, in pixels, that larger images are resized to; 0: keep the bytes.
-      quality: of the JPEGs that shrinking writes, in [1, 95].
-      min_side: images with a smaller short side are skipped; in pixels.
-      max_pixels: images of more are not decoded, and skipped; see `images.open_image`.
-      max_aspect: images whose long side is more than so many short ones are skipped; 0: any.
-      min_caption, max_caption: bounds of a caption's length in characters; 0 as the upper one: any.
-      drop_duplicates: keep the first of images whose bytes are equal.
+      validation_share: fraction of the pairs, by a hash of their keys, that goes to the split ``validation`` instead.
+      shrink: resize larger images to this short side in pixels; 0: keep the bytes.
+      quality: JPEG quality of resized images, in [1, 95].
+      min_side: skip images with a smaller short side, in pixels.
+      max_pixels: skip images with more pixels without decoding them; see `images.open_image`.
+      max_aspect: skip images with a larger ratio of long to short side; 0: no limit.
+      min_caption, max_caption: bounds of a caption's length in characters; ``max_caption=0``: no limit.
+      drop_duplicates: keep only the first of images with equal bytes.
     """
 
     split: str = "train"
@@ -53,13 +53,13 @@ class Options:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that are written."""
+        """The splits to write."""
         return (self.split, "validation") if self.validation_share else (self.split,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A source's job, its number, and where its shards go."""
+    """A job of a source: its number, its content, and the paths of its files."""
 
     number: int
     content: Any
@@ -69,44 +69,44 @@ class Job:
 
     @property
     def summary(self) -> Path:
-        """Its counts, written when all else is: a job that has this is done."""
+        """The file of its counts, written last: a job with this file is finished."""
         return self.work / f"{self.number:05}.json"
 
     def shard(self, split: str) -> Path:
-        """Its records of a split, in this folder until all jobs are done."""
+        """The file of its records of a split, in the work folder until all jobs are finished."""
         return self.work / f"{self.number:05}.{split}"
 
     @property
     def digests(self) -> Path:
-        """Hashes of the images' bytes, and once all jobs have theirs, which of them to keep."""
+        """The file of the hashes of its images' bytes."""
         return self.work / f"{self.number:05}.digests.npy"
 
     @property
     def kept(self) -> Path:
-        """Which of its images are the first with their bytes."""
+        """The file that marks which of its images are the first with their bytes."""
         return self.work / f"{self.number:05}.kept.npy"
 
 
 class Lost:
-    """Counts what is skipped, by reason, and names the first of each."""
+    """Counts skipped items by reason, and lists the first of each."""
 
     def __init__(self) -> None:
         self._counts = collections.Counter[str]()
         self._names: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, skip: Skip) -> None:
-        """Counts one."""
+        """Counts a skipped item."""
         self._counts[skip.reason] += 1
         if len(self._names[skip.reason]) < _NAMED:
             self._names[skip.reason].append(skip.name)
 
     def summary(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns the counts as plain values for JSON."""
         return {"skipped": dict(self._counts), "named": dict(self._names)}
 
 
 def write(job: Job) -> None:
-    """Writes the job's shards and then its summary; nothing of a job that was cut short counts."""
+    """Writes the job's shards and then its summary; an interrupted job leaves no shard."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     partial = {split: job.work / f"{job.number:05}.{split}.{os.getpid()}.partial" for split in job.options.splits}
@@ -117,7 +117,7 @@ def write(job: Job) -> None:
             }
         _write(job, partial, writers)
     finally:
-        for path in partial.values():  # what a full disk left of it
+        for path in partial.values():  # leftovers after a full disk
             path.unlink(missing_ok=True)
 
 
@@ -151,7 +151,7 @@ def _write(job: Job, partial: dict[str, Path], writers: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """A context in which what the writer's C++ part says of the disk becomes an OSError that names the file."""
+    """Turns disk errors of the C++ writer into OSErrors that name the file."""
     try:
         yield
     except RuntimeError as error:
@@ -170,7 +170,7 @@ def write_digests(job: Job) -> None:
 
 
 def mark_first_of_equals(jobs: list[Path]) -> None:
-    """For each file of digests, writes beside it which of its images are the first with their bytes."""
+    """Writes a file next to each file of digests, with flags for the first image of each digest."""
     parts = [np.load(path) for path in jobs]
     rows = np.concatenate(parts) if parts else np.zeros((0, _DIGEST_BYTES), np.uint8)
     _, first = np.unique(np.ascontiguousarray(rows).view(f"V{_DIGEST_BYTES}")[:, 0], return_index=True)
@@ -189,19 +189,19 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def digest(record: bytes) -> str:
-    """By which a record is told from others."""
+    """Returns the digest of a record."""
     return hashlib.sha256(record).hexdigest()
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache
 def features() -> Any:
-    """What a record holds, in TensorFlow Datasets' terms."""
+    """Returns the TensorFlow Datasets features of a record."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
@@ -215,7 +215,7 @@ def features() -> Any:
 
 
 def serialize(pair: Pair) -> bytes:
-    """A record: the bytes that TensorFlow Datasets reads back."""
+    """Serializes a pair as a record of TensorFlow Datasets."""
     first, *others = (caption.encode() for caption in pair.captions)
     record = {"image": pair.image, "caption": first, "other_captions": others, "key": pair.key.encode()}
     # Otherwise the order of the features differs from process to process.
@@ -230,7 +230,7 @@ def _serializer() -> Any:
 
 
 def _kept(job: Job) -> Iterator[Pair | Skip]:
-    """The job's pairs as they are to be written, and all that is skipped."""
+    """Yields the job's pairs to write, and its skipped items."""
     first_of_equals = iter(np.load(job.kept)) if job.options.drop_duplicates else None
     for item in job.source.read(job.content):
         if isinstance(item, Skip):
@@ -261,7 +261,7 @@ def _filtered(pair: Pair, options: Options) -> Pair | Skip:
 
 
 def _split_of(key: str, options: Options) -> str:
-    """The same for a key in every run, on every machine."""
+    """Returns the split of a key, the same in every run on every machine."""
     if not options.validation_share:
         return options.split
     draw = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64

@@ -14,12 +14,14 @@ Row = tuple[str, ...]  # the image's path, then captions
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A file with a line of column names; relative image paths are looked up beside it.
+    """A table with a line of column names; relative image paths start from its folder.
 
     Args:
-      caption_key: the column of captions, or several with commas between; an empty one is left out.
-      delimiter: between columns; empty: by the suffix.
-      shard_size: rows of a job.
+      path: the file.
+      image_key: the column of image paths.
+      caption_key: the column of captions, or several separated by commas; empty captions are dropped.
+      delimiter: the column delimiter; empty: by the suffix.
+      shard_size: number of rows per job.
     """
 
     path: Path
@@ -29,7 +31,7 @@ class Table:
     shard_size: int
 
     def describe(self) -> dict[str, Any]:
-        """See `PairSource.describe`; doubtful rows are said."""
+        """See `PairSource.describe`; logs ambiguous rows."""
         for _ in tables.rows(self.path, self._columns(), self.delimiter, flag="--input"):
             pass
         return describe_file(self.path)
@@ -38,13 +40,13 @@ class Table:
         """See `PairSource.job_count`."""
         with self.path.open("rb") as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))
-        return -(-max(lines - 1, 1) // self.shard_size)  # the first has the names
+        return -(-max(lines - 1, 1) // self.shard_size)  # the first line has the column names
 
     def jobs(self) -> Iterator[list[Row | Skip]]:
         """See `PairSource.jobs`."""
         rows: list[Row | Skip] = []
-        said = tables.Doubts()  # by `describe`
-        for line, values in tables.rows(self.path, self._columns(), self.delimiter, flag="--input", doubts=said):
+        doubts = tables.Doubts()  # `describe` logs them
+        for line, values in tables.rows(self.path, self._columns(), self.delimiter, flag="--input", doubts=doubts):
             rows.append(values if isinstance(values, tuple) else Skip(values.reason, f"{self.path.name}, line {line}"))
             if len(rows) == self.shard_size:
                 yield rows

@@ -1,4 +1,4 @@
-"""A dataset that TensorFlow Datasets has prepared already, in its ArrayRecord format."""
+"""A dataset prepared by TensorFlow Datasets in ArrayRecord format."""
 
 import dataclasses
 import functools
@@ -13,11 +13,14 @@ from ..preparation.pairs import Pair, Skip, clean_captions
 
 @dataclasses.dataclass(frozen=True)
 class TfdsDataset:
-    """One split of a dataset's directory.
+    """One split of a TensorFlow Datasets directory.
 
     Args:
+      path: the folder of the dataset's version.
+      split: the split to read.
+      image_key: the feature of images.
       caption_key: the feature of captions, one or a sequence; ``a/b`` is feature ``b`` within ``a``.
-      shard_size: records of a job.
+      shard_size: number of records per job.
     """
 
     path: Path
@@ -46,7 +49,7 @@ class TfdsDataset:
             key = f"{self.split}/{index}"
             try:
                 record = self._records[index]
-            except Exception as error:  # whatever the readers' C++ parts raise on damaged bytes
+            except Exception as error:  # the C++ reader raises many types on damaged bytes
                 yield Skip("damaged record", f"{key}: {error}")
                 continue
             yield self._pair(key, record)
@@ -56,11 +59,11 @@ class TfdsDataset:
         for name in self.caption_key.split("/"):
             if not isinstance(values, dict) or name not in values:
                 raise UserError(
-                    f"--caption_key: no feature {self.caption_key!r} in {self.path}; it has {_names(record)}."
+                    f"--caption_key: no feature {self.caption_key!r} in {self.path}; choose from {_names(record)}."
                 )
             values = values[name]
         if self.image_key not in record:
-            raise UserError(f"--image_key: no feature {self.image_key!r} in {self.path}; it has {_names(record)}.")
+            raise UserError(f"--image_key: no feature {self.image_key!r} in {self.path}; choose from {_names(record)}.")
         texts = [values] if isinstance(values, bytes | str) else list(values)
         captions = clean_captions((text if isinstance(text, bytes) else str(text) for text in texts), key)
         return captions if isinstance(captions, Skip) else Pair(key, record[self.image_key], captions)
@@ -72,28 +75,30 @@ class TfdsDataset:
 
 @functools.lru_cache(maxsize=1)
 def _open(path: Path, split: str, image_key: str) -> Any:
-    """The split's records, opened once in each process."""
+    """Opens the split's records, once per process."""
     try:
         builder = tfds_folder.open_builder(path)
     except FileNotFoundError as error:
         raise UserError(f"--input: no prepared TFDS dataset at {path}: {error}") from error
     except UserError as error:
         raise UserError(f"--input: {error}") from error
-    except Exception as error:  # whatever its parser raises on another description than it writes
+    except Exception as error:  # its parser raises many types on damaged descriptions
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"--input: the TFDS dataset at {path} cannot be opened ({words}). Prepare it again.") from error
     if split not in builder.info.splits:
-        raise UserError(f"--input: {path} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
+        raise UserError(f"--input: {path} has no split {split!r}; choose from {', '.join(builder.info.splits)}.")
     if image_key not in builder.info.features:
-        raise UserError(f"--image_key: no feature {image_key!r} in {path}; it has {_names(builder.info.features)}.")
+        raise UserError(
+            f"--image_key: no feature {image_key!r} in {path}; choose from {_names(builder.info.features)}."
+        )
     import tensorflow_datasets as tfds
 
     try:
         return builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
     except NotImplementedError as error:
         raise UserError(
-            f"--input: {path} is not in ArrayRecord format, the one that is read without TensorFlow. Prepare it again "
-            "with file_format='array_record'."
+            f"--input: {path} is not in ArrayRecord format, the only one that is read without TensorFlow. Prepare "
+            "it again with file_format='array_record'."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Lists of urls and captions, downloaded by img2dataset, the field's own tool, to webdataset tars.
+"""Lists of URLs and captions, downloaded by img2dataset to webdataset tars.
 
-It runs in an environment of its own, since what it needs disagrees with what training needs; `make img2dataset` makes
-that. It retries, goes on after a kill, and leaves out images whose server forbids their use for training.
+img2dataset runs in its own virtual environment, since its dependencies conflict with those of training;
+`make img2dataset` creates it. It retries, resumes after a kill, and skips images whose server forbids training on them.
 """
 
 import contextlib
@@ -27,23 +27,23 @@ _LIST = "urls.csv"
 
 
 def find_program() -> str:
-    """img2dataset, in its own environment here or on the path.
+    """Returns the path of img2dataset, in its own environment here or on the PATH.
 
     Raises:
-      UserError: it is in neither.
+      UserError: img2dataset is not installed.
     """
-    own = _ENVIRONMENT / "bin" / "img2dataset"
-    found = str(own) if own.is_file() else shutil.which("img2dataset")
-    if not found:
-        raise UserError("--source urls: img2dataset is not installed. Make its environment with: make img2dataset")
-    return found
+    local_program = _ENVIRONMENT / "bin" / "img2dataset"
+    program = str(local_program) if local_program.is_file() else shutil.which("img2dataset")
+    if not program:
+        raise UserError("--source urls: img2dataset is not installed. Run: make img2dataset")
+    return program
 
 
 def write_list(path: Path, image_key: str, caption_key: str, delimiter: str, work: Path) -> dict[str, Any]:
-    """Writes the list that img2dataset reads, with columns ``url`` and ``caption``; a summary of what is left out.
+    """Writes the list for img2dataset, with columns ``url`` and ``caption``; returns a summary of skipped lines.
 
-    A list without column names, as CC3M's and CC12M's are, is recognised by its first line, which has a url: the column
-    that does is the urls', the other the captions'.
+    A list without column names, such as CC3M and CC12M, is recognized by a URL in its first line: that column has the
+    URLs, the other one the captions.
     """
     lost = Lost()
     with (work / _LIST).open("w", encoding="utf8", newline="") as file:
@@ -62,29 +62,29 @@ def write_list(path: Path, image_key: str, caption_key: str, delimiter: str, wor
             except UnicodeEncodeError:
                 lost.add(Skip("row is not UTF-8", f"{path.name}, line {line}"))
             else:
-                # One line a pair: a reader elsewhere need not agree on what quotes mean.
+                # One line per pair, so that readers with other quoting rules agree.
                 writer.writerow([" ".join(url.split()), " ".join(caption.split())])
     return lost.summary()
 
 
 def download(work: Path, *, shard_size: int, threads: int, processes: int, options: list[str]) -> Path:
-    """Downloads the list in ``work`` to tars; goes on where it was, and returns the folder of tars.
+    """Downloads the list in ``work`` to tars, resuming an interrupted download; returns the folder of tars.
 
     Args:
       work: the folder of the unfinished preparation.
-      shard_size: urls of a tar.
-      threads: downloads at once in each process.
-      processes: how many.
-      options: img2dataset's own, such as ``--distributor pyspark``; they come last, and win.
+      shard_size: number of URLs per tar.
+      threads: parallel downloads per process.
+      processes: number of processes.
+      options: options of img2dataset, such as ``--distributor pyspark``; they override the defaults.
 
     Raises:
-      UserError: img2dataset ended with an error.
+      UserError: img2dataset failed.
     """
     folder = work / "download"
     with (work / _LIST).open(encoding="utf8") as file:
         expected = -(-(sum(1 for _ in file) - 1) // shard_size)
     if not expected:
-        raise UserError("--input: no line of the list has a web address.")
+        raise UserError("--input: expected lines with a URL (http:// or https://); found none.")
     command = [
         find_program(), "--url_list", str(work / _LIST), "--input_format", "csv", "--url_col", "url",
         "--caption_col", "caption", "--output_folder", str(folder), "--output_format", "webdataset",
@@ -93,10 +93,10 @@ def download(work: Path, *, shard_size: int, threads: int, processes: int, optio
         "--encode_format", "jpg", "--extract_exif", "False", "--retries", "2",
         "--incremental_mode", "incremental", "--enable_wandb", "False", *options,
     ]  # fmt: skip
-    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}  # that library asks the web for its newest version
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}  # otherwise that library checks for updates online
     with (work / "downloading").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a download whose parent was killed goes on, and holds this until it ends
-        for path in folder.glob("*_stats.json"):  # written last of a shard, but a kill may leave half of it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a download with a killed parent continues, and holds this lock until it ends
+        for path in folder.glob("*_stats.json"):  # written last for a shard, but a kill may truncate it
             if not _read_json(path):
                 path.unlink()
         process = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(lock.fileno(),))
@@ -104,18 +104,18 @@ def download(work: Path, *, shard_size: int, threads: int, processes: int, optio
             status = process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # some of its helpers outlive it
+                os.killpg(process.pid, signal.SIGKILL)  # some of its helper processes outlive it
     finished = len(list(folder.glob("*_stats.json")))
     if status or finished < expected:
         raise UserError(
-            f"--source urls: img2dataset ended with status {status} after {finished} of {expected} shards, which are "
-            "kept. Its last lines above say why. Give the same command again to go on."
+            f"--source urls: img2dataset exited with status {status} after {finished} of {expected} shards, which are "
+            "kept. See its last lines above for the reason. Run the same command again to resume."
         )
     return folder
 
 
 def failures(folder: Path) -> dict[str, Any]:
-    """A summary of the downloads that failed."""
+    """Returns a summary of the failed downloads."""
     reasons = Counter[str]()
     for path in sorted(folder.glob("*_stats.json")):
         for status, count in _read_json(path).get("status_dict", {}).items():
@@ -136,12 +136,15 @@ def _rows(
 ) -> Iterator[tuple[int, tuple[str, ...] | tables.BadRow]]:
     tables.check(path, "--input")
     delimiter = tables.delimiter_of(path, delimiter)
-    # A list without names is not written with quotes, so its first line is split as it stands.
+    # A list without column names has no quotes, so its first line is split at every delimiter.
     first = tables.first_line(path).rstrip("\r\n").split(delimiter)
     is_url = [cell.strip().lower().startswith(("http://", "https://")) for cell in first]
     if any(is_url):
         if len(first) < 2:
-            raise UserError(f"--input: {path}: one column when split at {delimiter!r}; expected urls and captions.")
+            raise UserError(
+                f"--input: {path}: expected columns of URLs and captions; found one column when split at {delimiter!r}."
+                " Use --delimiter."
+            )
         url = is_url.index(True)
         yield from tables.rows_without_names(path, (url, 1 if url == 0 else 0), delimiter)
     else:

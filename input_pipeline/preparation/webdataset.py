@@ -1,13 +1,13 @@
-"""Webdataset tar shards, such as img2dataset writes: for each sample an image, a caption, and facts in JSON.
+"""Webdataset tar shards, as img2dataset writes them: each sample has an image, a caption, and metadata in JSON.
 
-Nothing is ever extracted: members are read into memory, one sample at a time. Each sample, which is all members of one
-key in a tar (see `tars`), becomes a pair or is counted:
+Nothing is extracted: members are read into memory, one sample at a time. A sample is all members with one key in a tar
+(see `tars`). Each sample becomes a pair or is counted as skipped:
 
-- Members of a sample that do not stand together, as after ``tar cf x.tar *.jpg *.txt``, are found all the same; such
-  samples are read last, in the order of their images.
-- Of several images, or several captions, of a sample the first counts; each of the others is a "doubled member".
-- An image whose name has more dots (``0.seg.png``) is not the sample's, and counted; so is one of another format.
-- A sample without an image or without a caption is counted as that.
+- Samples whose members are not adjacent, as after ``tar cf x.tar *.jpg *.txt``, are read last, in the order of their
+  images.
+- If a sample has several images or several captions, the first is used; each other one is a "doubled member".
+- Images whose name has more dots (``0.seg.png``), and images of unsupported formats, are skipped and counted.
+- A sample without an image, or without a caption, is counted as such.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ from ..preparation.pairs import Pair, Skip, clean_captions
 from ..tars import Member
 
 _TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
-_MOST_WAITING, _MOST_TEXT_WAITING = 1 << 17, 1 << 26  # samples that lack something, and bytes of their captions
-_DEFAULT_KEY = "caption"  # the field that img2dataset writes
+_MAX_PENDING, _MAX_PENDING_TEXT = 1 << 17, 1 << 26  # incomplete samples, and bytes of their captions
+_DEFAULT_KEY = "caption"  # the field of captions in img2dataset
 
 
 @dataclasses.dataclass(slots=True)
 class _Sample:
-    """What is known of a sample.
+    """The members of a sample read so far.
 
     Args:
       archive: see `tars.Member`.
-      key: the same.
-      image: where its image is.
-      content: of the image, while it is in memory.
-      text: content of its ``.txt``.
-      facts: content of its ``.json``.
-      counted: what of it was skipped and counted: "image" or "caption".
+      key: see `tars.Member`.
+      image: the location of its image.
+      content: the bytes of the image, while they are in memory.
+      text: the content of its ``.txt``.
+      facts: the content of its ``.json``.
+      counted: its parts that were skipped and counted: "image" or "caption".
     """
 
     archive: int
@@ -52,17 +52,18 @@ class _Sample:
 
     @property
     def text_bytes(self) -> int:
-        """Of all its captions."""
+        """The size of its captions and metadata in bytes."""
         return len(self.text or b"") + len(self.facts or b"")
 
 
 @dataclasses.dataclass(frozen=True)
 class WebDataset:
-    """A tar file, or a folder of them; each is a job.
+    """A tar file, or a folder of tars; each tar is a job.
 
     Args:
-      caption_key: field of a sample's JSON with its captions, a string or a list of them; several with commas between.
-        Empty: the text file beside the image, or where there is none, the field ``caption``.
+      path: the tar or the folder.
+      caption_key: the JSON field with a sample's captions, a string or a list of strings; separate several fields by
+        commas. Empty: the text file next to the image, or else the field ``caption``.
     """
 
     path: Path
@@ -78,13 +79,13 @@ class WebDataset:
 
     def jobs(self) -> Iterator[Path]:
         """See `PairSource.jobs`."""
-        if not (found := self._tars()):
-            raise UserError(f"--input: no tar files (.tar, .tar.gz, .tgz) in {self.path}.")
-        yield from found
+        if not (paths := self._tars()):
+            raise UserError(f"--input: expected tar files (.tar, .tar.gz, .tgz) in {self.path}; found none.")
+        yield from paths
 
     def read(self, job: Path) -> Iterator[Pair | Skip]:
         """See `PairSource.read`."""
-        waiting = _Waiting(self, job)
+        pending = _PendingSamples(self, job)
         sample = None
         for item in tars.members(job, _most_read):
             if isinstance(item, Skip):
@@ -93,22 +94,22 @@ class WebDataset:
             member, content = item
             if sample is None or (member.archive, member.key) != (sample.archive, sample.key):
                 if sample:
-                    yield from waiting.add(sample)
+                    yield from pending.add(sample)
                 sample = _Sample(member.archive, member.key)
             if skip := _add(sample, member, content, job):
                 yield skip
         if sample:
-            yield from waiting.add(sample)
-        yield from waiting.rest()
+            yield from pending.add(sample)
+        yield from pending.rest()
 
     def lack_of(self, sample: _Sample) -> str | None:
-        """What a sample has not: "image" or "caption"; None: it is whole."""
+        """Returns what a sample lacks, "image" or "caption", or None if it is complete."""
         if sample.image is None:
             return "image"
         return "caption" if sample.facts is None and (self.caption_key or sample.text is None) else None
 
     def skip(self, sample: _Sample, tar: Path) -> Skip | None:
-        """Why a sample that lacks something is no pair; None: that was counted."""
+        """Returns the `Skip` of an incomplete sample, or None if its missing part was already counted."""
         lack = self.lack_of(sample)
         if lack in sample.counted:
             return None
@@ -116,7 +117,7 @@ class WebDataset:
         return Skip(reason, f"{tar.name}/{sample.key}")
 
     def pair(self, sample: _Sample, image: bytes, tar: Path) -> Pair | Skip:
-        """The pair of a whole sample."""
+        """Returns the pair of a complete sample, or a `Skip` if it has no usable caption."""
         name = f"{tar.name}/{sample.key}"
         texts: list[str | bytes] = []
         if sample.text is not None and not self.caption_key:
@@ -141,8 +142,8 @@ class WebDataset:
         return sorted(path for path in self.path.iterdir() if _TAR.search(path.name) and not is_hidden(path.name))
 
 
-class _Waiting:
-    """Samples of a tar that lack something which may stand elsewhere in it."""
+class _PendingSamples:
+    """Incomplete samples of a tar, whose other members may follow later in it."""
 
     def __init__(self, source: WebDataset, tar: Path) -> None:
         self._source, self._tar = source, tar
@@ -150,9 +151,9 @@ class _Waiting:
         self._text_bytes = 0
 
     def add(self, sample: _Sample) -> Iterator[Pair | Skip]:
-        """The pair of a sample whose members stood together; one that lacks something waits, or is skipped."""
-        place = sample.archive, sample.key
-        if (earlier := self._samples.pop(place, None)) is not None:
+        """Yields the pair of a complete sample; keeps an incomplete one for later, or skips it."""
+        sample_key = sample.archive, sample.key
+        if (earlier := self._samples.pop(sample_key, None)) is not None:
             self._text_bytes -= earlier.text_bytes
             yield from self._merge(earlier, sample)
             sample = earlier
@@ -160,37 +161,39 @@ class _Waiting:
             yield self._source.pair(sample, sample.content, self._tar)
         elif self._may_wait(sample):
             sample.content = None
-            self._samples[place] = sample
+            self._samples[sample_key] = sample
             self._text_bytes += sample.text_bytes
         elif skip := self._source.skip(sample, self._tar):
             yield skip
 
     def rest(self) -> Iterator[Pair | Skip]:
-        """Those that have become whole, in the order of their images, and why the others are skipped."""
-        whole: list[_Sample] = []
-        left: list[_Sample] = []
+        """Yields the pairs of samples that became complete, in the order of their images, and skips the others."""
+        complete: list[_Sample] = []
+        incomplete: list[_Sample] = []
         for sample in self._samples.values():
-            (left if self._source.lack_of(sample) else whole).append(sample)
-        yield from (skip for sample in left if (skip := self._source.skip(sample, self._tar)))
-        places = sorted(((sample.image, sample) for sample in whole if sample.image), key=lambda both: both[0].offset)
+            (incomplete if self._source.lack_of(sample) else complete).append(sample)
+        yield from (skip for sample in incomplete if (skip := self._source.skip(sample, self._tar)))
+        located = sorted(
+            ((sample.image, sample) for sample in complete if sample.image), key=lambda item: item[0].offset
+        )
         try:
-            images = tars.contents(self._tar, [image for image, _ in places])
-            for (_, sample), image in zip(places, images, strict=True):
+            images = tars.contents(self._tar, [image for image, _ in located])
+            for (_, sample), image in zip(located, images, strict=True):
                 yield self._source.pair(sample, image, self._tar)
         except tars.DAMAGES as error:
             yield Skip("damaged tar", f"{self._tar.name}: {error}")
 
     def _may_wait(self, sample: _Sample) -> bool:
         has_something = sample.image or sample.counted or sample.text is not None or sample.facts is not None
-        fits = self._text_bytes + sample.text_bytes <= _MOST_TEXT_WAITING
-        return has_something and fits and len(self._samples) < _MOST_WAITING
+        fits = self._text_bytes + sample.text_bytes <= _MAX_PENDING_TEXT
+        return has_something and fits and len(self._samples) < _MAX_PENDING
 
     def _merge(self, earlier: _Sample, sample: _Sample) -> Iterator[Skip]:
         for part in ("image", "text", "facts"):
-            if (found := getattr(sample, part)) is None:
+            if (value := getattr(sample, part)) is None:
                 continue
             if getattr(earlier, part) is None:
-                setattr(earlier, part, found)
+                setattr(earlier, part, value)
                 earlier.content = sample.content if part == "image" else earlier.content
             else:
                 yield Skip("doubled member", f"{self._tar.name}/{sample.key}, {part}")
@@ -204,7 +207,7 @@ def _most_read(member: Member) -> int:
 
 
 def _add(sample: _Sample, member: Member, content: bytes | None, tar: Path) -> Skip | None:
-    """Puts a member where it belongs in its sample; why it does not, where something may be missed."""
+    """Adds a member to its sample; returns a `Skip` for a member that is not used but counted."""
     name = f"{tar.name}/{member.key}{member.suffix}"
     part = {".txt": "text", ".json": "facts"}.get(member.suffix, "image")
     last = f".{member.suffix.rpartition('.')[2]}"

@@ -1,8 +1,8 @@
-"""What shows that a checkpoint is whole and this run's: digests of its files, and what it was saved by.
+"""Checksums of a checkpoint's files, and a record of its step, versions and settings.
 
-``SHA256SUMS`` is in the form of `sha256sum`, which reads it too. Both files are there when the checkpoint is committed,
-at the latest; what Orbax writes in doing so is added a moment later. Digests prove integrity, not authorship: whoever
-can write into the folder can write digests.
+``SHA256SUMS`` has the format of `sha256sum`, which can verify it. It and ``about.json`` exist before the checkpoint is
+committed; the digests of the files that Orbax writes during the commit are added right after it. Digests prove
+integrity, not authorship: anyone who can write to the folder can write digests.
 """
 
 import concurrent.futures
@@ -24,23 +24,23 @@ from rankclip_jax.input_pipeline.object_stores import sizes_below
 
 SUMS = "SHA256SUMS"
 ABOUT = "about.json"
-# What Orbax writes while it commits, and how these files begin: all that is known of them until they are added.
-_OF_THE_COMMIT = {
+# The files that Orbax writes during the commit, with their first characters: the only check until their digests exist.
+_COMMIT_FILES = {
     "_CHECKPOINT_METADATA": '{"item_handlers": ',
     "commit_success.txt": "Checkpoint commit was successful",
 }
-_ARRAYS = "default/"  # where Orbax puts them
-_SECTIONS = ("data", "model", "objective", "optimizer", "train")  # of the settings, without which there is no run
+_ARRAYS = "default/"  # where Orbax stores the arrays
+_SECTIONS = ("data", "model", "objective", "optimizer", "train")  # sections that the settings of every run have
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def write(folder: Path, step: int, settings: dict[str, Any]) -> None:
-    """Writes both files into the folder of a checkpoint whose other files are complete.
+    """Writes ``about.json`` and ``SHA256SUMS`` into the folder of a checkpoint whose other files are complete.
 
     Args:
-      folder: of the checkpoint.
-      step: updates done.
-      settings: of the run.
+      folder: the folder of the checkpoint.
+      step: the number of completed updates.
+      settings: the run's settings.
     """
     about = {
         "step": step,
@@ -52,23 +52,23 @@ def write(folder: Path, step: int, settings: dict[str, Any]) -> None:
         "settings": settings,
     }
     files.write_atomically(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    names = sorted(sizes_below(folder).keys() - _OF_THE_COMMIT.keys() - {SUMS})
+    names = sorted(sizes_below(folder).keys() - _COMMIT_FILES.keys() - {SUMS})
     files.write_atomically(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
 
 
 def finalize(folder: Path) -> None:
-    """Adds the files that a commit has written to the digests of a checkpoint which nothing has happened to since."""
-    added = "".join(f"{digest(folder / name)}  {name}\n" for name in _OF_THE_COMMIT)
+    """Appends the digests of the commit's files to ``SHA256SUMS``, right after the commit."""
+    added = "".join(f"{digest(folder / name)}  {name}\n" for name in _COMMIT_FILES)
     files.write_atomically(folder / SUMS, files.read_text(folder / SUMS) + added)
 
 
 def faults(folder: Path) -> Iterator[str]:
-    """Why a checkpoint is not what was saved: a line for each file that is missing, altered or of something else."""
+    """Yields a line for each file of a checkpoint that is missing, altered or unexpected."""
     sums = folder / SUMS
     try:
         lines = files.read_text(sums).splitlines()
     except FileNotFoundError:
-        yield f"{printable(sums)} is missing, so nothing shows that its files are what was saved"
+        yield f"{printable(sums)} is missing, so the checkpoint cannot be verified"
         return
     except OSError as error:
         yield f"{printable(sums)} cannot be read ({error.strerror})"
@@ -80,31 +80,33 @@ def faults(folder: Path) -> Iterator[str]:
     for line in lines:
         match = re.fullmatch(r"([0-9a-f]{64})  (\S.*)", line)
         if not match:
-            yield f"{printable(sums)} is altered: {line[:80]!r} is no digest and name"
+            yield f"{printable(sums)} is altered: expected a digest and a file name; found {line[:80]!r}"
             return
         expected[match[2]] = match[1]
     if not any(name.startswith(_ARRAYS) for name in expected):
-        yield f"{printable(sums)} names no arrays"
-    found = sizes_below(folder).keys() - {SUMS} - (_OF_THE_COMMIT.keys() - expected.keys())
-    yield from (f"{printable(folder / name)} is missing" for name in sorted((expected.keys() | {ABOUT}) - found))
-    yield from (f"{printable(folder / name)} is not of this checkpoint" for name in sorted(found - expected.keys()))
-    both = sorted(expected.keys() & found)
+        yield f"{printable(sums)} lists no arrays"
+    present = sizes_below(folder).keys() - {SUMS} - (_COMMIT_FILES.keys() - expected.keys())
+    yield from (f"{printable(folder / name)} is missing" for name in sorted((expected.keys() | {ABOUT}) - present))
+    yield from (
+        f"{printable(folder / name)} does not belong to this checkpoint" for name in sorted(present - expected.keys())
+    )
+    both = sorted(expected.keys() & present)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         for name, found_digest in zip(both, threads.map(_digest_or_fault, [folder / x for x in both]), strict=True):
             if found_digest != expected[name]:
-                fault = "is altered or cut off" if re.fullmatch("[0-9a-f]{64}", found_digest) else found_digest
+                fault = "is altered or truncated" if re.fullmatch("[0-9a-f]{64}", found_digest) else found_digest
                 yield f"{printable(folder / name)} {fault}"
-    for name, beginning in _OF_THE_COMMIT.items():
+    for name, beginning in _COMMIT_FILES.items():
         if name not in expected and not _begins(folder / name, beginning):
             yield f"{printable(folder / name)} is missing or altered"
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """What a checkpoint was saved by: ``step``, ``versions`` and ``settings``.
+    """Returns the record in ``about.json``: ``step``, ``versions`` and ``settings``.
 
     Raises:
-      OSError: it cannot be read.
-      UserError: it is not what `write` writes.
+      OSError: the file cannot be read.
+      UserError: the file is not in the format of `write`.
     """
     content = files.read_json(folder / ABOUT)
     step, versions, settings = (content.get(name) for name in ("step", "versions", "settings"))
@@ -117,8 +119,7 @@ def about(folder: Path) -> dict[str, Any]:
         or not all(isinstance(settings.get(name), dict) for name in _SECTIONS)
     ):
         raise UserError(
-            f"{printable(folder / ABOUT)} is not of the form in which a checkpoint's step, versions and "
-            "settings are saved"
+            f"{printable(folder / ABOUT)} is not a valid record of a checkpoint's step, versions and settings"
         )
     return content
 
@@ -131,17 +132,17 @@ def _begins(path: Path, beginning: str) -> bool:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits.
+    """Returns the SHA-256 of a file's content, in hexadecimal.
 
     Raises:
-      OSError: it is not a regular file, or cannot be read.
+      OSError: the path is not a regular file, or cannot be read.
     """
     with files.open_regular(path) as file:
         return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
 
 
 def _digest_or_fault(path: Path) -> str:
-    """Of a file's content; of one that cannot be read, why."""
+    """Returns the digest of a file, or why it cannot be read."""
     try:
         return digest(path)
     except OSError as error:

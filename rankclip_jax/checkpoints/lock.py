@@ -1,7 +1,7 @@
-"""One training at a time in a workdir: a lock that a process which dies does not keep.
+"""The lock of a workdir: one training at a time, released when its process dies.
 
-On a disk it is the operating system's. In an object store it is an object that its owner writes anew every few seconds,
-and that is taken from an owner who has stopped doing so.
+On a disk it is a file lock of the operating system. In an object store it is an object that its owner renews every few
+seconds; another process takes it over when the owner stops renewing it.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 
 NAME = "lock"
-_SILENT = 40  # seconds after which the owner of a lock in an object store is taken for dead
+_SILENT = 40  # seconds without renewal after which the owner of a lock in an object store counts as dead
 
 
 class Lock(contextlib.ExitStack):
-    """Until it is closed no other training uses the folder; one process of a run takes it.
+    """Keeps other trainings out of a workdir until it is closed; one process of a run takes it.
 
-    The file says who holds it, and is gone with the lock; what a killed process left behind keeps nobody out for long.
-    On file systems without locks nobody is kept out.
+    The lock file names its owner, and is removed with the lock. A file left by a killed process does not block others
+    for long. On file systems without locks, it has no effect.
 
     Args:
       workdir: the run's folder.
@@ -38,13 +38,13 @@ class Lock(contextlib.ExitStack):
     def __init__(self, workdir: Path) -> None:
         super().__init__()
         self._workdir, self._held = workdir, False
-        self._file: TextIOWrapper | None = None  # on a disk, once it is held
+        self._file: TextIOWrapper | None = None  # set for a lock on a disk, while it is held
 
     def take(self) -> None:
-        """Takes it, unless it is held already; the folder is there.
+        """Takes the lock, unless it is held already; the folder must exist.
 
         Raises:
-          UserError: another training uses the folder; its host and process are named.
+          UserError: another training uses the folder; the message names its host and process.
         """
         if self._held:
             return
@@ -58,25 +58,25 @@ class Lock(contextlib.ExitStack):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(self._in_use(path)) from error
-            except OSError:  # the file system has no locks
+            except OSError:  # the file system does not support locks
                 pass
-            # Unless the one before has just let go of it, and removed it, before this took it.
+            # False if the previous owner released and removed the file just before this process locked it.
             self._held = _is_at(path, file)
         self._file = file
         self.callback(_remove_at, path, file)
         file.truncate(0)
-        file.write(json.dumps(_myself()) + "\n")
+        file.write(json.dumps(_own_record()) + "\n")
         file.flush()
 
     def is_held(self) -> bool:
-        """Whether it was taken, and its file is still where it was; of one in a store, which renews itself, it is."""
+        """Whether the lock is held, and its file still exists; in an object store, renewal checks the latter."""
         return self._held and (self._file is None or _is_at(self._workdir / NAME, self._file))
 
     def retake(self) -> bool:
-        """Takes it anew where its file was removed or replaced meanwhile; whether that was so. The folder is there.
+        """Takes the lock again if its file was removed or replaced; returns whether it was. The folder must exist.
 
         Raises:
-          UserError: as `take`.
+          UserError: as in `take`.
         """
         if self.is_held():
             return False
@@ -86,9 +86,9 @@ class Lock(contextlib.ExitStack):
         return True
 
     def _take_in_store(self) -> None:
-        path, me = self._workdir / NAME, _myself()
+        path, me = self._workdir / NAME, _own_record()
         if not object_stores.create(path, json.dumps(me).encode()):
-            self._take_from_the_dead(path, me)
+            self._take_over(path, me)
         self._held = True
         over = threading.Event()
         renewing = threading.Thread(target=_renew, args=(path, me, over), daemon=True)
@@ -97,34 +97,34 @@ class Lock(contextlib.ExitStack):
         self.callback(renewing.join, timeout=5)
         self.callback(over.set)
 
-    def _take_from_the_dead(self, path: Path, me: dict[str, Any]) -> None:
-        before, end = path.read_bytes() if path.exists() else b"", time.monotonic() + _SILENT
-        say(f"note: {_owner(path)}; looking for {_SILENT} seconds whether it still does")
-        while before and time.monotonic() < end:
+    def _take_over(self, path: Path, me: dict[str, Any]) -> None:
+        last_seen, end = path.read_bytes() if path.exists() else b"", time.monotonic() + _SILENT
+        say(f"note: {_owner(path)}; waiting {_SILENT} seconds to see whether it is still alive")
+        while last_seen and time.monotonic() < end:
             time.sleep(1)
-            found = _content(path)
-            if found is None:  # the store did not answer
+            content = _content(path)
+            if content is None:  # the store did not answer
                 end = time.monotonic() + _SILENT
-            elif found and found != before:
+            elif content and content != last_seen:
                 raise UserError(self._in_use(path))
             else:
-                before = found  # nothing: its owner has let go of it
+                last_seen = content  # empty: its owner has released it
         with contextlib.suppress(OSError):
             path.unlink()
         object_stores.create(path, json.dumps(me).encode())
-        time.sleep(2)  # another may have come to the same conclusion, and have removed this one
+        time.sleep(2)  # another process may take the lock over at the same time, and remove this one's object
         if not _is_own(_content(path), me):
             raise UserError(self._in_use(path))
 
     def _in_use(self, path: Path) -> str:
         return (
-            f"--workdir: {self._workdir} is in use: {_owner(path)}. Wait for it or stop it there, or name another "
+            f"--workdir: {self._workdir} is in use: {_owner(path)}. Wait for it, stop it there, or use another "
             "--workdir."
         )
 
 
 def _is_at(path: Path, file: TextIOWrapper) -> bool:
-    """Whether an open file is the one at the path."""
+    """Whether an open file is still the file at the path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except OSError:
@@ -136,7 +136,7 @@ def _remove_at(path: Path, file: TextIOWrapper) -> None:
         path.unlink(missing_ok=True)
 
 
-def _myself() -> dict[str, Any]:
+def _own_record() -> dict[str, Any]:
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     return {"host": socket.gethostname(), "process": os.getpid(), "started": started}
 
@@ -145,9 +145,9 @@ def _renew(path: Path, me: dict[str, Any], over: threading.Event) -> None:
     for beat in itertools.count(1):
         if over.wait(_SILENT / 4):
             return
-        found = _content(path)
-        if found and not _is_own(found, me):  # this process stood still, or was cut off, for long
-            os.write(2, f"rankclip_jax: another training has taken {path.parent} over; this one stops.\n".encode())
+        content = _content(path)
+        if content and not _is_own(content, me):  # this process was suspended or disconnected for too long
+            os.write(2, f"rankclip_jax: another training has taken over {path.parent}; this one stops.\n".encode())
             os._exit(2)
         with contextlib.suppress(OSError):
             object_stores.write(path, json.dumps(me | {"beat": beat}).encode())
@@ -167,12 +167,12 @@ def _is_own(content: bytes | None, me: dict[str, Any]) -> bool:
 
 
 def _content(path: Path) -> bytes | None:
-    """Of the object; empty where there is none, None where the store does not say."""
+    """Returns the content of the lock object: empty if it does not exist, None if the store does not answer."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
-    except Exception:  # of the store's library
+    except Exception:  # the store's library may raise anything
         return None
 
 
@@ -180,6 +180,6 @@ def _owner(path: Path) -> str:
     try:
         owner = files.read_json(path)
         process, host, started = (printable(owner[name], 80) for name in ("process", "host", "started"))
-        return f"process {process} on {host} trains in it since {started}"
+        return f"process {process} on {host} has been training in it since {started}"
     except (OSError, UserError, KeyError):
-        return "another process trains in it"
+        return "another process is training in it"

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: Orbax, asynchronous and atomic, proven by digests, the newest few kept."""
+"""Checkpoints of a run: saved asynchronously and atomically with Orbax, verified by digests."""
 
 import contextlib
 import functools
@@ -25,23 +25,23 @@ from rankclip_jax.models.clip import Variables, join
 from rankclip_jax.settings import comparison, schema
 
 _LOGGER = logging.getLogger(__name__)
-# Seconds. Orbax counts those of a save by the time of day, which may be set meanwhile; what hangs or is gone, the
-# watchdog and the processes' heartbeats notice.
-_PATIENCE = 30 * 24 * 3600
+# Seconds. Orbax measures a save's timeout by the wall clock, which may jump, so this one is very long; the watchdog and
+# the processes' heartbeats detect hangs and lost processes.
+_TIMEOUT = 30 * 24 * 3600
 
 
 class SavingFailed(Exception):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written; earlier checkpoints are unchanged."""
 
 
 class Checkpoints:
-    """The folder ``checkpoints/<step>/`` of a workdir.
+    """Saves checkpoints to ``checkpoints/<step>/`` in a workdir.
 
     Args:
       workdir: the run's folder.
       config: the run's settings.
-      abstract_state: the shapes, types and layout of what is saved.
-      always_kept: steps whose checkpoints stay whatever comes after.
+      abstract_state: the shapes, dtypes and shardings of the state.
+      always_kept: steps whose checkpoints are never deleted.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict, abstract_state: Any, always_kept: Sequence[int] = ()) -> None:
@@ -52,23 +52,23 @@ class Checkpoints:
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=self._prove),
+            async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT, post_finalization_callback=self._write_checksums),
         )
         self._folder = object_stores.absolute(workdir / "checkpoints")
         self._settings = schema.to_dict(config)
         self._manager = self._open()
-        self._under_way: int | None = None
+        self._saving_step: int | None = None
         self._are_finite = jax.jit(_are_finite).lower(abstract_state).compile()
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._folder, options=self._options)
 
     def reopen(self) -> None:
-        """Looks again at what is in the folder, which somebody has changed; all processes do so together."""
+        """Rereads the folder after an external change; all processes call this together."""
         self._manager = self._open()
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint; None: there is none."""
+        """Returns the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, state: Any) -> None:
@@ -76,51 +76,51 @@ class Checkpoints:
 
         Raises:
           UserError: a value of the state is not finite, so it is not saved.
-          SavingFailed: it, or the one before that was under way, cannot be written.
+          SavingFailed: this checkpoint, or the previous one in progress, cannot be written.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
             return
         if bad := [name for name, finite in jax.device_get(self._are_finite(state)).items() if not finite]:
             raise UserError(
-                f"{', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} hold values that are not finite at step "
-                f"{step}, which is not saved. {self.kept()}"
+                f"{', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} hold non-finite values at step {step}, "
+                f"so the step is not saved. {self.kept()}"
             )
-        self.wait()  # one at a time is written
-        self._under_way = step
+        self.wait()  # only one save at a time
+        self._saving_step = step
         with self._explained():
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def check(self) -> None:
-        """Raises `SavingFailed` if what was started has failed meanwhile."""
+        """Raises `SavingFailed` if the save in progress has failed."""
         if not self._manager.is_saving_in_progress():
-            self.wait()  # returns at once, and is alone to know of every failure
+            self.wait()  # returns at once; only this reports every failure
 
     def wait(self) -> None:
-        """Waits until what was started is safe on disk; raises `SavingFailed` where it cannot be."""
+        """Waits until the save in progress is complete; raises `SavingFailed` if it fails."""
         with self._explained():
             self._manager.wait_until_finished()
             self._finalize()
 
     def _finalize(self) -> None:
-        """The digests are of all files now; without this the checkpoint is whole too."""
-        step, self._under_way = self._under_way, None
+        """Adds the digests of the commit's files; the checkpoint is valid without them too."""
+        step, self._saving_step = self._saving_step, None
         if is_primary_process() and step is not None:
             checksums.finalize(self._folder / str(step))
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """What Orbax and those below it raise on full disks becomes `SavingFailed`; the torso is removed."""
+        """Turns errors of Orbax and its libraries into `SavingFailed`, and removes the partial checkpoint."""
         try:
             yield
-        except Exception as error:  # of many kinds, some of them TensorStore's own
-            step, self._under_way = self._under_way, None
+        except Exception as error:  # of many types, some of them TensorStore's own
+            step, self._saving_step = self._saving_step, None
             with contextlib.suppress(Exception):  # the disk, or the store, may refuse this too
-                torso = None if step is None else self._unfinished(step)
-                if torso is not None and not (torso / "commit_success.txt").exists():
-                    object_stores.remove_folder(torso)
-            # Several would have to open it together, and not all know of this; where the run's folder is gone, opening
-            # would make it anew without what belongs there.
+                partial = None if step is None else self._unfinished(step)
+                if partial is not None and not (partial / "commit_success.txt").exists():
+                    object_stores.remove_folder(partial)
+            # Several processes would have to reopen together, and not all know of the failure. If the run's folder is
+            # gone, reopening would create it again without its other files.
             if jax.process_count() == 1 and self._folder.parent.exists():
                 self._manager = self._open()
             words = " ".join(str(error).split())
@@ -130,44 +130,44 @@ class Checkpoints:
             ) from error
 
     def kept(self) -> str:
-        """What there is to go back to, as a sentence."""
-        good = self.latest_step()
-        return "There is no checkpoint yet." if good is None else f"The last good checkpoint is of step {good}."
+        """Returns a sentence about the newest checkpoint."""
+        step = self.latest_step()
+        return "There is no checkpoint yet." if step is None else f"The last good checkpoint is of step {step}."
 
     def close(self) -> None:
-        """Waits until what was started is safe on disk.
+        """Waits until the save in progress is complete, and closes the manager.
 
         Raises:
-          SavingFailed: it cannot be.
+          SavingFailed: the save failed.
         """
         self.wait()
         self._manager.close()
 
-    def _prove(self) -> None:
-        """Called by Orbax when all files of a checkpoint are there, before it takes its name."""
+    def _write_checksums(self) -> None:
+        """Called by Orbax when all files of a checkpoint are written, before it commits."""
         if is_primary_process():
-            assert self._under_way is not None
-            folder = self._unfinished(self._under_way)
+            assert self._saving_step is not None
+            folder = self._unfinished(self._saving_step)
             assert folder is not None
-            checksums.write(folder, self._under_way, self._settings)
+            checksums.write(folder, self._saving_step, self._settings)
 
     def _unfinished(self, step: int) -> Path | None:
-        """The folder of a checkpoint that is not committed: under another name, or, in a store, without a last file."""
-        own = self._folder / str(step)
-        return own if object_stores.is_remote(own) else next(self._folder.glob(f"{step}.*tmp*"), None)
+        """Returns the folder of an uncommitted checkpoint; in an object store it already has its final name."""
+        final = self._folder / str(step)
+        return final if object_stores.is_remote(final) else next(self._folder.glob(f"{step}.*tmp*"), None)
 
 
 def _are_finite(state: Any) -> dict[str, jax.Array]:
-    """For each array of numbers, by name, whether all of its values are finite."""
+    """Returns, for each floating-point array by name, whether all of its values are finite."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {name_of(path): jnp.isfinite(x).all() for path, x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)}
 
 
 def faults_of(workdir: Path, step: int) -> list[str]:
-    """Why the checkpoint of a step is not one that this run saved, a line each; none: it is whole.
+    """Returns the faults of a checkpoint, a line each; an empty list if it is intact and of this run.
 
     Raises:
-      UserError: the folder is not a run's.
+      UserError: the folder is not a workdir.
     """
     folder = workdir / "checkpoints" / str(step)
     if faults := list(checksums.faults(folder)):
@@ -179,77 +179,79 @@ def faults_of(workdir: Path, step: int) -> list[str]:
     except UserError as error:
         return [str(error)]
     if about["step"] != step:
-        return [f"{folder / checksums.ABOUT} is of step {about['step']}"]
+        return [f"{folder / checksums.ABOUT}: expected step {step}; found step {about['step']}"]
     lines = comparison.differences(about["settings"], read_config(workdir))
-    return [f"{folder / checksums.ABOUT} is of another run: {printable('; '.join(lines), 1000)}"] if lines else []
+    return [f"{folder / checksums.ABOUT} belongs to another run: {printable('; '.join(lines), 1000)}"] if lines else []
 
 
 def faults_of_name(workdir: Path, name: str) -> list[str]:
-    """Why a folder with a name that no checkpoint has is none."""
+    """Returns the fault of a misnamed folder among the checkpoints."""
     path = printable(workdir / "checkpoints" / name)
-    return [f"{path} is not named as a checkpoint is, by its step alone. Remove it, or move it elsewhere"]
+    return [f"{path}: expected a step number as the folder's name. Remove it, or move it elsewhere"]
 
 
-def describe_proof(workdir: Path, step: int) -> str:
-    """What was found of a whole checkpoint, in a few words."""
+def describe_checkpoint(workdir: Path, step: int) -> str:
+    """Returns a short description of an intact checkpoint: its size and the versions that saved it."""
     folder = workdir / "checkpoints" / str(step)
-    by, size = checksums.about(folder)["versions"], bytes_of(workdir, step)
-    versions = printable(f"rankclip_jax {by['rankclip_jax']}, jax {by['jax']}")
-    return f"whole, {size / 2**20:,.1f} MiB, saved by {versions}"
+    saved_by, size = checksums.about(folder)["versions"], bytes_of(workdir, step)
+    versions = printable(f"rankclip_jax {saved_by['rankclip_jax']}, jax {saved_by['jax']}")
+    return f"intact, {size / 2**20:,.1f} MiB, saved by {versions}"
 
 
 def bytes_of(workdir: Path, step: int) -> int:
-    """What the files of a checkpoint occupy."""
+    """Returns the total size of a checkpoint's files in bytes."""
     return sum(object_stores.sizes_below(workdir / "checkpoints" / str(step)).values())
 
 
 def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) -> tuple[int, list[str]]:
-    """The step of a whole checkpoint, and the names of those that are not; all processes agree. Says what is at fault.
+    """Returns the step of an intact checkpoint, and the names of corrupt ones; the same on all processes.
+
+    Logs a warning for each fault.
 
     Args:
       workdir: the run's folder.
-      choose: which of several steps is best.
+      choose: picks one of several steps.
 
     Raises:
-      UserError: none is whole, or usable.
+      UserError: no checkpoint is intact.
     """
-    left, broken = saved_steps(workdir), misnamed(workdir)
-    for fault in (fault for name in broken if is_primary_process() for fault in faults_of_name(workdir, name)):
+    remaining, corrupt = saved_steps(workdir), misnamed(workdir)
+    for fault in (fault for name in corrupt if is_primary_process() for fault in faults_of_name(workdir, name)):
         _LOGGER.warning("not used: %s", fault)
-    while left:
-        step = choose(left)
+    while remaining:
+        step = choose(remaining)
         faults = faults_of(workdir, step) if is_primary_process() else []
         if not max_across_processes(len(faults)):
-            return step, broken
+            return step, corrupt
         for fault in faults:
-            _LOGGER.warning("the checkpoint of step %d is not used: %s", step, fault)
-        left.remove(step)
-        broken.append(str(step))
+            _LOGGER.warning("the checkpoint of step %d is corrupt and not used: %s", step, fault)
+        remaining.remove(step)
+        corrupt.append(str(step))
     raise UserError(
-        f"--workdir: no checkpoint in {workdir} is whole; what is wrong with each stands above. Restore one, or name "
-        "another --workdir to begin anew."
+        f"--workdir: no checkpoint in {workdir} is intact; the warnings above list the faults. Restore one, or use "
+        "another --workdir to start a new run."
     )
 
 
 def read_state(workdir: Path, like: Any, step: int) -> Any:
-    """The state of a saved step, of the shapes, types and layout of ``like``; nothing is written."""
+    """Restores the state of a step with the shapes, dtypes and shardings of ``like``; writes nothing."""
     return _read(workdir, like, step)
 
 
 def read_variables(
     workdir: Path, layout: Layout, like: Variables, step: int | None = None, weights: str = "latest"
 ) -> Variables:
-    """The weights of a checkpoint alone, without the optimiser's state; nothing is written.
+    """Restores only the weights of a checkpoint, without the optimizer state; writes nothing.
 
     Args:
       workdir: the run's folder.
-      layout: how they lie on the devices that they are wanted on.
-      like: their shapes and types; parameters that are not named are not read.
-      step: which checkpoint; None: the newest.
-      weights: ``"latest"``, or ``"ema"`` for the moving average.
+      layout: the sharding of the restored weights.
+      like: their shapes and dtypes; parameters that it lacks are not read.
+      step: the step of the checkpoint; None: the newest.
+      weights: ``"latest"`` or ``"ema"``.
 
     Raises:
-      UserError: there is no such checkpoint, or the run keeps no average.
+      UserError: the checkpoint does not exist, or the run keeps no EMA.
     """
     step = choose_step(workdir, step)
     name = {"latest": "parameters", "ema": "ema"}[weights]
@@ -259,9 +261,7 @@ def read_variables(
         parameters = {**parameters, lora.LORA: jax.eval_shape(draw, parameters)}
     wanted = layout.describe({name: parameters, "batch_statistics": like.get("batch_stats", {})})
     if weights == "ema" and not optimizer["ema_decay"]:
-        raise UserError(
-            f"{workdir} keeps no average of its weights (config.optimizer.ema_decay). Use --weights=latest."
-        )
+        raise UserError(f"{workdir} keeps no EMA of its weights (config.optimizer.ema_decay). Use --weights=latest.")
     restored = _read(workdir, wanted, step)
     return join(restored[name], restored["batch_statistics"])
 
@@ -273,19 +273,19 @@ def _read(workdir: Path, like: Any, step: int) -> Any:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
             return checkpointer.restore(path, args=arguments)
-        except (ValueError, KeyError, TypeError, OSError) as error:  # what Orbax and its readers raise on damaged files
+        except (ValueError, KeyError, TypeError, OSError) as error:  # raised by Orbax and its readers on corrupt files
             words = " ".join(str(error).split())[:300]
             raise UserError(
                 f"--workdir: the checkpoint of step {step} in {workdir} cannot be read "
-                f"({type(error).__name__}: {words}). Move {path.parent} away to use the one before."
+                f"({type(error).__name__}: {words}). Move {path.parent} elsewhere to use the previous checkpoint."
             ) from error
 
 
 def choose_step(workdir: Path, step: int | None) -> int:
-    """The step asked for, or the newest that has a whole checkpoint.
+    """Returns ``step`` after verifying its checkpoint, or for None the newest step with an intact checkpoint.
 
     Raises:
-      UserError: it has none, or the one asked for is not whole.
+      UserError: there is no intact checkpoint, or that of ``step`` is missing or corrupt.
     """
     steps = saved_steps(workdir)
     if not steps and not misnamed(workdir):
@@ -295,12 +295,15 @@ def choose_step(workdir: Path, step: int | None) -> int:
     if step not in steps:
         raise UserError(f"--step: no checkpoint of step {step} in {workdir}; choose from {steps}.")
     if faults := faults_of(workdir, step):
-        raise UserError(f"--step: the checkpoint of step {step} is not what was saved: {'; '.join(faults[:3])}.")
+        raise UserError(
+            f"--step: the checkpoint of step {step} is corrupt: {'; '.join(faults[:3])}. Run rankclip_jax.verify "
+            "to list the intact checkpoints."
+        )
     return step
 
 
 def set_aside(workdir: Path, names: Sequence[str]) -> Path:
-    """Moves the checkpoints of these names out of the way, by one process; the others wait. Where they are now."""
+    """Moves checkpoints to a new ``set_aside`` folder, and returns it; one process moves them, the others wait."""
     wait_for_all("checkpoints to set aside")
     folder = workdir / "set_aside"
     if is_primary_process():

@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, and whether it may be used."""
+"""The workdir of a run: its settings, its checkpoints, and whether it can be used."""
 
 import json
 import re
@@ -14,31 +14,31 @@ from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.settings import comparison, schema, validation
 
 _STEP = re.compile("0|[1-9][0-9]*")  # the name of a checkpoint
-_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of one that is being written, or that a kill has cut off
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint whose save is in progress or was killed
 
-RECIPE = "recipe.py"  # in a workdir: a copy of what the run was started with
+RECIPE = "recipe.py"  # in a workdir: a copy of the run's recipe
 
 
 def check_writable(workdir: Path) -> None:
-    """Raises UserError where the folder, or the one that it would be made in, cannot be written; writes nothing."""
+    """Raises UserError if the folder, or its nearest existing parent, is not writable; writes nothing."""
     try:
         files.check_writable(workdir)
     except OSError as error:
-        raise UserError(f"--workdir: {workdir} cannot be written ({error}). Name another folder.") from error
+        raise UserError(f"--workdir: {workdir} cannot be written ({error}). Use another folder.") from error
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """The steps whose checkpoints are committed, in order; whether they are whole is not looked at."""
+    """Returns the steps of committed checkpoints in order, without verifying them."""
     return sorted(int(name) for name in _committed(workdir) if _STEP.fullmatch(name))
 
 
 def misnamed(workdir: Path) -> list[str]:
-    """Folders among the checkpoints with a name that no checkpoint has, such as ``0030`` or ``30-copy``."""
+    """Returns folders among the checkpoints whose name is not a step, such as ``0030`` or ``30-copy``."""
     return sorted(name for name in _committed(workdir) if not _STEP.fullmatch(name))
 
 
 def _committed(workdir: Path) -> list[str]:
-    """Names in the folder of the checkpoints but for those of saves under way, and for other programs' small files."""
+    """Returns the names in the checkpoint folder, without saves in progress and other programs' small files."""
     folder = workdir / "checkpoints"
     names = []
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -52,13 +52,13 @@ def _committed(workdir: Path) -> list[str]:
 
 
 def write_config(workdir: Path, config: ConfigDict, recipe: Path | None = None) -> None:
-    """Creates the folder if need be and writes ``config.json``, by one process; the others wait.
+    """Creates the workdir if it is missing and writes ``config.json``; one process writes, the others wait.
 
     Args:
       workdir: the run's folder.
       config: its settings.
-      recipe: the file that they are from, copied for whoever needs the code that it adds; nothing runs the copy
-        unless somebody names it on a command line.
+      recipe: the recipe's file, copied for later use of the code that it adds; the copy only runs if a command line
+        names it.
     """
     if is_primary_process():
         _write(workdir, config)
@@ -74,34 +74,34 @@ def _write(workdir: Path, config: ConfigDict) -> None:
 
 
 def restore(workdir: Path, config: ConfigDict, lock: Lock, step: int) -> bool:
-    """Puts back what somebody removed or renamed while a run trains in the folder; whether anything was missing.
+    """Restores files that were removed or renamed while a run trains; returns whether any were missing.
 
     Args:
       workdir: the run's folder.
       config: the run's settings.
-      lock: the run's.
-      step: that the run has come to.
+      lock: the run's lock.
+      step: the run's current step.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the workdir cannot be written.
       UserError: another run is in the folder now.
     """
     stored = workdir / "config.json"
     if lock.is_held() and stored.exists() and (workdir / "checkpoints").is_dir():
         return False
     workdir.mkdir(parents=True, exist_ok=True)
-    if lock.retake() and _is_anothers(workdir, config, step):
+    if lock.retake() and _is_of_another_run(workdir, config, step):
         raise UserError(
             f"--workdir: {workdir} was replaced by another run's folder while this one trained in it. Nothing was "
-            "written there. Move this run's own folder back, or name it, and give the same command again."
+            "written there. Move this run's own folder back, or use its new path, and run the same command again."
         )
     if not stored.exists():
         _write(workdir, config)
     return True
 
 
-def _is_anothers(workdir: Path, config: ConfigDict, step: int) -> bool:
-    """Whether a folder holds what a run with these settings that has come to this step has not written."""
+def _is_of_another_run(workdir: Path, config: ConfigDict, step: int) -> bool:
+    """Whether the folder contains later steps or other settings than the run with these settings at this step."""
     if max(saved_steps(workdir), default=0) > step:
         return True
     if not (workdir / "config.json").exists():
@@ -113,29 +113,29 @@ def _is_anothers(workdir: Path, config: ConfigDict, step: int) -> bool:
 
 
 def read_config(workdir: Path) -> dict:
-    """The settings of the run in the folder; those that came after it was begun have their defaults.
+    """Returns the settings of the run in the workdir; settings added to the system since then have defaults.
 
     Raises:
-      UserError: there is no run, or its settings cannot be read or are not a run's.
+      UserError: there is no run, or its settings are unreadable or invalid.
     """
     return read_config_and_added(workdir)[0]
 
 
 def read_config_and_added(workdir: Path) -> tuple[dict, set[str]]:
-    """The settings of the run in the folder, and the names of those that it was begun without."""
+    """Returns the settings of the run in the workdir, and the names of those that its ``config.json`` lacks."""
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(
-            f"--workdir: no run at {workdir} (no {path.name} there). "
+            f"--workdir: no run at {workdir}: {path.name} is missing. "
             "Train one with: python -m rankclip_jax.train --config configs/demo.py"
         )
     advice = "Restore it, or use another --workdir."
     try:
         content = files.read_json(path)
-        found = dict(schema.flatten(content))
+        stored = dict(schema.flatten(content))
     except UserError as error:
         raise UserError(f"--workdir: {error} {advice}") from error
-    complete, flat = schema.base(), dict(found)
+    complete, flat = schema.base(), dict(stored)
     unknown = validation.unknown_names(content)
     if not flat or unknown:
         names = ", ".join(printable(name, 60) for name in unknown[:5]) or "nothing"

@@ -1,21 +1,21 @@
-"""Lines for the person who waits: printing and formatting."""
+"""Printing to the terminal: plain lines, a progress line and durations."""
 
 import sys
 
 from rankclip_jax.input_pipeline.files import printable
 
-_LONGEST = 10_000  # characters of a line
+_MAX_LINE_LENGTH = 10_000  # characters
 
 
 def say(text: str) -> None:
-    """Lines of their own, below one that renews itself; without control characters, whatever they quote."""
-    text = "\n".join(printable(line, _LONGEST) for line in text.split("\n"))
+    """Prints lines that replace the current progress line in a terminal; strips control characters."""
+    text = "\n".join(printable(line, _MAX_LINE_LENGTH) for line in text.split("\n"))
     print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
 def renew(line: str) -> None:
-    """One line that renews itself in a terminal; a new line each time elsewhere."""
-    line = printable(line, _LONGEST)
+    """Prints a progress line: overwrites the previous one in a terminal, starts a new line elsewhere."""
+    line = printable(line, _MAX_LINE_LENGTH)
     if sys.stdout.isatty():
         print(f"\r\x1b[K{line}", end="", flush=True)
     else:
@@ -23,7 +23,7 @@ def renew(line: str) -> None:
 
 
 def format_duration(seconds: float) -> str:
-    """``"1 h 05 min"``, ``"2 min 10 s"``, ``"7 s"``."""
+    """Returns a duration as text: ``"1 h 05 min"``, ``"2 min 10 s"`` or ``"7 s"``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

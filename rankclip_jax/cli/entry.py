@@ -1,4 +1,4 @@
-"""Shared command-line entry point: flags, and one paragraph instead of a traceback."""
+"""Shared command-line entry point: parses flags, and prints one paragraph instead of a traceback."""
 
 import sys
 import threading
@@ -19,22 +19,24 @@ from rankclip_jax.input_pipeline.explained import ExitOnUserError, PrintableForm
 from rankclip_jax.input_pipeline.files import check_writable, printable
 from rankclip_jax.input_pipeline.object_stores import is_remote, path_of
 
-STARTED = time.monotonic()  # about when the process began: nothing that takes long was imported before
-EXIT_ON_USER_ERROR = ExitOnUserError("rankclip_jax", "What was saved before stays; give the same command again.")
+STARTED = time.monotonic()  # approximates the start of the process: all slow imports come later
+EXIT_ON_USER_ERROR = ExitOnUserError("rankclip_jax", "Saved checkpoints are kept; run the same command again.")
 
 
 def join_processes(config: Any) -> None:
-    """Finds the other processes of the run, where the environment speaks of any; what others print names their host.
+    """Joins the other processes of a multi-process run, as the environment describes it.
+
+    From then on, messages of all but the first process name their host.
 
     Raises:
-      UserError: fewer came than it speaks of, or they differ.
+      UserError: some processes are missing, or the processes differ.
     """
     import jax  # after the flags are read, since importing JAX takes a second
 
     from rankclip_jax.distributed import start_up
 
     hosts = start_up.start(config.processes)
-    if hosts and not jax.process_index():  # JAX's own messages call processes tasks, by number
+    if hosts and not jax.process_index():  # JAX's own messages call processes tasks and name them by number
         print(
             "processes: " + ", ".join(f"{number} on {printable(host)}" for number, host in enumerate(hosts)), flush=True
         )
@@ -42,26 +44,26 @@ def join_processes(config: Any) -> None:
 
 
 def local_path(flag: flags.FlagHolder, example: str) -> Path:
-    """The path on a disk that a flag names.
+    """Returns the local path that a flag names.
 
     Raises:
-      UserError: it is not given, is empty, or is in an object store.
+      UserError: the flag is not given, is empty, or names a path in an object store.
     """
     path = path_flag(flag, example)
     if is_remote(path):
-        raise UserError(f"--{flag.name}: expected a path on a disk; found {flag.value}.")
+        raise UserError(f"--{flag.name}: expected a local path; found {flag.value}. Use a folder or file on a disk.")
     return path
 
 
 def path_flag(flag: flags.FlagHolder, example: str) -> Path:
-    """The path that a flag names, on a disk or in an object store.
+    """Returns the path that a flag names, local or in an object store.
 
     Raises:
-      UserError: it is not given, is empty, or is in a store that cannot be used.
+      UserError: the flag is not given, is empty, or names a path in an unsupported object store.
     """
     if not flag.value:
-        found = "not given" if flag.value is None else "empty"
-        raise UserError(f"--{flag.name}: {found}. {example}")
+        problem = "not given" if flag.value is None else "empty"
+        raise UserError(f"--{flag.name}: {problem}. {example}")
     try:
         return path_of(flag.value)
     except UserError as error:
@@ -69,13 +71,15 @@ def path_flag(flag: flags.FlagHolder, example: str) -> Path:
 
 
 def check_can_be_written(flag: str, path: Path) -> None:
-    """Raises UserError where a file cannot be made at the path; nothing is left there."""
+    """Raises UserError if a file cannot be created at the path; leaves nothing there."""
     if path.is_dir():
-        raise UserError(f"--{flag}: {path} is a folder; expected the name of a file, such as {path / 'results.json'}.")
+        raise UserError(
+            f"--{flag}: {path} is a folder; expected a file. Use a file name, such as {path / 'results.json'}."
+        )
     try:
         check_writable(path.absolute().parent)
     except OSError as error:
-        raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}). Name another path.") from error
+        raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}). Use another path.") from error
 
 
 def run(
@@ -84,14 +88,14 @@ def run(
     takes_words: bool = False,
     keeps_freed_memory: bool = False,
 ) -> None:
-    """Parses the flags and calls ``main``; what a person can mend becomes one paragraph and exit status 2.
+    """Parses the flags and calls ``main``; a UserError prints one paragraph and exits with status 2.
 
     Args:
-      main: called without arguments, or with the words beside the flags.
-      subjects: words of which the command line must name one.
-      takes_words: any words may stand beside the flags.
-      keeps_freed_memory: the command computes the same step again and again (`platform.keep_freed_memory`). Others
-        give it back: what they decode may be large.
+      main: called without arguments, or with the positional arguments.
+      subjects: the choices for one required positional argument.
+      takes_words: whether the command takes any number of positional arguments.
+      keeps_freed_memory: whether the process keeps freed memory (`platform.keep_freed_memory`), for commands that
+        repeat the same step many times. Other commands return it, since the images they decode may be large.
     """
     log_to_stderr()
     platform.set_variables()
@@ -101,11 +105,11 @@ def run(
         memory.give_large_back()
 
     def guarded(argv: list[str]) -> None:
-        absl.logging.set_verbosity(absl.logging.WARNING)  # libraries report each of their steps otherwise
+        absl.logging.set_verbosity(absl.logging.WARNING)  # otherwise libraries log each of their steps
         absl.logging.get_absl_handler().setFormatter(PrintableFormatter("%(message)s"))
-        # A save that fails is said in one line by us, and by Orbax and TensorStore in a hundred.
+        # We report a failed save in one line; Orbax and TensorStore report it in a hundred.
         absl.logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
-        sys.unraisablehook = _of_the_main_thread
+        sys.unraisablehook = _print_from_main_thread
         with EXIT_ON_USER_ERROR:
             main(*(argv[1:] if takes_words else _words(argv[1:], subjects)))
 
@@ -113,8 +117,8 @@ def run(
         app.run(guarded, flags_parser=_parse)
 
 
-def _of_the_main_thread(ignored: Any) -> None:
-    """Prints an error that could not be raised, but for those of libraries' own threads."""
+def _print_from_main_thread(ignored: Any) -> None:
+    """Prints an error that could not be raised, unless it comes from a library's own thread."""
     if threading.current_thread() is threading.main_thread():
         sys.__unraisablehook__(ignored)
 
@@ -128,9 +132,9 @@ def _parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as error:
-            near = nearest(error.flagname, [flag.name for flag in help_page.own_flags()])
-            advice = f"Did you mean --{near}?" if near else "All flags are listed by --help."
-            raise UserError(f"--{error.flagname}: no such flag. {advice}") from error
+            suggestion = nearest(error.flagname, [flag.name for flag in help_page.own_flags()])
+            advice = f"Did you mean --{suggestion}?" if suggestion else "Run with --help to list all flags."
+            raise UserError(f"--{error.flagname}: unknown flag. {advice}") from error
         except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError, KeyError) as error:
             raise UserError(str(error)) from error
     raise AssertionError("the context above ends the process")
@@ -138,7 +142,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _words(words: list[str], subjects: tuple[str, ...]) -> list[str]:
     if subjects and (len(words) != 1 or words[0] not in subjects):
-        raise UserError(f"expected one of {', '.join(subjects)}; found {' '.join(words) or 'nothing'}.")
+        raise UserError(f"expected one argument; found {' '.join(words) or 'none'}. Choose from {', '.join(subjects)}.")
     if words and not subjects:
-        raise UserError(f"{words[0]}: expected only flags, such as --config configs/demo.py.")
+        raise UserError(f"{words[0]}: unexpected argument. Use only flags, such as --config configs/demo.py.")
     return words

@@ -1,4 +1,4 @@
-"""The flags of recipes: ``--config RECIPE`` and ``--config.NAME=VALUE``, with the settings that they name completed."""
+"""Recipe flags: ``--config RECIPE`` loads a recipe, and ``--config.NAME=VALUE`` overrides one of its settings."""
 
 import difflib
 import re
@@ -15,18 +15,18 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.settings import recipe_files
 
 _TASKS = r"evaluation\.tasks"
-_NEAR = 0.75  # of 1, of names that differ by a slip
+_MIN_SIMILARITY = 0.75  # of 1, above which a name counts as a typo of another
 _CONFIG = "config"
-_MARK = "recipe"  # an attribute of that flag, where settings follow it: the recipe's file, once it is run
+_MARK = "recipe"  # attribute of a --config flag with overrides: the recipe's file once loaded, else None
 
 
 class Recipe:
-    """What ``--config RECIPE`` names: its settings, changed by those of the command line.
+    """A loaded recipe, with the overrides of the command line applied.
 
     Args:
       path: the recipe's file.
       config: the settings.
-      overrides: those that the command line gives, by dotted name.
+      overrides: the settings from the command line, by dotted name.
     """
 
     def __init__(self, path: Path, config: ConfigDict, overrides: dict[str, Any]) -> None:
@@ -34,33 +34,33 @@ class Recipe:
 
 
 def define_config() -> None:
-    """The ``--config RECIPE`` flag, with an override ``--config.a.b=value`` for every setting."""
-    flags.DEFINE_string(_CONFIG, None, "recipe: a file, or the name of one that comes with the system, such as demo")
+    """Defines the ``--config RECIPE`` flag, with an override ``--config.a.b=value`` for every setting."""
+    flags.DEFINE_string(_CONFIG, None, "recipe: a file, or the name of a built-in recipe, such as demo")
     _mark(None)
 
 
 def define_recipe() -> flags.FlagHolder:
-    """The flag ``--config RECIPE`` of commands that read a run, whose settings are in the run."""
+    """Defines ``--config RECIPE`` without overrides, for commands that read a run's stored settings."""
     return flags.DEFINE_string(
-        _CONFIG, None, "recipe to run first, for an encoder or objective that it adds, such as a run's own recipe.py"
+        _CONFIG, None, "recipe to load first if it adds an encoder or objective, such as the run's own recipe.py"
     )
 
 
 def has_recipe() -> bool:
-    """Whether the command takes a recipe, and settings with it."""
+    """Whether the command takes a recipe with overrides."""
     return _CONFIG in flags.FLAGS and is_recipe(flags.FLAGS[_CONFIG])
 
 
 def is_recipe(flag: flags.Flag) -> bool:
-    """Whether settings follow a flag, as ``--config.NAME=VALUE``."""
+    """Whether a flag takes overrides, as ``--config.NAME=VALUE``."""
     return hasattr(flag, _MARK)
 
 
 def given_recipe() -> Recipe:
-    """The recipe that the command line names.
+    """Returns the recipe that the command line names.
 
     Raises:
-      UserError: it names none.
+      UserError: the command line names no recipe.
     """
     flag = flags.FLAGS[_CONFIG]
     path = getattr(flag, _MARK)
@@ -70,15 +70,15 @@ def given_recipe() -> Recipe:
 
 
 def load_recipe(argv: list[str]) -> list[str]:
-    """Runs the recipe that a command line names; the command line without it.
+    """Runs the recipe that a command line names, and returns the command line without it.
 
-    Where the command takes settings, a flag is defined for each that the command line changes. The parts that these and
-    the recipe choose are imported, and their settings are among them.
+    If the command takes overrides, this defines their flags. It imports the encoders, objectives and other parts that
+    the recipe and the overrides choose, and adds their settings.
 
     Raises:
       UserError: the recipe is missing or broken, or lacks a setting that the command line names.
     """
-    place, count, given = _find(argv)
+    position, count, given = _find(argv)
     if given is None:
         return argv
     path = _existing(given)
@@ -92,8 +92,8 @@ def load_recipe(argv: list[str]) -> list[str]:
     for arg in argv:
         match = re.match(r"--?(?:no)?(config\.[^=]*)", arg)
         if match and match[1] not in names:
-            raise UserError(f"--{match[1]}: no such setting.{_suggest(match[1], names)}")
-    rest = argv[:place] + argv[place + count :]
+            raise UserError(f"--{match[1]}: unknown setting.{_suggest(match[1], names)}")
+    rest = argv[:position] + argv[position + count :]
     delattr(flags.FLAGS, _CONFIG)
     config_flags.DEFINE_config_dict(_CONFIG, config, lock_config=True, sys_argv=rest)
     _mark(path)
@@ -101,19 +101,19 @@ def load_recipe(argv: list[str]) -> list[str]:
 
 
 def nearest(name: str, names: list[str]) -> str | None:
-    """The name that somebody may have meant; None: none is near.
+    """Returns the most similar known name, or None if no name is similar.
 
-    What counts is the part after the last dot: a slip of a few letters, or some of the same words.
+    Compares the part after the last dot: a typo of a few letters, or a subset of the same words.
     """
 
-    def nearness(known: str) -> tuple[float, float]:
-        here, there = name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]
-        words, of = set(here.split("_")), set(there.split("_"))
-        alike = difflib.SequenceMatcher(None, here, there).ratio()
-        return max(alike, 0.95 * (words <= of)), difflib.SequenceMatcher(None, name, known).ratio()
+    def similarity(known: str) -> tuple[float, float]:
+        key, known_key = name.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]
+        is_subset = set(key.split("_")) <= set(known_key.split("_"))
+        ratio = difflib.SequenceMatcher(None, key, known_key).ratio()
+        return max(ratio, 0.95 * is_subset), difflib.SequenceMatcher(None, name, known).ratio()
 
-    best = max(names, key=nearness, default=None)
-    return best if best is not None and nearness(best)[0] >= _NEAR else None
+    best = max(names, key=similarity, default=None)
+    return best if best is not None and similarity(best)[0] >= _MIN_SIMILARITY else None
 
 
 def _mark(path: Path | None) -> None:
@@ -124,25 +124,25 @@ def _existing(given: str) -> Path:
     path = recipe_files.find(given)
     if path.is_file():
         return path
-    near = sorted(str(path) for path in path.parent.glob("*.py") if path.stem not in ("base", "__init__"))
-    mine = [path for path in near if path.startswith("configs")] or [
+    siblings = sorted(str(path) for path in path.parent.glob("*.py") if path.stem not in ("base", "__init__"))
+    choices = [path for path in siblings if path.startswith("configs")] or [
         f"configs/{name}.py" for name in recipe_files.names()
     ]
-    raise UserError(f"--config: no file at {given}. Choose from {', '.join(mine)}.")
+    raise UserError(f"--config: no file at {given}. Choose from {', '.join(choices)}.")
 
 
 def _run(path: Path) -> ConfigDict:
     folder = str(path.parent.resolve())
     if folder not in sys.path:
-        sys.path.append(folder)  # a recipe may name code that lies beside it
+        sys.path.append(folder)  # a recipe may import code from its own folder
     try:
         return runpy.run_path(str(path))["get_config"]()
-    except Exception as error:  # whatever a recipe's own code does
-        raise UserError(f"--config: {path} does not run: {type(error).__name__}: {error}.") from error
+    except Exception as error:  # a recipe's own code may raise anything
+        raise UserError(f"--config: {path} raised {type(error).__name__}: {error}. Fix the recipe.") from error
 
 
 def _complete(path: Path, config: ConfigDict, argv: list[str]) -> ConfigDict:
-    """The settings with those of the parts that they, or the command line, choose."""
+    """Returns the settings, completed with those of the parts that the recipe or the command line chooses."""
     from rankclip_jax.models.presets import resolved  # here, since importing JAX takes a second
     from rankclip_jax.settings.schema import import_parts, schema
 
@@ -156,7 +156,7 @@ def _complete(path: Path, config: ConfigDict, argv: list[str]) -> ConfigDict:
             section = copy
             for part in sections:
                 if part not in section:
-                    raise UserError(f"--config: {path} lacks config.{name}. Begin it with config = base().")
+                    raise UserError(f"--config: {path} lacks config.{name}. Start the recipe with config = base().")
                 section = section[part]
             section[key] = value
         for name, value in given.items():
@@ -171,7 +171,7 @@ def _complete(path: Path, config: ConfigDict, argv: list[str]) -> ConfigDict:
 
 
 def _add_task_settings(tasks: ConfigDict, given: Iterable[str]) -> None:
-    """Adds to each task what the command line names of it, with its default."""
+    """Adds to each task the default of every setting that the command line overrides."""
     from rankclip_jax.settings.schema import schema  # here, since importing JAX takes a second
 
     for name in given:
@@ -184,19 +184,19 @@ def _add_task_settings(tasks: ConfigDict, given: Iterable[str]) -> None:
 
 
 def _with_encoders(model: ConfigDict, complete: ConfigDict) -> ConfigDict:
-    """The settings of the model with all sizes of both encoders, so that the command line can change them."""
+    """Returns the model's settings with all sizes of both encoders, so that the command line can override them."""
     model.vision, model.text = complete.vision, complete.text
     return model
 
 
 def _find(argv: list[str]) -> tuple[int, int, str | None]:
-    """Where on the command line the recipe stands, in how many words, and what stands there."""
-    for place, arg in enumerate(argv):
+    """Returns the position of ``--config`` on the command line, its number of words, and its value."""
+    for position, arg in enumerate(argv):
         match = re.fullmatch(r"--?config(?:=(.*))?", arg)
         if match and match[1] is not None:
-            return place, 1, match[1]
-        if match and place + 1 < len(argv):
-            return place, 2, argv[place + 1]
+            return position, 1, match[1]
+        if match and position + 1 < len(argv):
+            return position, 2, argv[position + 1]
     return 0, 0, None
 
 
@@ -209,6 +209,6 @@ def _flatten(config: ConfigDict) -> list[tuple[str, Any]]:
 def _suggest(name: str, names: list[str]) -> str:
     inside = [known for known in names if known.startswith(name + ".")]
     if inside:
-        return f" It is a section; it has {', '.join('--' + known for known in inside)}."
-    near = nearest(name, names)
-    return f" Did you mean --{near}?" if near else " All settings are listed by --help and in docs/settings.md."
+        return f" It is a section. Choose from {', '.join('--' + known for known in inside)}."
+    suggestion = nearest(name, names)
+    return f" Did you mean --{suggestion}?" if suggestion else " See --help or docs/settings.md for all settings."

@@ -1,4 +1,4 @@
-"""What ``--help`` prints: what a command does, its flags, and the settings where it takes a recipe."""
+"""The ``--help`` page: a command's description, its flags, and the settings if it takes a recipe."""
 
 import re
 import sys
@@ -10,8 +10,8 @@ from absl import flags
 from rankclip_jax.cli.flags import is_recipe
 
 _WIDTH = 100
-_SHARED = "rankclip_jax.cli.flags"  # which defines flags for several commands
-_TAKES = {
+_SHARED = "rankclip_jax.cli.flags"  # defines the flags that several commands share
+_PLACEHOLDERS = {
     "bool": "",
     "int": "=NUMBER",
     "float": "=NUMBER",
@@ -20,9 +20,9 @@ _TAKES = {
 
 
 def text() -> str:
-    """The help of the command that this process runs."""
-    described = (sys.modules["__main__"].__doc__ or "").strip()
-    lines = [described, "", "Flags:"]
+    """Returns the help page of the command that this process runs."""
+    description = (sys.modules["__main__"].__doc__ or "").strip()
+    lines = [description, "", "Flags:"]
     for flag in own_flags():
         lines += _describe(flag)
     if any(map(is_recipe, own_flags())):
@@ -31,7 +31,7 @@ def text() -> str:
 
 
 def own_flags() -> list[flags.Flag]:
-    """The flags of the command, without those of the libraries it uses."""
+    """Returns the command's flags, without those of libraries."""
     by_module = flags.FLAGS.flags_by_module_dict()
     return [flag for module in (_SHARED, sys.argv[0]) for flag in by_module.get(module, [])]
 
@@ -43,19 +43,19 @@ def _describe(flag: flags.Flag) -> Iterator[str]:
         if values
         else "=RECIPE"
         if flag.name == "config"
-        else _TAKES.get(flag.flag_type(), "=VALUE")
+        else _PLACEHOLDERS.get(flag.flag_type(), "=VALUE")
     )
-    shown = flag.default in (None, False) or is_recipe(flag)
-    meaning = re.sub(r"^<.*?>: ", "", flag.help) + ("" if shown else f" (default: {flag.default_as_str})")
+    has_no_default = flag.default in (None, False) or is_recipe(flag)
+    meaning = re.sub(r"^<.*?>: ", "", flag.help) + ("" if has_no_default else f" (default: {flag.default_as_str})")
     yield f"  --{flag.name}{choices}"
     yield from textwrap.wrap(meaning, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
 
 
 def _settings() -> Iterator[str]:
-    """Every setting, with its default and meaning."""
+    """Yields a line for every setting, with its default and meaning."""
     from rankclip_jax.settings.schema import schema  # here, since importing JAX takes a second
 
-    yield "Settings of the recipe, each changed by --config.NAME=VALUE, such as --config.train.steps=500. The defaults"
-    yield "are shown; a recipe gives some of them other values. Their ranges are in docs/settings.md."
+    yield "Settings of the recipe. Override one with --config.NAME=VALUE, such as --config.train.steps=500. The values"
+    yield "below are the defaults, which the recipe may change. docs/settings.md lists the allowed ranges."
     for name, setting in schema().settings().items():
         yield f"  config.{name} = {setting.default!r}  # {setting.meaning}"

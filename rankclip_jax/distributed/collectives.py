@@ -1,8 +1,8 @@
-"""An exchange between devices that one platform cannot be trusted with, and what is done there instead.
+"""All-gather and reduce-scatter, with a workaround for reduce-scatter on CPUs in several processes.
 
-On CPUs in several processes XLA leaves collectives to Gloo, whose reduce-scatter returns wrong values now and then
-where a part has megabytes (https://github.com/jax-ml/jax/issues/40830): there all is summed, and each device cuts out
-its own.
+There XLA delegates collectives to Gloo, whose reduce-scatter sometimes returns wrong values for parts of megabytes
+(https://github.com/jax-ml/jax/issues/40830). In that case `reduce_scatter` does an all-reduce, and each device slices
+out its own part.
 """
 
 import functools
@@ -14,23 +14,23 @@ Axes = str | tuple[str, ...]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def all_gather(part: jax.Array, axes: Axes, dimension: int = 0) -> jax.Array:
-    """The whole of an array from the parts that devices own; its gradient is summed into the parts.
+    """All-gathers an array that is split over devices; the gradient is a reduce-scatter.
 
     Args:
-      part: this device's.
-      axes: of the mesh, over which the array is split.
-      dimension: along which it is split.
+      part: this device's part of the array.
+      axes: the mesh axes over which the array is split.
+      dimension: the array dimension that is split.
     """
     return jax.lax.all_gather(part, axes, axis=dimension, tiled=True)
 
 
 def reduce_scatter(whole: jax.Array, axes: Axes, dimension: int = 0) -> jax.Array:
-    """The sum over devices of their arrays, of which each is given its own part.
+    """Sums arrays over devices, and returns this device's part of the sum.
 
     Args:
       whole: this device's array.
-      axes: of the mesh, over which the sum goes.
-      dimension: along which it is split.
+      axes: the mesh axes to sum over.
+      dimension: the array dimension that is split.
     """
     if jax.process_count() == 1 or jax.default_backend() != "cpu":
         return jax.lax.psum_scatter(whole, axes, scatter_dimension=dimension, tiled=True)

@@ -1,4 +1,4 @@
-"""The devices of a run in a grid: which of them share a batch, and which share the weights."""
+"""The device mesh of a run: its axes for data parallelism and for sharded weights."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ REPLICA, DATA, FSDP = AXES = ("replica", "data", "fsdp")
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The grid ``[replica, data, fsdp]`` that the settings under ``config.mesh`` ask for.
+    """Returns the mesh ``[replica, data, fsdp]`` for the settings under ``config.mesh``.
 
-    A batch is split over all three axes, weights and optimiser state over ``fsdp``. Neighbours along ``fsdp`` are
-    devices of one host or TPU slice as far as it has enough of them; ``replica`` is what crosses hosts or slices.
+    A batch is split over all three axes, weights and optimizer state over ``fsdp``. Neighbours along ``fsdp`` are
+    devices of one host or TPU slice if it has enough of them; ``replica`` crosses hosts or slices.
 
     Args:
-      config: ``replica``, ``data`` and ``fsdp``, of which ``data`` may be -1: what the others leave.
-      devices: these; None: all of all processes.
+      config: ``replica``, ``data`` and ``fsdp``; with ``data=-1`` it is inferred from the number of devices.
+      devices: the devices to use; None: those of all processes.
 
     Raises:
-      UserError: the axes do not make up the devices.
+      UserError: the product of the axes is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = axis_sizes(config, len(devices))
@@ -32,12 +32,12 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 
 
 def make_local_mesh() -> Mesh:
-    """The devices of this process alone, which share batches."""
+    """Returns a mesh of only this process's devices, over which batches are split."""
     return Mesh(np.asarray(jax.local_devices()), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def axis_sizes(config: ConfigDict, device_count: int) -> tuple[int, int, int]:
-    """Devices along each axis.
+    """Returns the number of devices along each axis.
 
     Raises:
       UserError: their product is not the number of devices.
@@ -45,16 +45,16 @@ def axis_sizes(config: ConfigDict, device_count: int) -> tuple[int, int, int]:
     fixed = config.replica * config.fsdp
     data = device_count // fixed if config.data == -1 else config.data
     if data < 1 or fixed * data != device_count:
-        asked = f"replica={config.replica}, data={config.data}, fsdp={config.fsdp}"
+        sizes = f"replica={config.replica}, data={config.data}, fsdp={config.fsdp}"
         raise UserError(
-            f"config.mesh: {asked} do not make up {device_count} device(s). Take numbers whose product is "
-            f"{device_count}, or --config.mesh.data=-1 with replica x fsdp a divisor of it."
+            f"config.mesh: {sizes}: expected a product of {device_count}, the number of devices. Use "
+            f"--config.mesh.data=-1, with replica x fsdp a divisor of {device_count}."
         )
     return config.replica, data, config.fsdp
 
 
 def _in_order(devices: list[jax.Device], shape: tuple[int, int, int]) -> np.ndarray:
-    """The devices as a grid; those of a TPU slice so that neighbours in it are neighbours in the network."""
+    """Returns the devices as a grid; on TPUs, neighbours in the grid are neighbours in the network."""
     slices = {getattr(device, "slice_index", 0) for device in devices}
     if devices[0].platform == "tpu" and len(slices) > 1 and shape[0] % len(slices) == 0:
         inside = (shape[0] // len(slices), *shape[1:])

@@ -1,6 +1,7 @@
-"""What JAX and its compiler are told of a platform: one place for all of it.
+"""All environment variables and compiler options that the system sets for a platform.
 
-Variables are set before JAX is imported, and only where the user has not set them; options go with the training step.
+Environment variables are set before JAX is imported, unless the user has set them. Compiler options are passed when the
+training step is compiled.
 """
 
 import importlib.metadata
@@ -15,11 +16,11 @@ from rankclip_jax.input_pipeline import memory
 
 _LOGGER = logging.getLogger(__name__)
 
-# The part of a GPU's memory that a process takes at its start; JAX's own default leaves a quarter unused.
+# The fraction of a GPU's memory that a process preallocates; JAX's default of 0.75 leaves a quarter unused.
 MEMORY_SHARE = 0.92
 
-# Options of the compiler for the training step, by platform: collectives run beside computation, and small ones of
-# one kind are joined up to these sizes.
+# Compiler options for the training step, by platform: overlap collectives with computation, and combine small
+# collectives of one kind up to these sizes.
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     "gpu": {
         "xla_gpu_enable_latency_hiding_scheduler": True,
@@ -33,18 +34,18 @@ COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def set_variables() -> None:
-    """Tells JAX where to keep compiled programs and how much of a GPU's memory to take; JAX is not imported yet."""
+    """Sets JAX's compilation cache and its fraction of GPU memory; call it before importing JAX."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(MEMORY_SHARE))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _own_folder()):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
 def keep_freed_memory() -> None:
-    """Where CPUs compute, memory that a program frees stays with the process for the next; JAX is not imported yet.
+    """On CPUs, makes malloc keep freed memory for the next step; call it before importing JAX.
 
-    The GNU C library otherwise gives a step's temporaries back after each step and has the kernel clear them before the
-    next, a tenth to a fifth of its time (docs/benchmarks.md). What is kept can lie in pieces that no longer fit, and so
-    grow to twice or thrice a step's need. Whoever has set that library's variables is left alone.
+    Otherwise the GNU C library returns a step's temporaries after each step, and the kernel clears them before the
+    next, which takes a tenth to a fifth of the step time (docs/benchmarks.md). Because of fragmentation, the kept
+    memory can grow to two or three times what a step needs. Does nothing if the user has set malloc's variables.
     """
     if memory.is_set_by_user() or _may_find_accelerators():
         return
@@ -52,12 +53,12 @@ def keep_freed_memory() -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Where memory is short: what is large goes back to the system when it is freed, that library's default."""
+    """Restores malloc's default of returning large freed blocks to the system, for when memory is short."""
     memory.tell_malloc((memory.M_MMAP_MAX, 65_536))
 
 
 def _may_find_accelerators() -> bool:
-    """Whether JAX, once it is imported, may compute elsewhere than on CPUs."""
+    """Whether JAX may find an accelerator when it is imported."""
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms != "cpu"
@@ -66,15 +67,15 @@ def _may_find_accelerators() -> bool:
 
 
 def set_variables_to_share() -> None:
-    """Tells JAX to take of a GPU's memory only what it uses: another process works there too; not imported yet."""
+    """Turns off GPU memory preallocation, to share the GPU with another process; call it before importing JAX."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def set_variables_to_plan() -> None:
-    """Tells JAX that no device is to be looked for: programs are compiled for others; JAX is not imported yet."""
+    """Configures JAX to compile for devices of other machines without using any; call it before importing JAX."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program for devices that are not here cannot be read back
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver to check
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # programs for absent devices cannot be loaded
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # no driver is installed
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -84,18 +85,20 @@ def set_variables_to_plan() -> None:
 
 
 def _own_folder() -> Path | None:
-    """The folder of compiled programs in the user's cache; None: there is none that is this user's alone.
+    """Returns the compilation cache in the user's cache folder, or None if other users can write to it.
 
-    Whoever can write there can run code as the user.
+    Anyone who can write to it can run code as the user.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rankclip_jax" / "programs"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = folder.stat()
+        status = folder.stat()
     except OSError as error:
-        _LOGGER.info("compiled programs are not kept: %s", error)
+        _LOGGER.info("the compilation cache is off: %s", error)
         return None
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        _LOGGER.warning("%s can be written by others, so compiled programs are not kept. Run: chmod 700", folder)
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        _LOGGER.warning(
+            "the compilation cache is off, since other users can write to %s. Run: chmod 700 %s", folder, folder
+        )
         return None
     return folder

@@ -1,1 +1,1 @@
-"""A run's settings: declared by the parts that read them, listed by ``configs/base.py``, checked here."""
+"""A run's settings: declared next to the code that reads them, listed in ``configs/base.py``, validated here."""

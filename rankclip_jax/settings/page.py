@@ -1,4 +1,4 @@
-"""The page of the documentation that lists every setting: python -m rankclip_jax.settings.page > docs/settings.md."""
+"""Prints the documentation page of all settings: python -m rankclip_jax.settings.page > docs/settings.md."""
 
 from rankclip_jax.input_pipeline.setting import Setting, Settings
 from rankclip_jax.settings.schema import schema
@@ -7,14 +7,14 @@ _HEAD = """# Settings
 
 Every setting of a recipe, with its default. Change one with `--config.NAME=VALUE`, or in a
 [recipe](recipes.md).
-A run keeps those that its parameters depend on when it resumes; those marked *free* may change.
+On resume, settings that the parameters depend on must stay the same; those marked *free* may change.
 
-This page is made from the declarations: `python -m rankclip_jax.settings.page > docs/settings.md`.
+This page is generated from the declarations: `python -m rankclip_jax.settings.page > docs/settings.md`.
 """
 
 
 def page() -> str:
-    """The page in Markdown."""
+    """Returns the page as Markdown."""
     sections: dict[str, list[str]] = {}
     for name, setting in schema().settings().items():
         section, _, key = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""All settings there are: the classes that declare them, as ``configs/base.py`` lists them."""
+"""The schema of all settings: the classes that declare them, as listed in ``configs/base.py``."""
 
 import dataclasses
 import functools
@@ -16,14 +16,14 @@ from rankclip_jax.settings import recipe_files
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The settings by dotted name.
+    """All classes of settings, and the registries whose parts declare more of them.
 
     Args:
       declared: classes of settings, each with its section.
-      registries: parts that add settings of their own to the section of the setting that chooses among them.
-      named: parts that are chosen inside a setting that holds a dictionary or a tuple, with their own settings, if any,
-        beside the name.
-      entries: what each entry of a dictionary has beside the settings of such a part.
+      registries: registries whose chosen part adds its settings to the section of the setting that chooses it.
+      named: registries whose parts are chosen inside a setting with a dictionary or tuple, together with their own
+        settings, if any.
+      entries: the settings that every entry of such a dictionary has, whichever part it chooses.
     """
 
     declared: Sequence[type[Settings]]
@@ -32,7 +32,7 @@ class Schema:
     entries: Sequence[type[Settings]] = ()
 
     def classes(self, config: Mapping[str, Any] | None = None) -> Iterator[type[Settings]]:
-        """Every class that declares settings; with ``config``, a user's own parts that it chooses among them."""
+        """Yields every class that declares settings; with ``config``, also the user-defined parts it chooses."""
         yield from self.declared
         for registry in self.registries:
             yield from registry.values()
@@ -41,12 +41,12 @@ class Schema:
                 yield registry[name]
 
     def settings(self, config: Mapping[str, Any] | None = None) -> dict[str, Setting]:
-        """Every setting by dotted name; see `classes`."""
-        found: dict[str, Setting] = {}
+        """Returns every setting by dotted name; see `classes`."""
+        declared: dict[str, Setting] = {}
         for kind in self.classes(config):
             prefix = f"{kind.section}." if kind.section else ""
-            found |= {f"{prefix}{name}": setting for name, setting in kind.declared().items()}
-        return found
+            declared |= {f"{prefix}{name}": setting for name, setting in kind.declared().items()}
+        return declared
 
     def entry_settings(self, holder: str, part: str) -> dict[str, Setting]:
         """The settings of an entry of the dictionary that a setting holds, where the entry chooses a part."""
@@ -55,13 +55,13 @@ class Schema:
         return {name: value for kind in (*kinds, registry[part]) for name, value in kind.declared().items()}
 
     def selectors(self) -> list[str]:
-        """The settings that choose a part with settings of its own, and so go before others on a command line."""
+        """Returns the settings that choose a part with its own settings; overrides of them are applied first."""
         names = ["model.name", *(registry.setting for registry in (*self.registries, *self.named))]
-        known = self.settings()
-        return [name for name in names if name not in known or isinstance(known[name].default, str)]
+        declared = self.settings()
+        return [name for name in names if name not in declared or isinstance(declared[name].default, str)]
 
     def defaults(self) -> ConfigDict:
-        """The settings with their defaults. Sections that a user's own parts may add to are open until `complete`."""
+        """Returns the default settings; sections that user-defined parts may extend stay unlocked."""
         config = ConfigDict()
         for name, setting in self.settings().items():
             _set(config, name, setting)
@@ -70,7 +70,7 @@ class Schema:
         return config
 
     def complete(self, config: ConfigDict) -> ConfigDict:
-        """A copy of the settings with the defaults of what the chosen parts read and the settings lack."""
+        """Returns a copy of the settings, with defaults for missing settings of the chosen parts."""
         copy = config.copy_and_resolve_references()
         with copy.unlocked():
             for name, setting in self.settings(copy).items():
@@ -80,14 +80,14 @@ class Schema:
         return copy
 
     def chosen(self, config: ConfigDict) -> Iterator[type[Settings]]:
-        """The classes whose values together describe a run: all that are declared, and of the parts the chosen ones."""
+        """Yields the classes that describe a run: all declared ones, and the chosen part of each registry."""
         yield from self.declared
         for registry in self.registries:
             yield registry[_get(config, registry.setting)]
 
 
 def import_parts(config: ConfigDict) -> None:
-    """Imports the user's own code that settings name by dotted path; only for settings that a user has given."""
+    """Imports user code that the settings name by dotted path; call it only for settings from the user."""
     for registry in (*schema().registries, *schema().named):
         for name in _chosen(_get(config, registry.setting)):
             registry.import_part(name)
@@ -95,23 +95,23 @@ def import_parts(config: ConfigDict) -> None:
 
 @functools.cache
 def schema() -> Schema:
-    """The settings that ``configs/base.py`` lists."""
+    """Returns the schema of the settings listed in ``configs/base.py``."""
     return Schema(*recipe_files.run("base")["SETTINGS"])
 
 
 def base() -> ConfigDict:
-    """Every setting with its default."""
+    """Returns every setting with its default."""
     return schema().defaults()
 
 
 def is_open(name: str) -> bool:
-    """Whether a dotted name is inside a setting that holds a dictionary, such as ``model.vision.width``."""
-    known = schema().settings()
-    return any(isinstance(known[outer].default, dict) for outer in _outer(name) if outer in known)
+    """Whether a dotted name lies inside a dictionary setting, such as ``model.vision.width``."""
+    declared = schema().settings()
+    return any(isinstance(declared[outer].default, dict) for outer in _outer(name) if outer in declared)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values: ``("train.steps", 500)``."""
+    """Yields dotted names and values, such as ``("train.steps", 500)``."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -120,12 +120,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
-    """The settings as plain values, as they look after a trip through JSON."""
+    """Returns the settings as plain JSON values."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def _chosen(value: Any) -> list[str]:
-    """The names of parts in a setting: one, a tuple of them, or a dictionary of tasks of which each names one."""
+    """Returns the part names in a setting: a name, a tuple of names, or a dictionary of tasks."""
     if isinstance(value, Mapping | ConfigDict):
         return [
             entry["task"] for entry in value.values() if isinstance(entry, Mapping | ConfigDict) and "task" in entry

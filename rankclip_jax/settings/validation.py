@@ -1,4 +1,4 @@
-"""What settings must satisfy before anything is read or written."""
+"""Validation of settings, before anything is read or written."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,29 +10,29 @@ from rankclip_jax.settings.schema import flatten, is_open, schema
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError for settings that are absent, unknown, out of range, or not what the chosen parts can have."""
+    """Raises UserError for settings that are missing, unknown, out of range, or rejected by the chosen parts."""
     check_values(config)
     for kind in schema().chosen(config):
         kind.from_config(config[kind.section] if kind.section else config)
 
 
 def check_values(config: ConfigDict) -> None:
-    """The same but for what parts check themselves: a run can be read without the code of its user's own parts."""
-    values, known = closed(config.to_dict()), schema().settings(config)
+    """Like `check`, without the parts' own checks, so that a run is readable without its user-defined code."""
+    values, declared = closed(config.to_dict()), schema().settings(config)
     given = {name for name, _ in flatten(config.to_dict())} | values.keys()
-    closed_names = {name for name, setting in known.items() if not isinstance(setting.default, dict)}
+    closed_names = {name for name, setting in declared.items() if not isinstance(setting.default, dict)}
     if missing := sorted(closed_names - given):
-        raise UserError(
-            f"--config: the recipe lacks config.{missing[0]}. Begin it with the base's settings: config = base()."
-        )
+        raise UserError(f"--config: the recipe lacks config.{missing[0]}. Start the recipe with config = base().")
     if unknown := unknown_names(config):
-        raise UserError(f"--config: the recipe has config.{unknown[0]}, which no part of the system reads.")
+        raise UserError(
+            f"--config: unknown setting config.{unknown[0]} in the recipe. Remove it, or choose from docs/settings.md."
+        )
     for name in closed_names:
-        known[name].check(f"config.{name}", values[name])
+        declared[name].check(f"config.{name}", values[name])
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Raises UserError where something else stands in the place of a section, or of a setting that holds one."""
+    """Raises UserError if the value of a section or of a dictionary setting is not a section."""
     for name, default in schema().defaults().items():
         _check_section(f"config.{name}", config.get(name, default), default)
 
@@ -47,22 +47,23 @@ def _check_section(flag: str, value: Any, default: Any) -> None:
 
 
 def closed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name, without what is inside those that hold dictionaries."""
+    """Returns the settings by dotted name, without the contents of dictionary settings."""
     return {name: value for name, value in flatten(config) if not is_open(name)}
 
 
 def unknown_names(config: Mapping[str, Any]) -> list[str]:
-    """Dotted names that no part declares; where a user's own part is not loaded, its section may hold any."""
-    known, loose = schema().settings(config), tuple(_sections_of_absent_parts(config))
+    """Returns undeclared dotted names; ignores sections whose user-defined part is not loaded."""
+    known = schema().settings(config)
+    unchecked = tuple(_unchecked_sections(config))
     names = (name for name, _ in flatten(config.to_dict() if isinstance(config, ConfigDict) else dict(config)))
-    return sorted(name for name in names if name not in known and not is_open(name) and not name.startswith(loose))
+    return sorted(name for name in names if name not in known and not is_open(name) and not name.startswith(unchecked))
 
 
-def _sections_of_absent_parts(config: Mapping[str, Any]) -> list[str]:
-    found = []
+def _unchecked_sections(config: Mapping[str, Any]) -> list[str]:
+    sections = []
     for registry in schema().registries:
         section, _, key = registry.setting.partition(".")
         name = config.get(section, {}).get(key) if isinstance(config.get(section, {}), Mapping | ConfigDict) else None
         if isinstance(name, str) and name not in registry:
-            found.append(f"{section}.")
-    return found
+            sections.append(f"{section}.")
+    return sections

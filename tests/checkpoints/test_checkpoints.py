@@ -91,7 +91,7 @@ def test_the_one_before_is_used_and_the_run_ends_as_if_nothing_had_been(saved, u
     assert choose_step(saved, None) == 15
     shutil.rmtree(saved / "evaluation")
     train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
-    assert "the checkpoint of step 20 is not used" in caplog.text
+    assert "the checkpoint of step 20 is corrupt and not used" in caplog.text
     assert (saved / "set_aside" / "20").is_dir()
     assert_bit_identical(final_state(saved), final_state(undisturbed))
 
@@ -100,10 +100,10 @@ def test_one_of_another_step_or_run_is_not_used(saved):
     newest, before = (saved / "checkpoints" / str(step) for step in (LAST, 15))
     shutil.rmtree(newest)
     shutil.copytree(before, newest)
-    assert "about.json is of step 15" in faults_of(saved, LAST)[0]
+    assert "about.json: expected step 20; found step 15" in faults_of(saved, LAST)[0]
     path = saved / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    assert "is of another run: config.seed: 0 there, 1 now" in faults_of(saved, 15)[0]
+    assert "belongs to another run: config.seed: 0 stored, 1 now" in faults_of(saved, 15)[0]
 
 
 def restate(folder, change):
@@ -184,7 +184,7 @@ def test_what_has_no_valid_digests_is_no_checkpoint(change, saved, caplog):
     assert all(str(folder) in fault for fault in faults), faults
     assert choose_step(saved, None) == 15
     assert str(folder) in caplog.text
-    with pytest.raises(UserError, match="the checkpoint of step 20 is not what was saved"):
+    with pytest.raises(UserError, match="the checkpoint of step 20 is corrupt"):
         choose_step(saved, LAST)
     start = newest(saved)
     assert (start.step, start.aside) == (15, ("20",))
@@ -205,7 +205,7 @@ def test_folders_that_no_save_has_named_are_never_chosen(name, is_copy, saved, c
     status, said = verify(saved, capsys)
     assert status == 1
     assert str(place) in said
-    assert said.count("whole, ") == 3
+    assert said.count("intact, ") == 3
     set_aside(saved, newest(saved).aside)
     assert verify(saved, capsys)[0] == 0
     assert (saved / "set_aside" / name).is_dir()
@@ -240,14 +240,14 @@ def test_a_run_whose_only_checkpoint_was_renamed_is_not_begun_anew(saved):
     for step in (10, 15):
         shutil.rmtree(saved / "checkpoints" / str(step))
     (saved / "checkpoints" / str(LAST)).rename(saved / "checkpoints" / "0020")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
         train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
 
 
 def test_with_none_left_nothing_is_begun_anew(saved):
     for step in (10, 15, 20):
         flip(max(files_of(saved, step), key=lambda path: path.stat().st_size))
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
         train_small(saved, evaluation__every_steps=10, objective__name="rankclip")
 
 
@@ -265,7 +265,9 @@ def test_what_holds_a_value_that_is_not_finite_is_never_saved(tmp_path, monkeypa
         write(self, state.replace(optimizer_state=jax.tree.unflatten(tree, leaves)))
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", spoiled)
-    with pytest.raises(UserError, match=r"optimizer_state.* hold values that are not finite at step 5, which is not"):
+    with pytest.raises(
+        UserError, match=r"optimizer_state.* hold non-finite values at step 5, so the step is not saved"
+    ):
         train_small(tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 

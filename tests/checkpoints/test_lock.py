@@ -20,7 +20,7 @@ def check_that_the_second_waits_for_the_death_of_the_first(place, hold):
     """``hold`` is a program that takes the lock of the place, says so and sleeps."""
     with subprocess.Popen([sys.executable, "-c", hold, str(place)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "held\n"
-        said = rf"in use: process {first.pid} on {socket.gethostname()} trains in it since 20"
+        said = rf"in use: process {first.pid} on {socket.gethostname()} has been training in it since 20"
         with pytest.raises(UserError, match=said), Lock(place) as lock:
             lock.take()
         first.send_signal(signal.SIGKILL)

@@ -96,10 +96,10 @@ def test_a_run_that_is_killed_and_then_damaged_there_ends_as_one_on_a_disk(
     store.pipe_file(file, bytes(content))
     monkeypatch.setenv("SOAK_RECORDS", str(tmp_path / "none"))
     said = run("tests.soak.tiny", "verify", "--workdir", place, status=1).stdout
-    assert f"{file} is altered or cut off" in said
+    assert f"{file} is altered or truncated" in said
     attempt = Attempt(place, shape)
     assert attempt.end(300) == [0, 0], attempt.said
-    assert f"{file} is altered or cut off" in attempt.said
+    assert f"{file} is altered or truncated" in attempt.said
     assert re.search(r"resuming from step (24|30|36)\b", attempt.said)
     assert f"unused checkpoints moved to {place}/set_aside" in attempt.said
     store.get(f"bucket/{place.name}", str(tmp_path / "copy"), recursive=True)
@@ -127,7 +127,7 @@ def test_prepared_data_give_the_batches_that_they_give_on_a_disk_and_models_are_
         losses.append([line["loss"] for line in read_lines(workdir / "metrics.jsonl") if "loss" in line])
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
-    assert "step 4: whole" in run("verify", "--workdir", place / "run").stdout
+    assert "step 4: intact" in run("verify", "--workdir", place / "run").stdout
     assert "settings: none differ" in run("status", "--workdir", place / "run", "--against", place / "run").stdout
     assert "recall_1" in run("evaluate", "--workdir", place / "run", "--tasks", "retrieval").stdout
     run("report", "--workdir", place / "run", "--output", tmp_path / "report.html")
@@ -143,7 +143,7 @@ def test_a_dead_owner_keeps_a_lock_for_as_long_as_it_may_be_silent(place, monkey
         "time.sleep(100)"
     )
     check_that_the_second_waits_for_the_death_of_the_first(place, hold)
-    assert "whether it still does" in capsys.readouterr().out
+    assert "to see whether it is still alive" in capsys.readouterr().out
     assert not (place / "lock").exists()
 
 
@@ -173,12 +173,12 @@ def test_sizes_are_told_by_names_from_the_folder(place, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", *SMALL_FLAGS, "--workdir", "s3://bucket/x"], "gs:// alone can be used"),
+        (["train", *SMALL_FLAGS, "--workdir", "s3://bucket/x"], "only gs:// object stores are supported"),
         (["train", *SMALL_FLAGS, "--workdir", "gs://none/x"], "--workdir: gs://none/x cannot be written"),
         (["verify", "--workdir", "gs://bucket/none"], "no run at gs://bucket/none"),
-        (["export", "--format=open_clip", "--workdir=x", "--output=gs://bucket/x"], "expected a path on a disk"),
+        (["export", "--format=open_clip", "--workdir=x", "--output=gs://bucket/x"], "expected a local path"),
         (["input_pipeline.prepare", "--source=csv", "--input=x", "--split=train", "--output=gs://bucket/x"],
-         "gs://bucket/x: expected a path on a disk"),
+         "gs://bucket/x: expected a local path"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_there_is_said(words, said):

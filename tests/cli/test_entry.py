@@ -62,9 +62,9 @@ def test_help_tells_every_flag_and_how_settings_are_given(name):
     }.items(),
 )
 def test_only_near_names_are_proposed(given, near):
-    said = flags._suggest(given, SETTINGS)
-    assert said == (f" Did you mean --{near}?" if near else flags._suggest("config.zzz", SETTINGS))
-    assert "listed by --help" in flags._suggest("config.zzz", SETTINGS)
+    suggestion = flags._suggest(given, SETTINGS)
+    assert suggestion == (f" Did you mean --{near}?" if near else flags._suggest("config.zzz", SETTINGS))
+    assert "See --help" in flags._suggest("config.zzz", SETTINGS)
 
 
 def test_a_section_tells_what_is_in_it():

@@ -22,7 +22,7 @@ from rankclip_jax.monitoring.events import Events
 from tests.commands import run
 from tests.interop.conftest import make_run
 
-LINE = "All shards are there, and their checksums are right."
+LINE = "All shards are present, and their checksums match."
 EVIL = f"a\x1b[2J\x1b]0;owned\x07\r\n{LINE}\n\x85\u2028{LINE}\u202e\x9b31m\x00\x7f"
 FILE = EVIL.replace("/", "").replace("\0", "")[:100]  # what a file can be called
 PROGRESS = re.compile(r"\r[^\r\n\x1b]*(?=[\r\n]|$)")  # tqdm's, on a line that it renews

@@ -49,7 +49,7 @@ def test_all_go_on_when_all_have_come():
 def test_who_is_missing_is_told_to_all():
     host = socket.gethostname()
     for said in outcomes([0, 2], 4, 1.5):
-        assert f"2 of 4 processes are missing: 1, 3 (0 on {host}, 2 on {host} came) within 1.5 seconds" in said
+        assert f"2 of 4 processes are missing: 1, 3 (connected: 0 on {host}, 2 on {host}) within 1.5 seconds" in said
 
 
 def test_two_with_one_number_are_told():
@@ -128,7 +128,7 @@ def test_a_stranger_who_listens_at_the_address_holds_nobody_up(monkeypatch):
 
         threading.Thread(target=drip_answers, daemon=True).start()
         start = time.monotonic()
-        with pytest.raises(UserError, match="the first process did not answer"):
+        with pytest.raises(UserError, match="process 0 did not answer"):
             meet(address, 2, 1, 1)
         over.set()
         assert time.monotonic() - start < 8
@@ -175,5 +175,5 @@ def test_a_name_of_this_host_alone_is_listened_for_everywhere(monkeypatch):
 
 
 def test_without_the_first_the_address_is_named():
-    with pytest.raises(UserError, match=r"process 1: the first process did not answer at 127\.0\.0\.1:\d+ within 1"):
+    with pytest.raises(UserError, match=r"process 1: process 0 did not answer at 127\.0\.0\.1:\d+ within 1"):
         meet(free_address(), 2, 1, 1)

@@ -37,18 +37,18 @@ def npz():
 
 
 LABELS = {
-    "shorter": (npy([0, 1, 0], np.int64), "has 3 labels, that of the first image 6"),
-    "longer": (npy([0] * 7, np.int64), "has 7 labels, that of the first image 6"),
+    "shorter": (npy([0, 1, 0], np.int64), "has 3 labels; expected 6, as for the first image"),
+    "longer": (npy([0] * 7, np.int64), "has 7 labels; expected 6, as for the first image"),
     "half": (npy([0, 1, 0, 0.5, 1, 0], np.float64), r"has the label 0\.5; expected zeros and ones"),
     "nan": (npy([0, 1, 0, np.nan, 1, 0], np.float32), "has the label nan"),
     "two": (npy([0, 1, 0, 2, 1, 0], np.int64), "has the label 2"),
-    "words": (npy(["a"] * 6, "U1"), "no array of numbers, but <U1"),
-    "objects": (npy([None] * 6, object), "no array of numbers"),
-    "complex": (npy([1j] * 6, complex), "no array of numbers, but complex128"),
-    "archive": (npz(), "no array of numbers, but NpzFile"),
-    "cut": (npy([0] * 6, np.int64)[:-5], "no array of numbers"),
-    "nothing": (b"", "no array of numbers"),
-    "huge": (npy([0] * 6, np.int64).replace(b"(6,)", b"(9999999999999999999,)"), "no array of numbers"),
+    "words": (npy(["a"] * 6, "U1"), "not an array of numbers; found <U1"),
+    "objects": (npy([None] * 6, object), "not an array of numbers"),
+    "complex": (npy([1j] * 6, complex), "not an array of numbers; found complex128"),
+    "archive": (npz(), "not an array of numbers; found NpzFile"),
+    "cut": (npy([0] * 6, np.int64)[:-5], "not an array of numbers"),
+    "nothing": (b"", "not an array of numbers"),
+    "huge": (npy([0] * 6, np.int64).replace(b"(6,)", b"(9999999999999999999,)"), "not an array of numbers"),
 }
 
 

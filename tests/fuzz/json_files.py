@@ -72,7 +72,7 @@ class Files:
         workdir.write_config(self.run, config)
         (self.saved / "default" / "array").write_bytes(bytes(100))
         checksums.write(self.saved, 3, to_dict(config))
-        for name, beginning in checksums._OF_THE_COMMIT.items():
+        for name, beginning in checksums._COMMIT_FILES.items():
             (self.saved / name).write_text(beginning)
         checksums.finalize(self.saved)
         assert not checkpoints.faults_of(self.run, 3)
@@ -149,7 +149,7 @@ class Files:
 
     def verify(self):
         faults = checkpoints.faults_of(self.run, 3)
-        return "\n".join(faults) if faults else checkpoints.describe_proof(self.run, 3)
+        return "\n".join(faults) if faults else checkpoints.describe_checkpoint(self.run, 3)
 
     def read_suite(self):
         for task in suite.read(self.folder / "suite.json"):

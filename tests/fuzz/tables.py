@@ -135,7 +135,7 @@ def _check_training(path: Path, keys: tuple[str, str], delimiter: str, expected:
     settings = {"image_key": keys[0], "caption_key": keys[1], "delimiter": delimiter, "flag": "x"}
     try:
         if bad or not kinds["pair"]:
-            with pytest.raises(UserError, match=rf"line {bad[0]}\b" if bad else "no whole rows"):
+            with pytest.raises(UserError, match=rf"line {bad[0]}\b" if bad else "rows with a path and a caption below"):
                 csv_file.read(path, **settings)
             return
         assert len(csv_file.read(path, **settings)) == kinds["pair"]

@@ -49,8 +49,8 @@ def test_tabs_and_byte_order_marks_are_understood(tmp_path):
     ("text", "message"),
     [
         ("", "is empty"),
-        ("filepath,title\n", "has no whole rows"),
-        ("image,caption\na,b\n", "no column 'filepath'; it has 'image', 'caption'"),
+        ("filepath,title\n", "expected rows with a path and a caption"),
+        ("image,caption\na,b\n", "no column 'filepath'; found 'image', 'caption'"),
         ("filepath,title\na.jpg\n", "line 2: too few columns: found 1, expected at least 2"),
     ],
 )
@@ -72,8 +72,8 @@ def test_rows_without_a_caption_or_a_path_are_left_out_and_told(tmp_path, caplog
     """As preparation skips them."""
     source = read(write(tmp_path, "filepath,title\na.jpg,a cat\nb.jpg,\nc.jpg,  \n,a dog\nd.jpg,a cow\n"))
     assert [source[index]["text"] for index in range(len(source))] == ["a cat", "a cow"]
-    assert "3 rows without a path or a caption are left out, such as line 3" in caplog.text
-    with pytest.raises(UserError, match="has no whole rows"):
+    assert "skipped 3 rows without a path or a caption, such as line 3" in caplog.text
+    with pytest.raises(UserError, match="expected rows with a path and a caption"):
         read(write(tmp_path, "filepath,title\na.jpg,\n"))
 
 
@@ -102,7 +102,7 @@ def test_stray_quotes_swallow_no_rows_and_are_told_with_their_lines(stray, place
     source = read(write(tmp_path, "\n".join(["filepath,title", *lines])))
     assert [source[number]["image"].name for number in range(len(source))] == [f"{number}.jpg" for number in range(40)]
     assert [source[number]["text"] for number in range(len(source))] == [line.split(",")[1] for line in lines]
-    assert "begins with a quote that does not enclose it" in caplog.text
+    assert "starts with a quote that does not enclose it" in caplog.text
     assert f"(lines {stray[0] + 2}" in caplog.text
 
 
@@ -123,7 +123,7 @@ def test_a_caption_of_several_lines_with_the_delimiter_is_kept_and_told(tmp_path
     path = write(tmp_path, 'filepath,title\na.jpg,"a cat,\na dog, and\na cow"\nb.jpg,"two\nlines"\n')
     assert [values for _, values in shown(path)] == [("a.jpg", "a cat,\na dog, and\na cow"), ("b.jpg", "two\nlines")]
     assert (
-        "1 fields in quotes hold line ends and the delimiter, 3 lines in all; is a quote missing there? (lines 2)"
+        "1 quoted fields contain line ends and the delimiter, 3 lines in total; check for a missing quote (lines 2)"
         in (caplog.text)
     )
 
@@ -175,7 +175,7 @@ def make_parquet(path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (make_gz, "is compressed by gzip; expected a CSV or TSV file, which is text. Make one of it: gunzip --keep "),
+        (make_gz, "is compressed by gzip; expected a text file, CSV or TSV. Convert it: gunzip --keep "),
         (make_xlsx, 'is an Excel sheet or another zip archive; .* "Save as", CSV'),
         (make_parquet, "is a Parquet file; .* python -c .import pandas; pandas.read_parquet"),
     ],

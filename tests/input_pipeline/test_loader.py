@@ -195,7 +195,7 @@ def test_images_of_which_none_can_be_read_are_found_before_anything_else(folder,
     (tmp_path / "gone" / "list.csv").write_text("filepath,title\n" + "\n".join(f"{n}.jpg,x" for n in range(40)))
     gone = csv_file.read(tmp_path / "gone" / "list.csv", image_key="filepath", caption_key="title", delimiter=",",
                          flag="config.data.train")  # fmt: skip
-    with pytest.raises(UserError, match=r"config\.data\.train: of 16 images .* none can be read: .*gone/0\.jpg"):
+    with pytest.raises(UserError, match=r"config\.data\.train: none of 16 probed images can be read: .*gone/0\.jpg"):
         loader.check_readable(gone, "config.data.train")
 
 

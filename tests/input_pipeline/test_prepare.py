@@ -131,8 +131,8 @@ def test_a_second_call_adds_a_split_and_the_same_call_again_does_nothing(forty, 
     assert (len(records(tmp_path / "x")), len(records(tmp_path / "x", "validation"))) == (40, 10)
     before = checksums(tmp_path / "x")
     run("csv", forty, tmp_path / "x")
-    assert "is prepared already: 40 pairs" in capsys.readouterr().out
-    assert "has a split 'train' already, by: python -m" in refused(capsys, forty, tmp_path / "x", "--min_side", "5")
+    assert "is already prepared: 40 pairs" in capsys.readouterr().out
+    assert "already has a split 'train', from: python -m" in refused(capsys, forty, tmp_path / "x", "--min_side", "5")
     assert checksums(tmp_path / "x") == before
 
 
@@ -143,7 +143,7 @@ def test_an_unfinished_preparation_of_something_else_is_not_mixed_in(forty, tmp_
     plan.write_text(json.dumps({"command": "another", "input": {}}))
     (plan.parent / "00000.json").write_text("{}")
     said = refused(capsys, path, tmp_path / "x")
-    assert "holds an unfinished preparation by another command: another" in said
+    assert "has an unfinished preparation of another command: another" in said
     assert f"rm -r {tmp_path / 'x' / '.prepare-train'}" in said
 
 
@@ -206,7 +206,7 @@ def test_bad_rows_and_files_are_skipped_counted_and_named(tmp_path, capsys):
         (b"", "is empty"),
         (b"a,b\nc,d\n", "no column 'filepath'"),
         (b",".join(b"column%d" % number for number in range(1_000_000)), "and 999980 more"),
-        (b"filepath,title\nnone.jpg,x\n", "no pair is left to write. Skipped: 1 x no such file"),
+        (b"filepath,title\nnone.jpg,x\n", "found none. Skipped: 1 x no such file"),
         (b"\x00" * 1000, "no column 'filepath'"),
         (b"\xff\xfe" * 1000, "is UTF-16 text; expected UTF-8"),
         (b"\xfe\xfa" * 1000, "no column 'filepath'"),
@@ -249,7 +249,7 @@ def test_a_prepared_dataset_is_a_source_too(prepared, tmp_path):
 
 def test_what_a_tfds_directory_lacks_is_named(prepared, tmp_path, capsys):
     for options, said in (
-        (["--split", "test"], "has no split 'test'; it has train"),
+        (["--split", "test"], "has no split 'test'; choose from train"),
         (["--image_key", "picture"], "no feature 'picture'"),
         (["--caption_key", "objects/text"], "no feature 'objects/text'"),
     ):
@@ -349,7 +349,7 @@ def test_inspection_finds_damaged_truncated_and_missing_shards(prepared, tmp_pat
     inspect.main([str(copy)])
     said = capsys.readouterr().out
     assert "train: 40 pairs" in said
-    assert "checksums are right" in said
+    assert "checksums match" in said
     with Image.open(copy / "contact_sheet.png") as sheet:
         assert sheet.size == (1000, 4 * 264)
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 20
@@ -365,7 +365,7 @@ def test_inspection_finds_damaged_truncated_and_missing_shards(prepared, tmp_pat
     said = capsys.readouterr().out
     assert "3 damaged shards" in said
     for shard, what in zip(
-        shards, ("bytes, expected", "its checksum is another", "missing (records 12 to 17"), strict=False
+        shards, ("bytes, expected", "its checksum differs from the manifest", "missing (records 12 to 17"), strict=False
     ):
         assert any(shard.name in line and what in line for line in said.splitlines())
 
@@ -393,8 +393,9 @@ def test_inspection_shows_how_many_captions_images_have(tmp_path, capsys):
         (tmp_path / "in" / f"{number}.txt").write_text("\n".join(texts))
     run("folder", tmp_path / "in", tmp_path / "x")
     inspect.main([str(tmp_path / "x"), "--pairs", "0"])
-    assert "captions of an image: 1 (3 images), 2 (1 images), 5 (1 images), 9 (1 images); 19 in all, 3.17 an image" in (
-        capsys.readouterr().out
+    assert (
+        "captions per image: 1 (3 images), 2 (1 images), 5 (1 images), 9 (1 images); 19 in total, 3.17 per image"
+        in (capsys.readouterr().out)
     )
     source = array_record.open_split(tmp_path / "x", "train", flag="x")
     assert [inspect._tile(source, index)[1] for index in (0, 2, 3)] == [
@@ -440,7 +441,7 @@ def test_another_command_leaves_a_preparation_that_goes_on_alone(tmp_path, capsy
     work.mkdir(parents=True)
     (work / "plan.json").write_text('{"command": "another", "input": {}}')
     (work / "00000.train.7.partial").write_text("under way")
-    assert "unfinished preparation by another command" in refused(capsys, path, tmp_path / "x")
+    assert "unfinished preparation of another command" in refused(capsys, path, tmp_path / "x")
     assert (work / "00000.train.7.partial").exists()
 
 
@@ -488,7 +489,7 @@ def test_a_file_that_may_not_be_read_is_a_paragraph(tmp_path, capsys, monkeypatc
 def test_a_folder_without_a_manifest_is_explained(tmp_path, capsys):
     with pytest.raises(SystemExit):
         inspect.main([str(tmp_path)])
-    assert "no manifest.json there" in capsys.readouterr().err
+    assert "no manifest.json" in capsys.readouterr().err
 
 
 def test_shrunk_pixels_are_those_of_the_whole_image_resized(tmp_path):
@@ -512,5 +513,5 @@ def test_stopping_by_ctrl_c_says_how_to_go_on(forty, tmp_path):
         _, error = process.communicate(timeout=60)
     if process.returncode:  # it may have been done already
         assert process.returncode == 130
-        assert "give the same command again" in error
+        assert "run the same command again" in error
         assert "Traceback" not in error

@@ -38,7 +38,7 @@ def test_a_folder_in_use_is_refused_and_its_owner_named(forty, tmp_path, capsys)
         for split in ("train", "test"):
             said = refused(capsys, forty, tmp_path / "x", "--split", split)
             assert f"{tmp_path / 'x'} is in use: process {os.getpid()} on " in said
-            assert "prepares the split 'train' in it since" in said
+            assert "has been preparing the split 'train' in it since" in said
             assert files(tmp_path / "x") == [lock.NAME]
     assert not (tmp_path / "x").exists()
     assert len(run("csv", forty, tmp_path / "x", *OPTIONS)) == 40
@@ -109,7 +109,7 @@ def check_refusal(done, output, reason):
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("input_pipeline.prepare:")]
     assert line.startswith(f"input_pipeline.prepare: --output: {output}/.prepare-train")
-    assert f"cannot be written ({reason}). The 3 shards that are done are kept." in line
+    assert f"cannot be written ({reason}). The 3 finished shards are kept." in line
     assert not list((output / ".prepare-train").glob("*.partial"))
 
 

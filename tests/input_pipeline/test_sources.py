@@ -174,7 +174,7 @@ def test_every_file_of_a_folder_is_a_pair_or_counted(tmp_path):
     assert len(skipped) == 10
     (tmp_path / "none" / "sub").mkdir(parents=True)
     (tmp_path / "none" / "sub" / "a.heic").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no images .*; found 1 \.heic"):
+    with pytest.raises(UserError, match=r"expected images .*; found 1 \.heic"):
         next(Folder(tmp_path / "none", 4).jobs())
 
 
@@ -284,7 +284,7 @@ def test_a_file_cannot_name_others_outside_its_folder(tmp_path):
 def test_a_name_that_no_file_can_have_is_missing(name, tmp_path):
     row = {"filename": name, "caption": "a", "negative_caption": "b"}
     (tmp_path / "test.json").write_text(json.dumps([row]))
-    with pytest.raises(UserError, match="missing, as 1 of 1 images"):
+    with pytest.raises(UserError, match="missing, with 1 of 1 images missing"):
         open_set("sugar_crepe", tmp_path, "test", ClassPrompts())
     with pytest.raises(UserError, match=r"nothing at|File name too long"):
         open_set("webdataset", Path(name), "test", ClassPrompts())

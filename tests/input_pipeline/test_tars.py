@@ -208,7 +208,7 @@ def test_the_bytes_of_a_sample_are_bounded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["0.jpg", "{}.jpg", "{}.txt", "{}.cls", "{}", "._{}", "0.{}"])
 def test_millions_of_members_take_no_more_memory_than_thousands(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "_MOST_WAITING", 100)
+    monkeypatch.setattr(webdataset, "_MAX_PENDING", 100)
     peaks = []
     for count in (500, 2500):
         headers = b"".join(tarfile.TarInfo(name.format(number)).tobuf() for number in range(count))
@@ -258,15 +258,15 @@ LINK.type, LINK.linkname = tarfile.LNKTYPE, "0.jpg"
         (tar_of(LABELLED)[:4096], "no end mark: is the file cut off"),
         (tar_of(LABELLED)[:4000], "damaged tar"),
         (tar_of(LABELLED)[:2048] + b"x" + tar_of(LABELLED)[2049:], "bytes that are no header"),
-        (tar_of(LABELLED[:3]), "1 has an image and no .cls"),
-        (tar_of(LABELLED[1:]), "d.x/0 has a .cls and no image"),
-        (tar_of([*LABELLED, LABELLED[0]]), "d.x/0.jpg is there twice"),
-        (tar_of([*LABELLED, LABELLED[1]]), "d.x/0.cls is there twice"),
+        (tar_of(LABELLED[:3]), "1 has an image, but no .cls"),
+        (tar_of(LABELLED[1:]), "d.x/0 has a .cls, but no image"),
+        (tar_of([*LABELLED, LABELLED[0]]), "d.x/0.jpg is a duplicate member"),
+        (tar_of([*LABELLED, LABELLED[1]]), "d.x/0.cls is a duplicate member"),
         (LINK.tobuf() + tar_of(LABELLED), "not a regular file"),
         (tar_of([("\x1b[2J.jpg", b"x")]), r"\x1b[2J has an image"),
         (tar_of([("caf\udce9.jpg", b"x")]), r"caf\udce9 has an image"),
         (b"BZh9" + bytes(600), "compressed otherwise"),
-        (tar_of([]), "no samples"),
+        (tar_of([]), "expected samples in the tars; found none"),
     ],
 )
 def test_an_evaluation_set_that_lacks_something_is_refused(content, words, tmp_path):

@@ -138,7 +138,7 @@ def test_another_list_is_not_mixed_with_an_unfinished_download(tmp_path, monkeyp
     (tmp_path / "list").write_text("url\tcaption\nfile:///etc/hostname\ta\n")
     with pytest.raises(SystemExit):
         prepare.main(arguments(tmp_path / "list", tmp_path / "x"))
-    assert "of an input that has changed since" in capsys.readouterr().err
+    assert "of an input that has since changed" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         prepare.main(arguments(tmp_path / "list", tmp_path / "y"))
     assert "no line of the list has a web address" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_exports_are_read_back_and_return_bit_for_bit(
     assert "Read back in PyTorch, embeddings differ by at most" in said
     assert same_variables(loading.read(tmp_path / output).variables, loading.read(run_folder).variables)
     assert not list(tmp_path.glob(".export*"))
-    assert "exists already, and nothing is overwritten" in export(run_folder, form, tmp_path / output, status=2)
+    assert "already exists, and export never overwrites" in export(run_folder, form, tmp_path / output, status=2)
     mask = os.umask(0)
     os.umask(mask)
     for path in tmp_path.rglob("*"):  # whoever may read the user's other files may read these
@@ -191,7 +191,7 @@ def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "choose from open_clip, hugging_face, rankclip" in export(run_folder, "torch", tmp_path / "x.pt", status=2)
     assert "ends in .safetensors" in export(run_folder, "open_clip", tmp_path / "x.pt", status=2)
     assert "nothing there" in export(tmp_path / "none", "open_clip", tmp_path / "x.safetensors", status=2)
-    assert "is a folder. Name a file" in export(run_folder, "open_clip", tmp_path, status=2)
+    assert "is a folder; expected a file. Use a file name" in export(run_folder, "open_clip", tmp_path, status=2)
     assert "rm -r" not in export(run_folder, "hugging_face", ".", status=2)
     (tmp_path / "file").write_text("")
     assert "cannot be written" in export(run_folder, "open_clip", tmp_path / "file" / "x.safetensors", status=2)
@@ -201,7 +201,7 @@ def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "no checkpoint of step 3" in export(
         run_folder, "open_clip", tmp_path / "x.safetensors", "--step=3", status=2
     )
-    assert "no average" in export(run_folder, "open_clip", tmp_path / "a/x.safetensors", "--weights=ema", status=2)
+    assert "no EMA" in export(run_folder, "open_clip", tmp_path / "a/x.safetensors", "--weights=ema", status=2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

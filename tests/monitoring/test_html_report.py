@@ -180,7 +180,7 @@ def test_what_is_no_run_is_said(two_runs, tmp_path):
         html_report.write([tmp_path], tmp_path / "x.html")
     assert "no run at" in run("report", "--workdir", tmp_path, "--output", tmp_path / "x.html", status=2).stderr
     named = run("report", "--workdir", "a", "a", "--output", tmp_path / "x.html", status=2).stderr
-    assert "--workdir: a is named twice" in named
+    assert "--workdir: a is given twice" in named
     assert not list(tmp_path.iterdir())
 
 

@@ -64,8 +64,8 @@ def test_verify_says_which_checkpoint_is_whole(by_command, tmp_path):
     path = tmp_path / "run" / "checkpoints" / "15" / "default" / "_METADATA"
     path.write_bytes(path.read_bytes()[:-1])
     said = run("verify", "--workdir", tmp_path / "run", status=1).stdout
-    assert f"step 15: CORRUPT\n  {path} is altered or cut off\nstep 20: whole" in said
-    assert "15 is not what was saved" in run("evaluate", "--workdir", tmp_path / "run", "--step=15", status=2).stderr
+    assert f"step 15: CORRUPT\n  {path} is altered or truncated\nstep 20: intact" in said
+    assert "15 is corrupt" in run("evaluate", "--workdir", tmp_path / "run", "--step=15", status=2).stderr
     assert "choose from [10, 15, 20]" in run("verify", "--workdir", tmp_path / "run", "--step=7", status=2).stderr
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_run_ends_with_the_same_parameters(how, when, by_command,
         saved = int(re.search(r"Stopped and saved at step (\d+)", said)[1])
         assert when <= saved < 20
         assert said.index("Stopping: the step under way is finished and saved first") < said.index("Stopped and saved")
-        assert "Go on with the same command: python -m rankclip_jax.train --config configs/demo.py" in said
+        assert "Resume with the same command: python -m rankclip_jax.train --config configs/demo.py" in said
         resumed = f"resuming from step {saved}\n"
     else:
         resumed = r"resuming from step (5|10|15)\n"
@@ -165,12 +165,12 @@ DEMO = ["--config", "configs/demo.py"]
 BAD = {
     "missing data": (["--config", "configs/cc3m.py"], "data/cc3m.*python -m rankclip_jax.input_pipeline.prepare"),
     "misspelt key": ([*DEMO, "--config.train.batch_size=8"],
-                     r"--config.train.batch_size: no such setting\. Did you mean --config.train.global_batch_size\?"),
+                     r"--config.train.batch_size: unknown setting\. Did you mean --config.train.global_batch_size\?"),
     "not a number": ([*DEMO, "--config.train.steps=many"], "train.steps=many"),
     "missing recipe": (["--config", "configs/dmeo.py"], "no file at configs/dmeo.py.*configs/demo.py"),
     "no recipe": ([], "--config: not given"),
     "unknown flag": ([*DEMO, "--workdri=x"], "workdri.*workdir"),
-    "empty workdir": ([*DEMO, "--workdir="], "--workdir: empty. Leave it out for runs/demo"),
+    "empty workdir": ([*DEMO, "--workdir="], "--workdir: empty. Omit the flag for the default, runs/demo"),
     "unwritable": ([*DEMO, "--workdir", "/proc/run"], "/proc/run cannot be written"),
 }  # fmt: skip
 

@@ -106,7 +106,7 @@ def test_a_shard_that_is_not_what_was_prepared_is_noticed_when_the_data_are_open
         data.open_data(settings(prepared))
     source, _ = data.open_data(settings(prepared, data__max_unreadable_fraction=0.5))
     assert f"{name}" in caplog.text
-    assert "its records 10 to 14 are not read" in caplog.text
+    assert "skipping its records 10 to 14" in caplog.text
     readable = [index for index in range(40) if index not in range(10, 15)]
     assert [source[index]["text"] for index in readable] == [[f"picture {index}"] for index in readable]
     assert len(inspect.find_damaged(prepared, manifest.read(prepared))) == 1

@@ -173,7 +173,7 @@ def test_the_table_says_of_each_array_how_it_lies():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        (("visoin", 0), "no array of the state has a name with 'visoin'"),
+        (("visoin", 0), "'visoin' matches no array of the state"),
         (("token_embedding", 2), "cannot be split along dimension 2 into 8 parts"),
     ],
 )

@@ -121,7 +121,7 @@ def test_hooks_hear_of_the_error_that_ends_a_run(tmp_path, monkeypatch):
 
 def test_a_workdir_of_another_run_is_refused_and_kept(undisturbed):
     files = snapshot(undisturbed)
-    with pytest.raises(UserError, match=r"holds a run with other settings: config\.seed: 0 there, 1 now"):
+    with pytest.raises(UserError, match=r"holds a run with other settings: config\.seed: 0 stored, 1 now"):
         train_small(undisturbed, seed=1, objective__name="rankclip")
     assert snapshot(undisturbed) == files
 
@@ -306,7 +306,7 @@ def test_an_average_of_the_weights_is_kept_evaluated_and_loaded(tmp_path):
         expected = kept * expected + (1 - kept) * new
     assert float(average["params"]["logit_scale"]) == pytest.approx(expected, abs=1e-5)
     train_small(tmp_path / "none", train__steps=1)
-    with pytest.raises(UserError, match="keeps no average"):
+    with pytest.raises(UserError, match="keeps no EMA"):
         loading.read(tmp_path / "none", weights="ema")
 
 

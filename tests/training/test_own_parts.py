@@ -166,7 +166,7 @@ def test_a_run_starts_from_the_weights_of_one_whose_preset_is_not_in_the_table(o
 def test_other_sizes_under_the_same_name_are_another_run(own_run):
     config = small(model__name="mine", objective__name="clip", train__steps=1, data__workers=0)
     with_sizes(config, stored_model(own_run) | {"embedding_size": 32})
-    with pytest.raises(UserError, match=r"config\.model\.embedding_size: 24 there, 32 now"):
+    with pytest.raises(UserError, match=r"config\.model\.embedding_size: 24 stored, 32 now"):
         train(config, own_run, mesh=one_device())
 
 
