@@ -1,4 +1,4 @@
-"""The training objectives, by name: each is one file with its formula, and one row of this table."""
+"""The registry of training objectives: each is one file with its formula, and one row of this table."""
 
 from typing import Any
 
@@ -45,15 +45,15 @@ OBJECTIVES: Registry[Objective] = Registry(
 
 
 def build(config: ConfigDict) -> Objective:
-    """The objective that the settings under ``config.objective`` describe.
+    """Builds the objective that the settings under ``config.objective`` describe.
 
     Raises:
-      UserError: there is none of that name, or it cannot have these values.
+      UserError: the name is unknown, or the objective does not support these values.
     """
     return OBJECTIVES[config.name].from_config(config)
 
 
 def with_parameters(objective: Objective | None, variables: dict[str, Any]) -> dict[str, Any]:
-    """A model's variables, or their shapes, with what an objective learns beside them as it starts."""
+    """Returns a model's variables, or their shapes, with the objective's initial parameters added."""
     own = objective.initial_parameters() if objective else {}
     return variables | {"params": variables["params"] | own}

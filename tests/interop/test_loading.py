@@ -174,7 +174,7 @@ def test_hugging_faces_processor_gives_the_same_ids_and_nearly_the_same_pixels(
 
 
 def test_resnets_have_no_place_in_hugging_faces_layout(tmp_path):
-    with pytest.raises(UserError, match=r"has no ResNets\. Use --format open_clip"):
+    with pytest.raises(UserError, match=r"supports no ResNets\. Use --format open_clip"):
         hugging_face.write(tmp_path / "x", Clip(PRESETS["RN50"]), {})
     assert not (tmp_path / "x").exists()
 
