@@ -1,4 +1,4 @@
-"""The story of a run: check, restore or initialise, step, and show what was learned."""
+"""The training loop: check the settings, restore or initialise the state, take the steps, and evaluate."""
 
 import contextlib
 import dataclasses
@@ -38,13 +38,13 @@ from rankclip_jax.training.step import StepFunction, skip_step
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The outcome of a run.
 
     Args:
       step: updates done.
-      finished: whether that is all of them.
-      signal_number: the signal that stopped it, having saved; None: none did.
-      results: the evaluation that this call made at the end, by name; None: it made none.
+      finished: whether all steps are done.
+      signal_number: the signal that stopped the run after a save; None: it was not stopped.
+      results: the final evaluation that this call made, by name; None: it made none.
     """
 
     step: int
@@ -63,20 +63,20 @@ def train(
     started: float | None = None,
     recipe: Path | None = None,
 ) -> Outcome:
-    """Trains the recipe in ``workdir``, or resumes the run that it holds.
+    """Trains a run in ``workdir``, or resumes the run that the folder holds.
 
     Args:
       config: the settings.
-      workdir: the run's folder; made when the step is compiled and the first batch is there.
-      hooks: called before and after each step, beside those of every run.
+      workdir: the run's folder; created once the step is compiled and the first batch is loaded.
+      hooks: called before and after each step, in addition to the default hooks.
       mesh: the devices; None: all.
-      dry_run: do everything once, keep nothing of it, and stop.
-      started: when the process began, by `time.monotonic`, for the ledger of its time; None: now.
-      recipe: the file that the settings are from, of which the workdir gets a copy; None: there is none.
+      dry_run: whether to take one step and write one checkpoint, keep nothing, and stop.
+      started: when the process started, by `time.monotonic`, for the goodput ledger; None: now.
+      recipe: the file that defines the settings, which is copied to the workdir; None: no copy.
 
     Raises:
-      UserError: the settings, the data or the folder are not usable, or the step is out of memory: nothing has been
-        written. Or the run has diverged, or too many records cannot be read: what was saved before stays.
+      UserError: the settings, the data or the folder are not usable, or the step is out of memory: nothing was
+        written. Or the run diverged, or too many records are unreadable: earlier checkpoints stay.
     """
     started = time.monotonic() if started is None else started
     workdir, timeline = path_of(str(workdir)), Timeline()
@@ -101,8 +101,8 @@ def train(
         while True:
             try:
                 return _take_steps(run, start, state, step_function, hooks, ledger, skipped_steps)
-            except Rollback as back:
-                skipped_steps.add(back.step)
+            except Rollback as rollback:
+                skipped_steps.add(rollback.step)
             with timeline.span("recovery", "the rollback to the last checkpoint"):
                 start = newest(workdir)
                 run, state = run.at(start.step), restore_or_initialise(run.experiment, workdir, start)
@@ -111,19 +111,19 @@ def train(
 
 
 def _finish(run: Run, state: TrainState) -> Outcome:
-    """Nothing is left to train; what was interrupted after it, the evaluation or the report, is made now."""
-    step, found = int(state.step), None
+    """Completes a run without steps left: makes the evaluation or the report if it was interrupted."""
+    step, final_results = int(state.step), None
     if not results.are_there(run):
         with LoggingHook(run) as logging:
-            found = results.show(run, state, logging)
+            final_results = results.show(run, state, logging)
     if is_primary_process():
         say(
             f"This run is finished: {step} steps are done."
             + (f" Its results are in {run.workdir}/evaluation." if run.evaluator else "")
-            + " To train longer, raise --config.train.steps where the learning rate allows it, or start another run "
-            f"from its weights: --config.init_from={run.workdir} --workdir=OTHER"
+            + " To train longer, increase --config.train.steps if the learning rate schedule allows it, or start "
+            f"another run from its weights: --config.init_from={run.workdir} --workdir=OTHER"
         )
-    return Outcome(step, finished=True, results=found)
+    return Outcome(step, finished=True, results=final_results)
 
 
 def _take_steps(
@@ -135,10 +135,10 @@ def _take_steps(
     ledger: Ledger,
     skipped_steps: Set[int],
 ) -> Outcome:
-    """From a state to the end of the run, and its evaluation there.
+    """Takes all remaining steps from a state, and makes the final evaluation.
 
     Raises:
-      Rollback: the run is to resume from its last checkpoint.
+      Rollback: the run must resume from its last checkpoint.
     """
     experiment, timeline, memory = run.experiment, run.timeline, ExplainMemory(run.experiment)
     first, last = start.step + 1, experiment.total_steps
@@ -161,14 +161,14 @@ def _take_steps(
                 for step in range(first, last + 1):
                     for hook in hooks:
                         hook.before_step(step)
-                    take = skip_step if step in skipped_steps else step_function
+                    step_or_skip = skip_step if step in skipped_steps else step_function
                     with (
                         memory,
                         jax.transfer_guard("disallow"),
                         timeline.span("step", f"step {step}"),
                         jax.profiler.StepTraceAnnotation("train", step_num=step),
                     ):
-                        state, metrics = take(state, batch)
+                        state, metrics = step_or_skip(state, batch)
                     timeline.step = step
                     info = StepInfo(step, first, last, state, metrics)
                     for hook in hooks:
@@ -177,9 +177,9 @@ def _take_steps(
                     if step < last:
                         with timeline.span("input", f"the wait for the batch of step {step + 1}"):
                             batch = next(batches)
-                batches.close()  # what decodes has nothing left to do
+                batches.close()  # stops the decoding workers before the evaluation
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
         with timeline.span("evaluation", "the evaluation at the end"):
-            found = results.show(run, state, logging)
-    return Outcome(last, finished=True, results=found)
+            final_results = results.show(run, state, logging)
+    return Outcome(last, finished=True, results=final_results)

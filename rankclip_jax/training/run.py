@@ -1,4 +1,4 @@
-"""What a run is made of while it trains, as its hooks see it."""
+"""The objects of a run during training, as its hooks access them."""
 
 import dataclasses
 from pathlib import Path
@@ -15,19 +15,19 @@ from rankclip_jax.training.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One attempt at a run, from a step on.
+    """One attempt at a run, starting from a step.
 
     Args:
-      experiment: its parts.
-      workdir: its folder.
+      experiment: the experiment.
+      workdir: the run's folder.
       source: the training data.
-      evaluator: of the validation data and the tasks that the settings add.
-      lock: of the folder.
-      events: where what happens is recorded.
-      timeline: what the run does, and for how long.
-      tally: counts records that cannot be read.
+      evaluator: evaluates on the validation data and the tasks that the settings add.
+      lock: the lock of the folder.
+      events: the event log.
+      timeline: the spans of time that the run spends on each activity.
+      tally: counts unreadable records.
       start_step: updates done before this attempt.
-      recipe: the file that the settings are from; None: there is none.
+      recipe: the file that defines the settings; None: no file.
     """
 
     experiment: Experiment
@@ -42,6 +42,6 @@ class Run:
     recipe: Path | None
 
     def at(self, start_step: int) -> "Run":
-        """Another attempt, from another step on."""
+        """Returns another attempt, starting from another step."""
         tally = make_tally(self.experiment.config, self.source)
         return dataclasses.replace(self, start_step=start_step, tally=tally)

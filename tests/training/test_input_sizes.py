@@ -23,7 +23,7 @@ def notes(recipe, source, **changes):
 def test_a_preset_at_too_few_pixels_is_told():
     (note,) = notes(csv_small, SHORT, name="ViT-B-32")
     assert "at 64 pixels ViT-B-32 sees 4 places" in note
-    assert "at its own 224 pixels, 49" in note
+    assert "at the preset's 224 pixels, 49" in note
     assert "at 64 pixels RN50 sees 4 places" in notes(csv_small, SHORT, name="RN50")[0]
 
 

@@ -285,7 +285,7 @@ def test_a_run_goes_on_to_more_steps_where_its_rate_allows_it(schedule, tmp_path
 
 
 def test_a_cosine_cannot_be_made_longer_and_the_way_otherwise_is_said(undisturbed):
-    with pytest.raises(UserError, match=r"20 steps long and cannot become 30: the cosine.*--config\.init_from"):
+    with pytest.raises(UserError, match=r"has 20 steps and cannot be changed to 30: its cosine.*--config\.init_from"):
         train_small(undisturbed, train__steps=30, objective__name="rankclip")
 
 
@@ -358,12 +358,14 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_ra
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), variables)
 
     monkeypatch.setattr(loading, "weights_to_start_from", damaged)
-    with pytest.raises(UserError, match=r"is nan at step 1, before anything was learned: the learning rate is not"):
+    with pytest.raises(
+        UserError, match=r"is nan at step 1, before the first update, so the cause is not the learning rate"
+    ):
         train_small(tmp_path / "run")
 
 
 def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_written(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory beside .* --config\.model\.remat=blocks"):
+    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory besides .* --config\.model\.remat=blocks"):
         train_small(tmp_path / "run", train__global_batch_size=2**19)
     assert not (tmp_path / "run").exists()
 
@@ -374,7 +376,7 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_wr
 
     monkeypatch.setattr(loop, "compile_step", no_memory)
     with (
-        pytest.raises(UserError, match=r"does not fit in memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
+        pytest.raises(UserError, match=r"is out of memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
         compilation.ExplainMemory(build_experiment(small(), one_device(), 1)),
         no_memory(),
     ):
@@ -384,7 +386,7 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_wr
 def test_without_validation_data_that_is_said(tmp_path, capsys):
     outcome = train_small(tmp_path / "run", data__validation_examples=0, train__steps=2)
     assert outcome.results is None
-    assert "no validation data, so nothing is evaluated" in capsys.readouterr().out
+    assert "no validation data: skipping the evaluation" in capsys.readouterr().out
 
 
 def test_one_validation_pair_has_no_tau_and_that_is_said(tmp_path, capsys):
