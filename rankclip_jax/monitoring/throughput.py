@@ -12,7 +12,7 @@ class Clock:
     """
 
     def __init__(self, step: int, pairs_per_step: int) -> None:
-        self._pairs_a_step = pairs_per_step
+        self._pairs_per_step = pairs_per_step
         self.restart(step)
 
     def restart(self, step: int) -> None:
@@ -21,6 +21,6 @@ class Clock:
 
     def read(self, step: int) -> float:
         """Pairs per second since the last reading or restart, and counts from here."""
-        pairs, seconds = (step - self._step) * self._pairs_a_step, time.perf_counter() - self._time
+        pairs, seconds = (step - self._step) * self._pairs_per_step, time.perf_counter() - self._time
         self.restart(step)
         return pairs / max(seconds, 1e-9)

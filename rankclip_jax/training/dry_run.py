@@ -47,7 +47,7 @@ def perform_dry_run(run: Run, step_function: StepFunction, state: TrainState) ->
         loss, step = float(metrics["loss"]), int(state.step)
     if not metrics["finite"]:
         raise UserError(
-            f"--dry-run: expected a finite loss and finite gradients at step {step}; found the loss {loss}. Try "
+            f"--dry_run: expected a finite loss and finite gradients at step {step}; found the loss {loss}. Try "
             "--config.model.dtype=float32, or other weights in config.init_from."
         )
     stepped = time.perf_counter()

@@ -152,8 +152,8 @@ def test_an_image_that_cannot_be_read_counts_as_wrong_and_is_said(place, exporte
     for attempt in range(2):
         done = run(*words)
         for name in ("shapes", "captions", "several", "probe"):
-            assert f"warning: {name}: 1 images could not be read and count as wrong" in done.stdout
-        assert ("kept" in done.stdout) == (attempt > 0)
+            assert f"warning: {name}: 1 unreadable images count as wrong" in done.stdout
+        assert ("according to an existing result" in done.stdout) == (attempt > 0)
     lines = {}
     for line in (tmp_path / "out" / "eval_results.jsonl").read_text().splitlines():
         lines |= {json.loads(line)["key"]: json.loads(line)["metrics"]}
@@ -268,10 +268,10 @@ def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, expo
                  "nameless: no names of its classes", "one: only one class, 'only'", "placeless: .*'a photo' has no pl",
                  "cut: .*2.tar: ",
                  "ragged: .*has 5 labels, that of the first image 6",
-                 "captions: the images have captions, and no labels",
-                 "ungrouped: grouped: of the images no groups are known"):  # fmt: skip
-        assert re.search(f"left out: {word}", done.stdout), word
-    assert done.stdout.index("left out: captions") < done.stdout.index("11/11 pairs")
+                 "captions: expected images with labels; found images with captions only",
+                 "ungrouped: grouped: expected a dataset with groups"):  # fmt: skip
+        assert re.search(f"skipped: {word}", done.stdout), word
+    assert done.stdout.index("skipped: captions") < done.stdout.index("11/11 pairs")
     assert (tmp_path / "out" / "pairs.json").exists()
     assert "5 labels" in json.loads((tmp_path / "out" / "ragged.json").read_text())["error"]
     assert "Traceback" not in done.stdout + done.stderr

@@ -102,7 +102,7 @@ TOGETHER = {
     "small batch": ({"train__global_batch_size": 3}, "3 pairs cannot .* 8 devices.*global_batch_size=8"),
     "odd size": ({"model__image_size": 50}, "--config.model.image_size=48"),
     "no flash": ({"model__attention": "cudnn"}, "cudnn needs an NVIDIA GPU"),
-    "no patches": ({"model__name": "RN50", "model__vision": {"patch_dropout": 0.5}}, "patch_dropout: no such setting"),
+    "no patches": ({"model__name": "RN50", "model__vision": {"patch_dropout": 0.5}}, "patch_dropout: unknown setting"),
     "long list": ({"objective__list_size": 17}, "expected 0 .* to 16, the batch"),
     "crops": ({"data__crop_scale": (1.0, 0.5)}, "the smaller fraction first"),
     "delimiter": ({"data__source": "csv", "data__delimiter": "ab"}, "expected one character"),

@@ -422,7 +422,7 @@ def test_results_are_added_to_and_written_whole(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         results.write(tmp_path, 3, [Metric("a", 1.0)])
     assert read_results(tmp_path, 3) == {"a": 1.0}
-    assert "is written anew" in caplog.text
+    assert "not a file of evaluation results; ignoring it" in caplog.text
     assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["3.json"]
 
 

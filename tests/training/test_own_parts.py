@@ -83,7 +83,7 @@ def test_evaluation_does_without_the_recipe_but_for_the_validation_loss(by_recip
     others = {name: value for name, value in trained.items() if not name.startswith("validation/")}
     assert read_results(folder, 2) == pytest.approx(others, rel=1e-4, abs=1e-4)
     refused = run("evaluate", "--workdir", folder, "--tasks=validation", status=2).stderr
-    assert "Name the recipe that adds it: --config RECIPE" in refused
+    assert "Use --config RECIPE with the recipe that adds it" in refused
     shutil.copy(folder / "recipe.py", tmp_path / "copy.py")
     run("evaluate", "--workdir", folder, "--tasks=validation", "--config", tmp_path / "copy.py")
     assert read_results(folder, 2)["validation/loss"] == pytest.approx(trained["validation/loss"], rel=1e-4)
@@ -141,7 +141,7 @@ def test_a_run_is_read_without_the_tables_that_it_was_made_with(own_run, tmp_pat
     run_evaluation.evaluate(own_run, None, ["retrieval"], None)
     with pytest.raises(
         UserError,
-        match=r"^--tasks: the validation loss needs the run's objective 'mine', which is not loaded.*--config RECIPE",
+        match=r"^--tasks: no validation loss: the objective 'mine' is not loaded.*--config RECIPE",
     ):
         run_evaluation.evaluate(own_run, None, ["validation"], None)
     html_report.write([own_run], tmp_path / "report.html")
