@@ -154,9 +154,12 @@ def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed,
         "train__steps": 4,
     }
     for other, said in (
-        ({"model__activation": "gelu"}, "was trained with quick_gelu"),
-        ({"model__vision": {"pooling": "mean"}}, r"config\.model\.vision\.pooling: 'class_token' there, 'mean' in"),
-        ({"model__name": "ViT-S-16"}, "holds a tiny; the settings describe a ViT-S-16"),
+        ({"model__activation": "gelu"}, "expected weights trained with gelu; found quick_gelu"),
+        (
+            {"model__vision": {"pooling": "mean"}},
+            r"config\.model\.vision\.pooling: 'class_token' in the weights, 'mean' in",
+        ),
+        ({"model__name": "ViT-S-16"}, "expected weights of a ViT-S-16; found a tiny"),
     ):
         with pytest.raises(UserError, match=said):
             train_small(tmp_path / "run", **(changes | other))
