@@ -386,8 +386,8 @@ def _fill(path: Path, tensors: files.Tensors, mappings: list[TensorMapping], mod
     problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise UserError(
-            f"{path}: expected the weights of a supported model ({', '.join(PRESETS)}); found, compared with the most "
-            f"similar one, {name}, tensors {'; '.join(problems)}."
+            f"{path}: expected the weights of a supported model ({', '.join(PRESETS)}); found tensors that differ from "
+            f"the most similar one, {name}: {'; '.join(problems)}."
         )
     variables = empty(shapes)
     for mapping in mappings:

@@ -259,7 +259,7 @@ def test_tensors_that_do_not_fit_are_named(change, said, demo_tensors, tmp_path)
     tensors = dict(demo_tensors)
     change(tensors)
     files.write(tmp_path / "x.safetensors", tensors, {})
-    with pytest.raises(UserError, match=f"x.safetensors: .* Beside ViT-demo, the nearest, {said}"):
+    with pytest.raises(UserError, match=f"x.safetensors: .* differ from the most similar one, ViT-demo: {said}"):
         loading.read(tmp_path / "x.safetensors")
 
 
