@@ -104,8 +104,8 @@ def _update_ema(ema: dict[str, Any], parameters: optax.Params, decay: float, ste
     """Returns the EMA after an update; the first steps use a smaller decay, so that the initial weights fade."""
     if not ema:
         return ema
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, parameters)
+    kept = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, parameters)
 
 
 def skip_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

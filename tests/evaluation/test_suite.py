@@ -220,7 +220,7 @@ def test_progress_is_told_in_a_terminal_alone(capsys, monkeypatch):
     tell = suite_run._progress("1/2 shapes")
     tell(0, 200)
     tell(50, 200)
-    assert re.fullmatch(r"\r\x1b\[K1/2 shapes: 50 of 200 images \(25%\), .* a second, .* left", capsys.readouterr().out)
+    assert re.fullmatch(r"\r\x1b\[K1/2 shapes: 50 of 200 images \(25%\), .* images/s, .* left", capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -182,7 +182,9 @@ def test_resnets_have_no_place_in_hugging_faces_layout(tmp_path):
 def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "choose from open_clip, hugging_face, rankclip" in export(run_folder, "torch", tmp_path / "x.pt", status=2)
     assert "ends in .safetensors" in export(run_folder, "open_clip", tmp_path / "x.pt", status=2)
-    assert "nothing there" in export(tmp_path / "none", "open_clip", tmp_path / "x.safetensors", status=2)
+    assert "none: not found. Use the path of" in export(
+        tmp_path / "none", "open_clip", tmp_path / "x.safetensors", status=2
+    )
     assert "is a folder. Name a file" in export(run_folder, "open_clip", tmp_path, status=2)
     assert "rm -r" not in export(run_folder, "hugging_face", ".", status=2)
     (tmp_path / "file").write_text("")

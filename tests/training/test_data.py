@@ -189,7 +189,7 @@ def test_data_that_moved_or_whose_images_were_mended_are_the_same(tmp_path, caps
     assert capsys.readouterr().out == ""
     (tmp_path / "b" / "7.jpg").write_bytes(jpeg(7, 50, 50))
     data.check_unchanged(tmp_path / "run", moved)
-    assert "training data have changed: image sizes differ" in capsys.readouterr().out
+    assert "training data have changed since the run started: image sizes differ" in capsys.readouterr().out
 
 
 def test_data_that_were_prepared_anew_with_other_options_are_other_data(original, tmp_path):

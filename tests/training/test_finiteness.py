@@ -51,7 +51,7 @@ def events(workdir):
 
 def test_the_run_stops_and_names_the_step_its_records_and_what_was_not_finite(poison, tmp_path):
     poison()
-    with pytest.raises(UserError, match=r"is nan at step 8: the run has diverged .* checkpoint is of step 5"):
+    with pytest.raises(UserError, match=r"is nan at step 8: the run has diverged, .* checkpoint is of step 5"):
         train_small(tmp_path / "run", logging__every_steps=4)
     (event,) = events(tmp_path / "run")
     assert (event["step"], event["policy"]) == (BAD, "stop")

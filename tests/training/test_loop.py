@@ -344,7 +344,7 @@ def test_divergence_is_noticed_at_the_next_logged_step(tmp_path, monkeypatch, ca
         return jax.jit(bad)
 
     monkeypatch.setattr(compilation, "make_step", poisoned)
-    with pytest.raises(UserError, match=r"loss is nan at step 4: the run has diverged .* There is no checkpoint yet"):
+    with pytest.raises(UserError, match=r"loss is nan at step 4: the run has diverged, .* There is no checkpoint yet"):
         train_small(tmp_path / "run", checkpoint__every_steps=1000, logging__every_steps=2)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["loss"] is None  # valid JSON, which has no NaN
