@@ -109,7 +109,7 @@ class ModelUnderTest:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Settings, abc.ABC):
-    """An evaluation: a frozen dataclass of its options, each a `setting` beside the ``"task"`` that names it.
+    """An evaluation: a frozen dataclass of its options, each a `setting` next to the ``"task"`` that names it.
 
     A subclass validates its options in ``__post_init__`` and raises UserError for unsupported values.
     """

@@ -113,10 +113,10 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     computations: dict[str, list[str]] = {}
     entry = name = ""
     for line in text.splitlines():
-        if begun := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            name = begun[2]
+        if header := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            name = header[2]
             computations[name] = []
-            entry = name if begun[1] else entry
+            entry = name if header[1] else entry
         elif line.startswith("}"):
             name = ""
         elif name:
