@@ -66,8 +66,8 @@ class VisionTransformerConfig(VisionConfig):
         """Returns the mappings to OpenAI's layout (open_clip, the RankCLIP release) or ``transformers.CLIPModel``'s."""
         if self.pooling != "class_token":
             raise UserError(
-                "--format: other libraries' CLIP models support only config.model.vision.pooling=class_token; found "
-                f"{self.pooling}. Use the run from Python: rankclip_jax.load(DIR)"
+                "--format: other libraries' CLIP models support only the pooling class_token; found "
+                f"config.model.vision.pooling={self.pooling}. Use the run from Python: rankclip_jax.load(DIR)"
             )
         if library == "open_clip":
             return [

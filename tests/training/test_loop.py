@@ -245,7 +245,9 @@ def test_a_tower_that_pools_its_patches_starts_from_one_of_another_image_size(tm
     train_small(tmp_path / "start", model__vision={"pooling": "mean"}, train__steps=1)
     changes = {"model__vision": {"pooling": "mean"}, "model__image_size": 48, "init_from": str(tmp_path / "start")}
     assert train_small(tmp_path / "run", **changes, train__steps=1).finished
-    with pytest.raises(UserError, match=r"was trained with pixel_mean .* Use --config\.model\.pixel_mean="):
+    with pytest.raises(
+        UserError, match=r"expected weights trained with pixel_mean .* Use --config\.model\.pixel_mean="
+    ):
         train_small(tmp_path / "other", **changes, model__pixel_mean=(0.5, 0.5, 0.5))
 
 
