@@ -192,7 +192,7 @@ BROKEN = {
     "no activation": (lambda model: model.update(activation="mine"), r"activation: unknown value 'mine'"),
     "missing": (lambda model: model.pop("embedding_size"), r"name: unknown preset 'mine'.*--config RECIPE"),
     "no encoder": (lambda model: model.update(text=3), r"text"),
-    "unknown": (lambda model: model["text"].update(depth=3), r"text\.depth: no such setting"),
+    "unknown": (lambda model: model["text"].update(depth=3), r"text\.depth: unknown setting"),
     "a word": (lambda model: model["vision"].update(width="x"), r"vision\.width: expected a number"),
     "a flag": (lambda model: model["vision"].update(width=True), r"vision\.width: .* found True"),
     "too large": (lambda model: model["vision"].update(layers=10**9), r"vision\.layers: .* at least 1 and at most 512"),
