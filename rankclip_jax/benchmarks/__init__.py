@@ -1,1 +1,1 @@
-"""What `python -m rankclip_jax.benchmark SUBJECT` measures, a file for each subject."""
+"""The benchmarks of `python -m rankclip_jax.benchmark SUBJECT`, one file per subject."""

@@ -1,4 +1,4 @@
-"""What a recipe's checkpoints cost its training, and how long a run takes to come back from one."""
+"""Benchmark of a recipe's checkpoints: their cost in training time, and the time to verify and restore one."""
 
 import tempfile
 from pathlib import Path
@@ -18,22 +18,22 @@ from rankclip_jax.training.state import abstract_state, create
 
 
 def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
-    """Takes steps with a checkpoint among them and without one, in turns, and comes back from the last; the rows.
+    """Measures steps with and without a checkpoint in alternation, then verification and restore; returns the rows.
 
     Args:
       config: the settings.
-      folder: checkpoints are written below it, and removed.
-      steps: in each turn; the checkpoint is begun before the first and is safe after the last.
+      folder: the folder in which checkpoints are written temporarily.
+      steps: steps per turn; the save starts before the first and is complete after the last.
 
     Raises:
-      UserError: the settings are not usable, or the step does not fit.
+      UserError: the settings are invalid, or the step does not fit in memory.
     """
     check(config, jax.device_count())
     experiment = build_experiment(config, make_mesh(config.mesh), LENGTH, config.train.global_batch_size)
     step: Any = compile_step(experiment, announce=True)
     state, batch = create(experiment), experiment.layout.put_rows(random_batch(experiment))
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        workdir = Path(place)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        workdir = Path(temporary)
         write_config(workdir, config)
         checkpoints = Checkpoints(workdir, config, abstract_state(experiment))
 
@@ -59,11 +59,11 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
                 "restore": timed(lambda: read_state(workdir, abstract_state(experiment), last)),
             }
         )
-    a_step = training.median("plain") / steps
+    step_seconds = training.median("plain") / steps
     pairs = zip(training.seconds["saved"], training.seconds["plain"], strict=True)
     extra = None if training.is_busy else Spread.of(saved - plain for saved, plain in pairs)
     every = config.checkpoint.every_steps
-    share = extra and Spread(*(seconds / (every * a_step) for seconds in extra))
+    share = extra and Spread(*(seconds / (every * step_seconds) for seconds in extra))
     row: dict[str, Any] = {"model": config.model.name, "gib": size / 2**30, "every_steps": every}
     row |= columns("step_seconds", training.spread("plain", 1 / steps))
     row |= columns("checkpoint_seconds", extra) | columns("share_of_training", share)
@@ -71,8 +71,9 @@ def run(config: ConfigDict, folder: Path, steps: int) -> list[dict]:
     row |= training.load_columns()
     print(
         f"{row['model']}: a checkpoint of {row['gib']:.2f} GiB takes {format_row(row, 'checkpoint_seconds', '.2f')} s "
-        f"from training, {format_row(row, 'share_of_training', '.2%')} of {every:,} steps of {a_step:.3f} s; verified "
-        f"in {format_row(row, 'verify_seconds', '.2f')} s, restored in {format_row(row, 'restore_seconds', '.2f')} s"
+        f"of training time, {format_row(row, 'share_of_training', '.2%')} of {every:,} steps of {step_seconds:.3f} s; "
+        f"verified in {format_row(row, 'verify_seconds', '.2f')} s, restored in "
+        f"{format_row(row, 'restore_seconds', '.2f')} s"
     )
     print_conclusion(training, reading)
     return [row]

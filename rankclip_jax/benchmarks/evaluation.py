@@ -1,4 +1,4 @@
-"""How many images a second a zero-shot evaluation takes, beside CLIP_benchmark's with PyTorch on the same files."""
+"""Benchmark of zero-shot evaluation in images per second, compared with CLIP_benchmark in PyTorch on the same files."""
 
 import contextlib
 import dataclasses
@@ -42,20 +42,20 @@ _CLASSES = 10
 
 
 def run(config: ConfigDict, count: int) -> list[dict]:
-    """Classifies made JPEGs of 500 x 375 pixels in turns, and prints a line for each version; the rows.
+    """Classifies synthetic JPEGs of 500 x 375 pixels, prints a line for each version, and returns the rows.
 
-    Each side computes in float32, our default, and in 16 bits: ours in bfloat16, CLIP_benchmark under its default, amp.
+    Both sides run in float32, our default, and in 16 bits: ours in bfloat16, CLIP_benchmark with its default, amp.
 
     Args:
-      config: the settings, of which the model counts.
-      count: of images.
+      config: the settings, of which only the model matters.
+      count: number of images.
 
     Raises:
-      UserError: the settings are not usable.
+      UserError: the settings are invalid.
     """
     validation.check_values(config)
-    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = Path(temporary)
         _write(folder, count)
         source = open_set("webdataset", folder, "test", ClassPrompts())
         versions = {f"{_OURS}, {dtype}": timed(_ours(config, source, dtype)) for dtype in ("float32", "bfloat16")}
@@ -69,7 +69,7 @@ def run(config: ConfigDict, count: int) -> list[dict]:
         rows.append(row | timings.load_columns() | (columns_of(peers[name]) if name in peers else {}))
         print(
             f"{name:<23} {row['model']} on {row['device']}: {format_row(row, 'images_per_second')} images/s; "
-            f"time against ours in float32 {format_row(row, 'time_against_ours', '.2f')}"
+            f"time relative to ours in float32 {format_row(row, 'time_against_ours', '.2f')}"
         )
         if name in peers:
             print(format_trials(peers[name]))
@@ -78,7 +78,7 @@ def run(config: ConfigDict, count: int) -> list[dict]:
 
 
 def _write(folder: Path, count: int) -> None:
-    """A dataset in CLIP_benchmark's layout, of images with edges and noise as photographs have."""
+    """Writes a dataset in CLIP_benchmark's layout, of synthetic images with edges and noise like photographs."""
     rng = np.random.default_rng(0)
     (folder / "test").mkdir()
     (folder / "test" / "nshards.txt").write_text("1\n")
@@ -110,9 +110,9 @@ def _ours(config: ConfigDict, source: Source, dtype: str) -> Callable[[], object
 
 
 def _peers(config: ConfigDict, folder: Path, stack: contextlib.ExitStack) -> dict[str, Peer]:
-    """CLIP_benchmark under its best settings, without and with amp; none, with a word on it: it cannot be compared."""
+    """Returns CLIP_benchmark with its fastest settings, without and with amp; prints a note if it cannot run."""
     if missing := [name for name in ("torch", "open_clip", "clip_benchmark") if not importlib.util.find_spec(name)]:
-        print(f"note: ours is not compared with CLIP_benchmark. {install_hint(missing)}")
+        print(f"note: no comparison with CLIP_benchmark: {install_hint(missing)}")
         return {}
     platform, peers = jax.default_backend(), {}
     candidates = stack.enter_context(settings_of_pytorch(platform, trains=False))
@@ -121,7 +121,7 @@ def _peers(config: ConfigDict, folder: Path, stack: contextlib.ExitStack) -> dic
         try:
             peer = stack.enter_context(choose("rankclip_jax.benchmarks.clip_benchmark_zero_shot", words, candidates))
         except PeerError as error:
-            print(f"note: ours is not compared with CLIP_benchmark: {error}")
+            print(f"note: no comparison with CLIP_benchmark: {error}")
             break
         peers[f"CLIP_benchmark, {name}"] = peer
     return peers

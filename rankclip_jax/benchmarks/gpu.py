@@ -1,8 +1,7 @@
-"""Everything worth measuring on the devices that are here, the most informative first, within some minutes.
+"""A suite of experiments on the attached devices, the most informative first, within a time limit.
 
-Each experiment is a process of its own: one that crashes or hangs costs no other, and the memory that it used is free
-for the next. Each row is written to ``results.jsonl`` as soon as it is known, and its summary to ``results.md``. On
-CPUs the same runs in small.
+Each experiment is a separate process, so that a crash or hang does not affect the others, and its memory is freed. Each
+row is written to ``results.jsonl`` at once, and its summary to ``results.md``. CPUs run a small version.
 """
 
 import contextlib
@@ -21,11 +20,11 @@ from rankclip_jax.benchmarks.gpu_experiments import EXPERIMENTS, Row
 
 
 def run(minutes: float, output: Path) -> list[str]:
-    """Runs as many experiments as there is time for, and returns the names of those that did not finish.
+    """Runs as many experiments as the time allows, and returns the names of those that did not finish.
 
     Args:
-      minutes: after which no experiment begins, and the one that runs is ended.
-      output: folder of the results, which are added to those that are there.
+      minutes: time limit, after which no experiment starts and the current one is killed.
+      output: the folder of the results, to which new ones are appended.
     """
     deadline, unfinished = time.monotonic() + 60 * minutes, list(EXPERIMENTS)
     for name in EXPERIMENTS:
@@ -37,8 +36,8 @@ def run(minutes: float, output: Path) -> list[str]:
         if status == 0:
             unfinished.remove(name)
         else:
-            why = "out of time" if status is None else f"exit status {status}"
-            write(output, {"experiment": name, "summary": f"{name}: not finished, {why}"})
+            reason = "out of time" if status is None else f"exit status {status}"
+            write(output, {"experiment": name, "summary": f"{name}: not finished, {reason}"})
     if unfinished:
         print(f"not finished: {', '.join(unfinished)}", flush=True)
     print(f"results: {output / 'results.md'}", flush=True)
@@ -46,7 +45,7 @@ def run(minutes: float, output: Path) -> list[str]:
 
 
 def _run_in_process(name: str, output: Path, seconds: float) -> int | None:
-    """Exit status of an experiment; None: its time was up."""
+    """Runs an experiment in a process; returns its exit status, or None if it ran out of time."""
     command = [sys.executable, "-m", "rankclip_jax.benchmark", "gpu", f"--experiment={name}", f"--output={output}"]
     process = subprocess.Popen(command, start_new_session=True)
     try:
@@ -55,7 +54,7 @@ def _run_in_process(name: str, output: Path, seconds: float) -> int | None:
         return None
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            os.killpg(process.pid, signal.SIGKILL)  # including its child processes
         process.wait()
 
 

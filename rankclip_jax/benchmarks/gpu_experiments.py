@@ -1,6 +1,6 @@
-"""The experiments of `benchmark gpu`, in order of what they tell.
+"""The experiments of `benchmark gpu`, the most informative first.
 
-Each is a generator of rows; ``summary`` is a row's line for people. Its argument asks for a small form, for CPUs.
+Each is a generator of rows; ``summary`` is a row's line of text. Its argument selects a small version for CPUs.
 """
 
 import functools
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 Experiment = Callable[[bool], Iterator[Row]]
 
 _GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # in a checkout
-# Tokens, heads, width of a head, and whether the mask is causal: of ViT-B/16, its text tower, ViT-B/32, L/14, ViT-B/16
+# Tokens, heads, head width, and whether the mask is causal, for: ViT-B/16, its text tower, ViT-B/32, L/14, ViT-B/16
 # with half of its patches, L/14 at 336 pixels, and H/14.
 _ATTENTION = (
     (197, 12, 64, False), (77, 8, 64, True), (50, 12, 64, False), (257, 16, 64, False), (98, 12, 64, False),
@@ -52,22 +52,22 @@ def _device(small: bool) -> Iterator[Row]:
 
 
 def _golden(small: bool) -> Iterator[Row]:
-    """The ranking terms as the release computes them, against values of its own code in float64."""
+    """Compares the released variant of the ranking terms with values of the release's own code in float64."""
     files = sorted(_GOLDEN.glob("n64_d64_*_e17.npz"))
     if not files:
-        yield {"summary": "golden: no golden values here; they are in tests/golden of a checkout"}
+        yield {"summary": "golden: skipped, no golden values; run from a checkout, which has them in tests/golden"}
     for path in files[: 1 if small else None]:
         golden = np.load(path)
         scale = jnp.float32(np.exp(golden["logit_scale"]))
         embeddings = [jnp.asarray(golden[name], jnp.float32) for name in ("image_embeds", "text_embeds")]
-        found = jax.jit(functools.partial(ranking.consistency, variant="released"))(*embeddings, scale)
+        terms = jax.jit(functools.partial(ranking.consistency, variant="released"))(*embeddings, scale)
         expected = [golden[name] / len(embeddings[0]) for name in ("crossmodal_rank_loss", "inmodal_rank_loss")]
-        error = max(abs(float(a) / float(b) - 1) for a, b in zip(found, expected, strict=True))
+        error = max(abs(float(a) / float(b) - 1) for a, b in zip(terms, expected, strict=True))
         yield {"file": path.name, "error": error, "summary": f"golden {path.stem}: ranking terms within {error:.1e}"}
 
 
 def _attention(small: bool) -> Iterator[Row]:
-    """Flash attention against XLA's: times, and errors of gradients against a float32 reference."""
+    """Compares flash attention with XLA's: times, and errors of gradients relative to a float32 reference."""
     rows = 2 if small else 256
     for length, heads, width, causal in _ATTENTION[: 2 if small else None]:
         keys = jax.random.split(jax.random.key(0), 4)
@@ -97,13 +97,13 @@ def _attention_gradients(implementation: Implementation, causal: bool) -> Callab
 
 
 def _largest_error(found: tuple[jax.Array, ...], exact: tuple[jax.Array, ...]) -> float:
-    """Of several arrays, relative to the largest number of each."""
+    """Returns the largest error over several arrays, relative to the largest value of each."""
     pairs = zip(found, exact, strict=True)
     return max(float(jnp.max(jnp.abs(a.astype(b.dtype) - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
 
 
 def _step(small: bool, **changes: Any) -> Row:
-    """The training step under some settings."""
+    """Measures the training step with some settings changed."""
     config = base()
     config.train.steps, config.model.dtype = train.LENGTH, "float32" if small else "bfloat16"
     config.update_from_flattened_dict(changes)
@@ -114,7 +114,7 @@ def _step(small: bool, **changes: Any) -> Row:
     step, needed = train.step_of(experiment)
     timings = take_turns({train.OURS: step}, 3)
     (row,) = train.rows_of(experiment, timings)
-    used = {name: operator.attrgetter(name)(config) for name in changes}  # in small others than were asked for
+    used = {name: operator.attrgetter(name)(config) for name in changes}  # the small version uses other values
     row |= {"settings": used, "needed_gib": needed / 2**30}
     row |= {"mfu": train.mfu(experiment, timings.median(train.OURS)), "peak_gib": train.peak_gib()}
     words = [f"{format_row(row, 'milliseconds')} ms", f"{format_row(row, 'pairs_per_second', ',.0f')} pairs/s"]
@@ -124,7 +124,7 @@ def _step(small: bool, **changes: Any) -> Row:
 
 
 def _model(name: str, batch_size: int, objective: str = "rankclip") -> Experiment:
-    """The step of a model, and what it occupies beside what the compiler said."""
+    """Returns an experiment that measures the step of a model, with predicted and peak memory."""
     changes = {"model.name": name, "train.global_batch_size": batch_size, "objective.name": objective}
 
     def experiment(small: bool) -> Iterator[Row]:
@@ -136,7 +136,7 @@ def _model(name: str, batch_size: int, objective: str = "rankclip") -> Experimen
 
 
 def _beside_open_clip(name: str, batch_size: int) -> Experiment:
-    """The step of a model beside open_clip's in PyTorch, under the best of its settings."""
+    """Returns an experiment that compares the step of a model with open_clip's in PyTorch at its fastest settings."""
 
     def experiment(small: bool) -> Iterator[Row]:
         config = base()
@@ -152,7 +152,7 @@ def _beside_open_clip(name: str, batch_size: int) -> Experiment:
 
 
 def _variants(setting: str, *values: Any) -> Experiment:
-    """The step of ViT-B/16 with several values of a setting."""
+    """Returns an experiment that measures the step of ViT-B/16 with several values of a setting."""
 
     def experiment(small: bool) -> Iterator[Row]:
         for value in values:
@@ -163,17 +163,17 @@ def _variants(setting: str, *values: Any) -> Experiment:
 
 
 def _loss(sizes: tuple[int, ...], setting: str, *values: Any) -> Experiment:
-    """The loss alone, by batch size, with several values of a setting."""
+    """Returns an experiment that measures only the loss, by batch size, with several values of a setting."""
 
     def experiment(small: bool) -> Iterator[Row]:
         mesh = make_mesh(base().mesh)
-        how: Row = {"objective": "rankclip", "embedding_size": 512, "variant": "exact", "chunk_size": 0, "list_size": 0}
-        how |= {"precision": "auto", "mesh": mesh, "ours_only": True, "topology": None}
+        options: Row = {"objective": "rankclip", "embedding_size": 512, "variant": "exact", "chunk_size": 0}
+        options |= {"list_size": 0, "precision": "auto", "mesh": mesh, "ours_only": True, "topology": None}
         for size in (8 * mesh.size,) if small else sizes:
             for value in values:
-                (row,), _ = loss.measure(batch_size=size, **(how | {setting: value}))
-                told = f"{format_row(row, 'milliseconds')} ms, {row['temporary_gib']:.2f} GiB"
-                yield row | {setting: value, "summary": f"loss of {size:,} pairs, {setting}={value}: {told}"}
+                (row,), _ = loss.measure(batch_size=size, **(options | {setting: value}))
+                cost = f"{format_row(row, 'milliseconds')} ms, {row['temporary_gib']:.2f} GiB"
+                yield row | {setting: value, "summary": f"loss of {size:,} pairs, {setting}={value}: {cost}"}
 
     return experiment
 

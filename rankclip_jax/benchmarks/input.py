@@ -1,6 +1,6 @@
-"""How fast one core makes batches from files: by stage, as a whole, and beside PyTorch with the release's transforms.
+"""Benchmark of the input pipeline: by stage, in total, and compared with PyTorch with the release's transforms.
 
-Speed is pairs per second of CPU time, summed over threads: what one core does, however many there are.
+Speed is pairs per second of CPU time, summed over threads: the throughput per core.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ _ROUNDS = 3  # turns of each loader
 
 
 def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> list[dict]:
-    """Measures the input of a recipe and prints a line for each stage and loader; the rows.
+    """Measures the input of a recipe, prints a line for each stage and loader, and returns the rows.
 
     Args:
       config: the settings.
       original: a CSV list that PyTorch reads; None: the recipe's data.
-      pairs: how many to read for each measurement.
-      rate: pairs per second that are to be fed.
+      pairs: number of pairs to read for each measurement.
+      rate: the required pairs per second, for the estimate of cores.
 
     Raises:
-      UserError: the settings or the data are not usable, or the pairs are fewer than a batch.
+      UserError: the settings or the data are invalid, or the pairs are fewer than a batch.
     """
     validation.check_values(config)
     preset, batch = preset_of(config.model), config.train.global_batch_size
@@ -65,7 +65,9 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
         timings = beside_pytorch(config, preset, augmentation, source, theirs, pairs)
         rows += rows_of(timings)
     except UnreadableError as error:
-        raise UserError(f"config.data.train: {error}. What is measured are images that can be read.") from error
+        raise UserError(
+            f"config.data.train: {error}. The benchmark needs readable images; fix or remove it."
+        ) from error
     for row in rows:
         name = row.get("stage") or f"{row['loader']} as a whole"
         line = f"{name:<24}{row['pairs_per_second_per_core']:12,.0f} pairs/s per core"
@@ -77,16 +79,16 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
         if row.get("loader") == "rankclip_jax":
             cores = math.ceil(rate / row["pairs_per_second_per_core"])
             devices = jax.local_device_count()
-            print(f"{rate:,.0f} pairs/s need {cores} such cores, {cores / devices:.1f} for each device here.")
+            print(f"{rate:,.0f} pairs/s need {cores} such cores, {cores / devices:.1f} per attached device.")
     print_conclusion(timings)
     return rows
 
 
 def rows_of(timings: Timings) -> list[dict]:
-    """A row for each loader; its ratio is how many times as fast ours is."""
+    """Returns a row for each loader; its ratio is its time relative to ours."""
     return [
         {"loader": name}
-        | columns("pairs_per_second_per_core", Spread.of(1 / a_pair for a_pair in seconds))
+        | columns("pairs_per_second_per_core", Spread.of(1 / seconds_per_pair for seconds_per_pair in seconds))
         | columns("ratio", timings.ratio(name, to="rankclip_jax"))
         | timings.load_columns()
         for name, seconds in timings.seconds.items()
@@ -94,9 +96,9 @@ def rows_of(timings: Timings) -> list[dict]:
 
 
 def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_size: int, pairs: int) -> list[dict]:
-    """A row for each stage of ``pairs`` pairs, done one after the other by one thread.
+    """Measures each stage for ``pairs`` pairs in one thread, and returns a row for each.
 
-    Pixels that a source holds in memory are not decoded, only cropped.
+    Pixels that a source holds in memory are cropped but not decoded.
     """
     rng = np.random.default_rng(0)
     size = preset.vision.image_size
@@ -134,36 +136,36 @@ def stages(source: Source, preset: Preset, augmentation: Augmentation, batch_siz
             for start in starts
         ]
 
-    made = timed("batch", batches)
-    timed("transfer", lambda: [jax.block_until_ready(layout.put_rows(batch)) for batch in made])
+    host_batches = timed("batch", batches)
+    timed("transfer", lambda: [jax.block_until_ready(layout.put_rows(batch)) for batch in host_batches])
     return rows
 
 
 def beside_pytorch(
     config: ConfigDict, preset: Preset, augmentation: Augmentation, source: Source, original: Source, pairs: int
 ) -> Timings:
-    """Processor time of a pair in our loader and, where PyTorch and torchvision are installed, in theirs, in turns.
+    """Measures CPU time per pair in our loader and, if PyTorch and torchvision are installed, in PyTorch's.
 
     Args:
       config: the settings.
       preset: the model's sizes.
-      augmentation: how training views are drawn.
-      source: what our loader reads.
-      original: what PyTorch reads.
-      pairs: how many to read in each round.
+      augmentation: the augmentation of training views.
+      source: the data of our loader.
+      original: the data of PyTorch's loader.
+      pairs: number of pairs to read in each round.
     """
     runs: dict[str, Callable[[], Iterator[int]]] = {
         "rankclip_jax": lambda: _our_batches(config, preset, augmentation, source)
     }
     if missing := [name for name in ("torch", "torchvision") if not importlib.util.find_spec(name)]:
-        print(f"note: ours is not compared with PyTorch's DataLoader. {install_hint(missing)}")
+        print(f"note: no comparison with PyTorch's DataLoader: {install_hint(missing)}")
     else:
         runs["pytorch"] = lambda: _torch_batches(config, preset, original)
 
     def version(batches_of: Callable[[], Iterator[int]]) -> Timed:
         def take(count: int) -> float:
             batches = batches_of()
-            next(batches)  # what is made once: buffers, the tokenizer's tables
+            next(batches)  # one-time costs: buffers, the tokenizer's tables
             start, done = time.process_time(), 0
             while done < count * pairs:
                 done += next(batches)
@@ -198,7 +200,7 @@ def _our_batches(config: ConfigDict, preset: Preset, augmentation: Augmentation,
 
 
 def _torch_batches(config: ConfigDict, preset: Preset, source: Source) -> Iterator[int]:
-    """CLIP's transform, with which the release trains; its captions are tokenised before training, so not here."""
+    """Yields batches with CLIP's transform, which the release uses; it tokenises before training, so not here."""
     torch = import_torch("the benchmark")
     from PIL import Image
     from torchvision import transforms

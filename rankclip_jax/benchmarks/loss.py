@@ -1,4 +1,4 @@
-"""Time, memory and traffic of the loss and its gradients, beside a straightforward version of the same loss."""
+"""Benchmark of the loss and its gradients: time, memory and traffic, compared with a straightforward version."""
 
 import dataclasses
 import functools
@@ -26,17 +26,17 @@ LossAndGradients = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 
 
 def run(sizes: list[str], *, objective: str, topology_name: str | None, list_size: int, **how: Any) -> list[dict]:
-    """Measures each batch size and prints a line for each version of the loss; the rows.
+    """Measures each batch size, prints a line for each version of the loss, and returns the rows.
 
     Args:
-      sizes: global batch sizes, as written on the command line.
-      objective: its name.
-      topology_name: devices to compile for; None: those that are here, on which the programs run too.
+      sizes: global batch sizes, as given on the command line.
+      objective: the objective's name.
+      topology_name: devices to compile for; None: the attached devices, on which the programs are also run.
       list_size: columns that a row is ranked against; 0: all.
-      **how: what else `measure` takes.
+      **how: further arguments of `measure`.
 
     Raises:
-      UserError: no such objective, or sizes that the devices do not divide or the lists exceed.
+      UserError: the objective is unknown, or the devices do not divide a size, or the list size exceeds it.
     """
     if objective not in OBJECTIVES:
         raise UserError(f"--objective: unknown value {objective!r}; choose from {', '.join(OBJECTIVES)}.")
@@ -44,11 +44,11 @@ def run(sizes: list[str], *, objective: str, topology_name: str | None, list_siz
     mesh = make_mesh(recipes.base().mesh, topology.devices() if topology else None)
     rows, timings = [], []
     for size in _check_sizes(sizes, mesh.size, list_size):
-        found, taken = measure(objective, batch_size=size, mesh=mesh, topology=topology, list_size=list_size, **how)
-        for row in found:
+        size_rows, turns = measure(objective, batch_size=size, mesh=mesh, topology=topology, list_size=list_size, **how)
+        for row in size_rows:
             print(_format(row), flush=True)
-        rows += found
-        timings += [taken] if taken else []
+        rows += size_rows
+        timings += [turns] if turns else []
     print_conclusion(*timings)
     return rows
 
@@ -58,11 +58,13 @@ def _check_sizes(words: list[str], devices: int, list_size: int) -> list[int]:
     for size in sizes or [0]:
         if not 2 <= size <= LARGEST_BATCH or size % devices:
             raise UserError(
-                f"--batch_sizes: expected multiples of {devices}, the devices, from 2 to {LARGEST_BATCH}; found "
-                f"{','.join(words)!r}."
+                f"--batch_sizes: expected multiples of {devices} (the number of devices) from 2 to {LARGEST_BATCH}; "
+                f"found {','.join(words)!r}."
             )
         if list_size > size:
-            raise UserError(f"--list_size: expected at most the batch size, {size}; found {list_size}.")
+            raise UserError(
+                f"--list_size: expected at most the batch size, {size}; found {list_size}. Use --list_size={size}."
+            )
     return sizes
 
 
@@ -71,7 +73,7 @@ def _format(row: dict) -> str:
     text += f"  {row['devices']} device(s)  {row['temporary_gib']:8.3f} GiB temporary"
     if "milliseconds" in row:
         text += f"  {format_row(row, 'milliseconds')} ms"
-        text += f"; time against ours {format_row(row, 'time_against_ours', '.2f')}"
+        text += f"; time relative to ours {format_row(row, 'time_against_ours', '.2f')}"
     for moved in row.get("collectives", []):
         text += f"\n    {moved['kind']}: {moved['count']}, {moved['bytes']:,} bytes"
     return text
@@ -90,10 +92,10 @@ def measure(
     ours_only: bool,
     topology: Topology | None,
 ) -> tuple[list[dict], Timings | None]:
-    """A row for our version and, where it has one, for the straightforward version; and the turns that they took.
+    """Returns a row for our version and, if there is one, for the straightforward version, and their timings.
 
-    On real devices both are run in turn and timed; for a topology both are only compiled. Memory is what the compiler
-    sets aside on one device beyond arguments and results.
+    On real devices both are run in turns and timed; for a topology both are only compiled. Memory is what the compiler
+    allocates on one device beyond arguments and results.
     """
     config = recipes.base().objective
     config.variant, config.chunk_size, config.list_size, config.precision = variant, chunk_size, list_size, precision
@@ -151,7 +153,7 @@ def _ours(objective: str, config: ConfigDict, mesh: Mesh) -> LossAndGradients:
 
 
 def _straightforward(variant: ranking.Variant) -> LossAndGradients:
-    """RankCLIP's loss as one would write it: whole similarity matrices, argsort, and autodiff."""
+    """Returns a straightforward version of RankCLIP's loss: full similarity matrices, argsort, and autodiff."""
 
     def listmle(scores: jax.Array, relevance: jax.Array) -> jax.Array:
         order = jnp.argsort(-jax.lax.stop_gradient(relevance), axis=1)
@@ -178,7 +180,7 @@ def _straightforward(variant: ranking.Variant) -> LossAndGradients:
 
 
 def _inputs(arguments: list[jax.ShapeDtypeStruct]) -> list[jax.Array]:
-    """Unit rows, and CLIP's first scale."""
+    """Returns random unit rows, and CLIP's initial logit scale."""
     rng = np.random.default_rng(0)
     inputs = []
     for argument in arguments:

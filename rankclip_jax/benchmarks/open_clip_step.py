@@ -1,6 +1,6 @@
-"""open_clip's training step in PyTorch, timed on demand: a process that `train` starts beside its own (see `peer`).
+"""open_clip's training step in PyTorch as a peer process that the benchmark `train` starts (see `peer`).
 
-It is told a model, a batch size, a type and a platform, and settings by name: ``keep_memory``, ``fused``, ``compiled``.
+Its arguments are a model, a batch size, a dtype, a platform, and any of ``keep_memory``, ``fused`` and ``compiled``.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ from rankclip_jax.interop.files import import_torch
 
 
 def prepare(name: str, batch: str, dtype: str, backend: str, *options: str) -> Callable[[], None]:
-    """A function that takes one step; nothing is warmed up.
+    """Returns a function that takes one step, without warm-up.
 
     Raises:
-      PeerError: PyTorch does not find the device, or open_clip has no such model.
+      PeerError: PyTorch does not find the device, or open_clip does not have the model.
     """
     if "keep_memory" in options:
         platform.keep_freed_memory()
     torch = import_torch("the comparison with open_clip")
-    import open_clip  # after PyTorch, which is told first what it must not look for
+    import open_clip  # after `import_torch`, which prepares PyTorch for this import
     from open_clip.loss import ClipLoss
 
     if backend == "gpu" and not torch.cuda.is_available():
-        raise PeerError("PyTorch here is without CUDA")
+        raise PeerError("PyTorch is installed without CUDA")
     if name not in open_clip.list_models():
         raise PeerError(f"open_clip has no model {name}")
     device = "cuda" if backend == "gpu" else "cpu"

@@ -1,8 +1,8 @@
-"""Work of another library, in a process of its own and under the best of some settings.
+"""Peers: workloads of another library, each in a separate process and with the fastest of several settings.
 
-Ours is compared with what a user of the peer would get who knows how to set it up. So each of the settings below that
-this machine allows is tried for a moment, one on top of the other; what makes the peer faster is kept, and the table
-names both what was tried and what was used.
+The comparison is with a peer that is set up by an expert. Each setting below that this machine supports is tried
+briefly on top of those kept so far, and is kept if it makes the peer faster. The table lists the settings that were
+tried and those that were used.
 """
 
 import contextlib
@@ -22,14 +22,17 @@ from types import TracebackType
 from typing import Any
 
 READY = "ready"
-_PATIENCE = 300.0  # seconds for a peer to start, and for an answer when it is tried: `torch.compile` takes minutes
+_PATIENCE = 300.0  # seconds for a peer to start, and to answer in a trial: `torch.compile` takes minutes
 
-_PACKAGES = {"open_clip": "open_clip_torch", "clip_benchmark": "clip-benchmark"}  # where the names differ
+_PACKAGES = {
+    "open_clip": "open_clip_torch",
+    "clip_benchmark": "clip-benchmark",
+}  # where the package's name differs from the module's
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
-# Makes Intel's MKL, which is linked into PyTorch, take its fast kernels on AMD's processors too; its variables
-# MKL_DEBUG_CPU_TYPE and MKL_ENABLE_INSTRUCTIONS no longer do.
+# Makes Intel's MKL, which is linked into PyTorch, use its fast kernels on AMD's processors too. The environment
+# variables MKL_DEBUG_CPU_TYPE and MKL_ENABLE_INSTRUCTIONS no longer do so.
 _UNLOCKING = "int mkl_serv_intel_cpu_true(void) { return 1; }\n"
 
 
@@ -39,13 +42,13 @@ class PeerError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One thing that a user of the peer may turn on.
+    """A setting that may make a peer faster.
 
     Args:
-      name: as the table has it.
-      variables: of the environment that it sets.
-      option: the word that the peer's process is told; empty: none.
-      refusal: why it cannot be tried here; None: it can.
+      name: the name in the table.
+      variables: environment variables to set.
+      option: argument to pass to the peer's process; empty: none.
+      refusal: the reason why this machine does not support it; None: supported.
     """
 
     name: str
@@ -56,12 +59,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One combination of settings that was tried.
+    """A combination of settings that was tried.
 
     Args:
-      settings: their names, by plus signs.
-      seconds: of the work done once; None: it could not be done.
-      refusal: why not.
+      settings: the names of the settings, joined by plus signs.
+      seconds: time of one execution; None: it failed.
+      refusal: the reason of the failure.
     """
 
     settings: str
@@ -75,18 +78,18 @@ class Trial:
 
 
 class Peer:
-    """A process that does work on demand. It is stopped between its turns: some of its threads wait by spinning."""
+    """A process that runs its workload on demand. It is stopped between turns, since some of its threads busy-wait."""
 
     def __init__(self, module: str, words: Sequence[str], settings: Sequence[Setting] = ()) -> None:
         """Starts ``python -m module words options`` and waits until it is ready.
 
         Args:
-          module: calls `serve`.
-          words: of its command line.
-          settings: what is turned on.
+          module: a module that calls `serve`.
+          words: its command-line arguments.
+          settings: the settings to apply.
 
         Raises:
-          PeerError: it does not start.
+          PeerError: the process does not start.
         """
         variables = {name: value for setting in settings for name, value in setting.variables.items()}
         options = [setting.option for setting in settings if setting.option]
@@ -97,24 +100,24 @@ class Peer:
             env=os.environ | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if "compiled" in options else None,  # its compiler says a lot
+            stderr=subprocess.DEVNULL if "compiled" in options else None,  # the compiler's output is verbose
             text=True,
         )
         answer = self._answer(_PATIENCE)
         if answer != READY:
             self.close()
-            raise PeerError(answer or "it does not start")
+            raise PeerError(answer or "the process does not start")
         self._process.send_signal(signal.SIGSTOP)
 
     def seconds(self, count: int, patience: float | None = None) -> float:
-        """Seconds of the work done once, of ``count`` times.
+        """Returns the mean seconds of ``count`` executions.
 
         Args:
-          count: how often to do it.
-          patience: seconds after which it is given up; None: never.
+          count: number of executions.
+          patience: timeout in seconds; None: no timeout.
 
         Raises:
-          PeerError: it has failed, or does not answer.
+          PeerError: the process failed, or does not answer.
         """
         process = self._process
         assert process.stdin
@@ -124,13 +127,13 @@ class Peer:
             process.stdin.flush()
             answer = self._answer(patience)
         except BrokenPipeError as error:
-            raise PeerError("it has ended") from error
+            raise PeerError("the process has ended") from error
         finally:
             process.send_signal(signal.SIGSTOP)
         try:
             return float(answer)
         except ValueError:
-            raise PeerError(answer or "it ended while it worked") from None
+            raise PeerError(answer or "the process ended during its work") from None
 
     def _answer(self, patience: float | None) -> str:
         assert self._process.stdout
@@ -154,15 +157,15 @@ class Peer:
 
 
 def serve(prepare: Callable[[], Callable[[], Any]]) -> None:
-    """The other side of `Peer`: says `READY`, and answers each line, a count, with the seconds of the work done once.
+    """Runs the peer's side of the protocol: prints `READY`, and answers each line, a count, with the mean seconds.
 
     Args:
-      prepare: loads what is needed and makes the work; raises PeerError where that cannot be done here.
+      prepare: loads the libraries and returns the workload; raises PeerError if this machine does not support it.
     """
     if sys.platform.startswith("linux"):  # a stopped process would outlive the one that started it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries may print what they like
+    os.dup2(2, 1)  # output of libraries goes to stderr
     try:
         work = prepare()
         print(READY, file=answers)
@@ -177,12 +180,12 @@ def serve(prepare: Callable[[], Callable[[], Any]]) -> None:
 
 
 def choose(module: str, words: Sequence[str], settings: Sequence[Setting]) -> Peer:
-    """The peer under the fastest combination of settings that was found, with its ``trials``.
+    """Starts the peer with the fastest combination of settings, and records its ``trials``.
 
-    Each setting is tried on top of those that have helped so far. One peer at a time holds memory.
+    Each setting is tried on top of those that helped so far. Only one peer at a time holds memory.
 
     Raises:
-      PeerError: it does not even work plain.
+      PeerError: the peer does not work without settings.
     """
     names = ["plain", *(setting.name for setting in settings if not setting.refusal)]
     print(f"trying settings of {module.rpartition('.')[2]}: {', '.join(names)}", flush=True)
@@ -207,7 +210,7 @@ def choose(module: str, words: Sequence[str], settings: Sequence[Setting]) -> Pe
 
 
 def _try(module: str, words: Sequence[str], settings: Sequence[Setting]) -> tuple[float, str]:
-    """Seconds of the work done once, when warm, and the combination's name."""
+    """Returns the seconds of one execution after warm-up, and the combination's name."""
     with Peer(module, words, settings) as peer:
         peer.seconds(1, _PATIENCE)
         return min(peer.seconds(1, _PATIENCE), peer.seconds(1, _PATIENCE)), peer.name
@@ -215,11 +218,11 @@ def _try(module: str, words: Sequence[str], settings: Sequence[Setting]) -> tupl
 
 @contextlib.contextmanager
 def settings_of_pytorch(platform: str, *, trains: bool) -> Iterator[list[Setting]]:
-    """What may make PyTorch faster here; the library that unlocks MKL is there while the context is.
+    """A context with the settings that may make PyTorch faster; the library that unlocks MKL exists only inside it.
 
     Args:
       platform: ``"cpu"`` or ``"gpu"``.
-      trains: whether it trains, rather than embeds: the optimiser and `torch.compile` belong to that.
+      trains: whether the workload is training, to which the optimizer and `torch.compile` apply.
     """
     with tempfile.TemporaryDirectory() as folder:
         settings = []
@@ -231,12 +234,12 @@ def settings_of_pytorch(platform: str, *, trains: bool) -> Iterator[list[Setting
 
 
 def _unlocked(folder: Path) -> Setting:
-    """MKL's fast kernels on processors that are not Intel's."""
+    """Returns the setting that makes MKL use its fast kernels on AMD's processors."""
     name, compiler = "MKL unlocked", next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if _vendor() in (None, "GenuineIntel"):
         return Setting(name, refusal="the processor is not AMD's")
     if not compiler:
-        return Setting(name, refusal="no C compiler here")
+        return Setting(name, refusal="no C compiler")
     source, library = folder / "unlock.c", folder / "unlock.so"
     source.write_text(_UNLOCKING)
     command = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]
@@ -246,7 +249,7 @@ def _unlocked(folder: Path) -> Setting:
 
 
 def _vendor() -> str | None:
-    """Of an x86 processor; None: another one, or the system does not say."""
+    """Returns the vendor of an x86 processor; None: another processor, or unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("vendor_id"):
@@ -255,16 +258,16 @@ def _vendor() -> str | None:
 
 
 def install_hint(modules: Sequence[str]) -> str:
-    """What to install where modules of a peer are missing."""
+    """Returns a hint how to install the missing modules of a peer."""
     packages = [_PACKAGES.get(name, name) for name in modules]
-    return f"{' and '.join(modules)} not installed; install with: pip install {' '.join(packages)}"
+    return f"{' and '.join(modules)} not installed. Run: pip install {' '.join(packages)}"
 
 
 def columns_of(peer: Peer) -> dict[str, Any]:
-    """What a row tells of a peer's settings: those used, and all that were tried."""
+    """Returns a row's columns about a peer's settings: those used, and all that were tried."""
     return {"settings": peer.name, "tried": [dataclasses.asdict(trial) for trial in peer.trials]}
 
 
 def format_trials(peer: Peer) -> str:
-    """The same for people, a line."""
+    """Formats a peer's settings as a line of text."""
     return f"    settings of the peer: {peer.name}; tried: {'; '.join(map(str, peer.trials))}"

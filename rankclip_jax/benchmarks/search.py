@@ -1,4 +1,4 @@
-"""How long a search among many pairs takes, beside comparing the query with every row."""
+"""Benchmark of a search in the index, compared with an exhaustive search."""
 
 import statistics
 import tempfile
@@ -19,26 +19,26 @@ _AT_ONCE = 100_000
 
 
 def run(pairs: int, folder: Path) -> list[dict]:
-    """Searches images and texts for made embeddings, in turns with a search of every row; prints a line; the row.
+    """Searches synthetic embeddings in turns with an exhaustive search, prints a line, and returns the row.
 
     Args:
-      pairs: in the index.
-      folder: the index is written below it, and removed: four kibibytes a pair.
+      pairs: number of pairs in the index.
+      folder: the folder in which the index is written temporarily: four kibibytes per pair.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
         own = np.arange(pairs)
         every = {"image": _spread(0, pairs), "text": _spread(1, pairs)}
-        index = build(Path(place), {}, Embedded(every["image"], every["text"], own, own, own))
+        index = build(Path(temporary), {}, Embedded(every["image"], every["text"], own, own, own))
         queries, slowest = _spread(2, _QUERIES), 0.0
 
         def search() -> list[list[int]]:
             nonlocal slowest
-            found = []
+            nearest = []
             for query in queries:
                 start = time.perf_counter()
-                found += [[number for number, _, _ in index.nearest(query, kind, _NEAREST)] for kind in every]
+                nearest += [[number for number, _, _ in index.nearest(query, kind, _NEAREST)] for kind in every]
                 slowest = max(slowest, time.perf_counter() - start)
-            return found
+            return nearest
 
         def compare_all() -> list[list[int]]:
             return [
@@ -48,8 +48,8 @@ def run(pairs: int, folder: Path) -> list[dict]:
             ]
 
         pairs_of_lists = zip(search(), compare_all(), strict=True)
-        share = statistics.mean(len(set(some) & set(best)) / _NEAREST for some, best in pairs_of_lists)
-        slowest = 0.0  # once warm
+        share = statistics.mean(len(set(approximate) & set(exact)) / _NEAREST for approximate, exact in pairs_of_lists)
+        slowest = 0.0  # excludes warm-up
         timings = take_turns({"ours": timed(search), "every row": timed(compare_all)})
     row: dict[str, Any] = {"pairs": pairs, "most_milliseconds": 1e3 * slowest, "found": share}
     row |= columns("milliseconds", timings.spread("ours", 1e3 / _QUERIES))
@@ -57,8 +57,8 @@ def run(pairs: int, folder: Path) -> list[dict]:
     row |= columns("every_row_against_ours", timings.ratio("every row", to="ours"))
     row |= timings.load_columns()
     print(
-        f"{pairs:,} pairs: {format_row(row, 'milliseconds')} ms a query of images and texts, "
-        f"{1e3 * slowest:,.1f} at most; every row {format_row(row, 'every_row_milliseconds')} ms, "
+        f"{pairs:,} pairs: {format_row(row, 'milliseconds')} ms per query of images and texts, "
+        f"{1e3 * slowest:,.1f} at most; exhaustive search {format_row(row, 'every_row_milliseconds')} ms, "
         f"{format_row(row, 'every_row_against_ours', '.2f')} x ours; {share:.1%} of the nearest {_NEAREST} found"
     )
     print_conclusion(timings)
@@ -66,12 +66,12 @@ def run(pairs: int, folder: Path) -> list[dict]:
 
 
 def _spread(seed: int, count: int) -> np.ndarray:
-    """Unit rows that lie mostly in some directions, as embeddings do."""
+    """Returns random unit rows with a decaying spectrum, like embeddings."""
     rng = np.random.default_rng(seed)
     scale = np.exp(-np.arange(_WIDTH, dtype=np.float32) / 80)
     rows = np.empty((count, _WIDTH), np.float32)
     for start in range(0, count, _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
-        some[:] = rng.standard_normal(some.shape, np.float32) * scale
-        some /= np.linalg.norm(some, axis=1, keepdims=True)
+        block = rows[start : start + _AT_ONCE]
+        block[:] = rng.standard_normal(block.shape, np.float32) * scale
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
     return rows

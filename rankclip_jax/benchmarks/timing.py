@@ -1,7 +1,7 @@
-"""Versions of a piece of work, measured in turns, with the load that other processes put on the machine meanwhile.
+"""Timing of several versions of a workload in turns, with the load of other processes.
 
-Everything that a benchmark says of time passes through `take_turns`: a drifting machine is fair to all versions, each
-figure comes with its range, and where other processes took the processors nothing is concluded.
+All timings of the benchmarks come from `take_turns`: drift of the machine affects all versions alike, each figure has a
+range, and there is no conclusion if other processes used the CPUs.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ from typing import Any, NamedTuple
 import jax
 
 TURNS = 5
-# A turn in which other processes took more than this share of the processors' time does not count.
+# A turn in which other processes used more than this fraction of the CPU time does not count.
 BUSY = 0.05
-_LEAST_SECONDS = 0.2  # of a turn: processors' time is counted in hundredths of a second
+_LEAST_SECONDS = 0.2  # minimum length of a turn: the kernel counts CPU time in hundredths of a second
 
 Timed = Callable[[int], float]
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessorTime:
-    """Seconds of processor time since some moment, over the processors that this process may use.
+    """Seconds of CPU time since a fixed moment, over the CPUs that this process may use.
 
     Args:
-      total: that passed, used or not.
-      busy: that any process used, or another virtual machine took.
-      own: that this process and its descendants used.
+      total: elapsed time, used or idle.
+      busy: time used by any process, or stolen by another virtual machine.
+      own: time used by this process and its descendants.
     """
 
     total: float
@@ -38,7 +38,7 @@ class ProcessorTime:
     own: float
 
     def share_of_others(self, later: "ProcessorTime") -> float | None:
-        """The part of the time until ``later`` that went to other processes, in [0, 1]; None: no time has passed."""
+        """Returns the fraction of CPU time until ``later`` that other processes used; None: no time has passed."""
         total = later.total - self.total
         others = (later.busy - self.busy) - (later.own - self.own)
         return min(max(others / total, 0.0), 1.0) if total > 0 else None
@@ -48,7 +48,7 @@ ReadProcessorTime = Callable[[], ProcessorTime | None]
 
 
 def read_processor_time() -> ProcessorTime | None:
-    """What the kernel has counted so far; None where it does not tell (only Linux does)."""
+    """Reads the kernel's CPU time counters; None: not available (only Linux has them)."""
     try:
         allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
@@ -58,7 +58,7 @@ def read_processor_time() -> ProcessorTime | None:
     total = busy = 0
     for name, *words in lines:
         if name in allowed:
-            # proc(5); time of guests is counted in user and nice already.
+            # See proc(5); user and nice already include guest time.
             user, nice, system, idle, iowait, irq, softirq, steal = map(int, words[:8])
             busy += user + nice + system + steal
             total += user + nice + system + steal + idle + iowait + irq + softirq
@@ -67,12 +67,12 @@ def read_processor_time() -> ProcessorTime | None:
 
 
 def _ticks_of_descendants(root: int) -> int:
-    """Processor time of a process and of all below it, those that have ended and were waited for included."""
+    """Returns the CPU time of a process and its descendants, including ended ones that were waited for."""
     parents, ticks = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()  # the name before it may hold anything
-        except OSError:  # it has ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()  # the name in parentheses may hold any characters
+        except OSError:  # the process has ended
             continue
         process = int(path.parent.name)
         parents[process] = int(fields[1])
@@ -84,7 +84,7 @@ def _ticks_of_descendants(root: int) -> int:
 
 
 class Spread(NamedTuple):
-    """The least, the median and the most of some numbers."""
+    """The minimum, median and maximum of some numbers."""
 
     least: float
     median: float
@@ -92,19 +92,19 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """Of these numbers, of which there is at least one."""
+        """Returns the spread of at least one number."""
         values = list(values)
         return cls(min(values), statistics.median(values), max(values))
 
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-    """What versions of a piece of work took, turn by turn, and what other processes took meanwhile.
+    """The times of several versions of a workload by turn, and the load of other processes.
 
     Args:
-      seconds: by version, of each turn that counts: the quiet ones, or all where too few were quiet.
-      loads: of each of these turns, the share of processor time that went to other processes; None: not known.
-      discarded: how many turns did not count because other processes were at work.
+      seconds: by version, the time of each turn that counts: the quiet turns, or all if too few were quiet.
+      loads: for each of these turns, the fraction of CPU time that other processes used; None: unknown.
+      discarded: number of turns that do not count because other processes were active.
     """
 
     seconds: Mapping[str, Sequence[float]]
@@ -113,32 +113,32 @@ class Timings:
 
     @property
     def load(self) -> float | None:
-        """Mean share of processor time that went to other processes; None: not known."""
-        known = [load for load in self.loads if load is not None]
-        return statistics.mean(known) if known else None
+        """The mean fraction of CPU time that other processes used; None: unknown."""
+        measured = [load for load in self.loads if load is not None]
+        return statistics.mean(measured) if measured else None
 
     @property
     def is_busy(self) -> bool:
-        """Whether other processes took too much of the machine to conclude anything."""
+        """Whether other processes used too much CPU time for a conclusion."""
         return any(load is not None and load > BUSY for load in self.loads)
 
     def median(self, name: str) -> float:
-        """Median seconds of a version."""
+        """Returns the median seconds of a version."""
         return statistics.median(self.seconds[name])
 
     def spread(self, name: str, factor: float = 1.0) -> Spread:
-        """The turns of a version, in seconds times ``factor``."""
+        """Returns the spread of a version's turns, in seconds times ``factor``."""
         return Spread.of(factor * seconds for seconds in self.seconds[name])
 
     def ratio(self, name: str, to: str) -> Spread | None:
-        """One version's median as a multiple of another's, and the range over turns; None: it was too busy to say."""
+        """Returns one version's median relative to another's, with the range over turns; None: the machine was busy."""
         if self.is_busy:
             return None
         turns = Spread.of(a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True))
         return turns._replace(median=self.median(name) / self.median(to))  # which lies within that range
 
     def load_columns(self) -> dict[str, Any]:
-        """What every row of a benchmark tells of its turns."""
+        """Returns the columns about turns and load that every row of a benchmark has."""
         return {
             "turns": len(self.loads),
             "turns_discarded": self.discarded,
@@ -148,10 +148,10 @@ class Timings:
 
 
 def timed(work: Callable[[], Any]) -> Timed:
-    """Makes a version of a function: it does the work so many times and tells the mean seconds, until all is done.
+    """Returns a timed version of a function: it runs the work ``count`` times and returns the mean seconds.
 
-    Accelerators are given the next work while they are at the last, as in training. CPUs are not: programs of several
-    devices that wait for each other in one queue can take all its threads.
+    On accelerators executions are dispatched asynchronously, as in training. On CPUs each execution is awaited, since
+    queued programs of several devices that wait for each other can exhaust the thread pool.
     """
 
     def take(count: int) -> float:
@@ -170,20 +170,20 @@ def timed(work: Callable[[], Any]) -> Timed:
 def take_turns(
     versions: Mapping[str, Timed], count: int = 1, read: ReadProcessorTime | None = None, turns: int = TURNS
 ) -> Timings:
-    """Measures each version, once warm, in ``turns`` quiet turns of at least a fifth of a second.
+    """Measures each version, after warm-up, in ``turns`` quiet turns of at least a fifth of a second.
 
-    A turn in which other processes were at work is taken again, until there are twice as many turns as are wanted.
+    Turns in which other processes were active are repeated, up to twice the requested number of turns in total.
 
     Args:
-      versions: by name; called with how often to do the work, each tells the seconds of once.
-      count: how often a version does its work in a turn, at least.
-      read: reads the processors' time; None: `read_processor_time`.
-      turns: how many are wanted.
+      versions: functions by name; each takes the number of executions and returns the mean seconds.
+      count: minimum number of executions per turn.
+      read: reads the CPU time; None: `read_processor_time`.
+      turns: requested number of turns.
     """
     read = read or read_processor_time
     counts = {}
     for name, take in versions.items():
-        take(1)  # what is done once only: compilation, buffers, caches
+        take(1)  # one-time costs: compilation, buffers, caches
         start = time.perf_counter()
         take(1)
         counts[name] = max(count, math.ceil(_LEAST_SECONDS / (time.perf_counter() - start)))
@@ -207,35 +207,35 @@ def take_turns(
 
 
 def columns(name: str, spread: Spread | None) -> dict[str, Any]:
-    """A spread in a row of JSON: the median under ``name``, and its range beside it; None: nothing is concluded."""
+    """Returns the columns of a spread: the median under ``name``, and its range; None: no conclusion."""
     return {name: spread and spread.median, f"{name}_range": spread and [spread.least, spread.most]}
 
 
 def format_spread(spread: Spread | None, form: str = ",.1f") -> str:
-    """A spread as ``1.9 (1.8 to 2.1)``; None, where nothing is concluded, as ``-``."""
+    """Formats a spread as ``1.9 (1.8 to 2.1)``, and None as ``-``."""
     return f"{spread.median:{form}} ({spread.least:{form}} to {spread.most:{form}})" if spread else "-"
 
 
 def format_row(row: Mapping[str, Any], name: str, form: str = ",.1f") -> str:
-    """The same of what `columns` put into a row."""
+    """Formats the spread that `columns` put into a row; see `format_spread`."""
     median, ends = row[name], row[f"{name}_range"]
     return format_spread(median if median is None else Spread(ends[0], median, ends[1]), form)
 
 
 def conclusion(*timings: Timings) -> str | None:
-    """What is to be said beneath a table: that the machine was busy, or that nobody knows; None: all was quiet."""
-    busy = [some.load or 0.0 for some in timings if some.is_busy]
+    """Returns a warning for below a table if the machine was busy or its load is unknown; None: it was quiet."""
+    busy = [timing.load or 0.0 for timing in timings if timing.is_busy]
     if busy:
         return (
-            f"The machine was busy: {max(busy):.0%} of its time went to other processes; no conclusion. "
-            "Stop them and repeat the command."
+            f"The machine was busy: other processes used {max(busy):.0%} of its CPU time; no conclusion. "
+            "Stop them and run the command again."
         )
-    if any(some.load is None for some in timings):
-        return "note: this system does not tell what other processes take of it; make sure that none is at work."
+    if any(timing.load is None for timing in timings):
+        return "note: the load of other processes is not available on this system; make sure that none is active."
     return None
 
 
 def print_conclusion(*timings: Timings) -> None:
-    """Prints the same, if there is anything to be said."""
+    """Prints the warning of `conclusion`, if any."""
     if text := conclusion(*timings):
         print(text, flush=True)

@@ -1,4 +1,4 @@
-"""How fast a recipe's training step is on the devices that are here, beside open_clip's."""
+"""Benchmark of a recipe's training step on the attached devices, compared with open_clip's."""
 
 import contextlib
 import functools
@@ -41,22 +41,22 @@ from rankclip_jax.training.experiment import Experiment, build_experiment, check
 from rankclip_jax.training.state import create
 from rankclip_jax.training.step import abstract_batch, trace_step
 
-LENGTH = 10**6  # of a run, which its schedule needs; what a step costs does not depend on it
+LENGTH = 10**6  # length of the run in steps, which the schedule needs; a step's cost does not depend on it
 OURS, LOSS, PEER = "rankclip_jax", "the loss alone", "open_clip"
 
 
 def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
-    """Times the step of a recipe and prints a line for each version of it; the rows.
+    """Measures the step of a recipe, prints a line for each version, and returns the rows.
 
-    Both are given batches that lie on the device. open_clip runs under the best of the settings that are tried.
+    Batches are already on the device. open_clip runs with the fastest of the settings that are tried.
 
     Args:
       config: the settings.
-      steps: of each version in a turn.
-      ours_only: leave open_clip out.
+      steps: steps of each version per turn.
+      ours_only: whether to skip open_clip.
 
     Raises:
-      UserError: the settings are not usable, or the step does not fit.
+      UserError: the settings are invalid, or the step does not fit in memory.
     """
     check(config, jax.device_count())
     experiment = build_experiment(
@@ -86,7 +86,7 @@ def run(config: ConfigDict, steps: int, ours_only: bool) -> list[dict]:
 
 
 def rows_of(experiment: Experiment, timings: Timings) -> list[dict[str, Any]]:
-    """A row for each version that was timed, with its range and what it was: model, type, device, batch."""
+    """Returns a row for each version, with its times and range, model, dtype, device and batch size."""
     config, batch = experiment.config, experiment.config.train.global_batch_size
     return [
         {
@@ -107,13 +107,13 @@ def rows_of(experiment: Experiment, timings: Timings) -> list[dict[str, Any]]:
 
 
 def peak_gib() -> float | None:
-    """The most memory that was in use on a device of this process so far; None: it does not say."""
+    """Returns the peak memory in use on a device of this process so far; None: unknown."""
     statistics_of_device = jax.local_devices()[0].memory_stats() or {}
     return statistics_of_device.get("peak_bytes_in_use", 0) / 2**30 or None
 
 
 def mfu(experiment: Experiment, seconds: float) -> float | None:
-    """The share of the devices' peak that useful operations reach in a step of so long; None: the peak is not known."""
+    """Returns the model FLOPs utilisation of a step that takes ``seconds``; None: the devices' peak is unknown."""
     peak = (peak_flops(jax.devices()[0].device_kind) or 0.0) * jax.device_count()
     return (
         useful_flops(trace_step, experiment.config, list(experiment.layout.mesh.devices.flat)) / seconds / peak
@@ -126,19 +126,19 @@ def _format(row: dict[str, Any]) -> str:
     line = (
         f"{row['version']:<15} {row['model']} {row['objective']} {row['dtype']}, {row['global_batch_size']:,} pairs on "
     )
-    line += f"{row['devices']} x {row['device']}: {format_row(row, 'milliseconds')} ms a step, "
+    line += f"{row['devices']} x {row['device']}: {format_row(row, 'milliseconds')} ms per step, "
     line += f"{row['pairs_per_second']:,.1f} pairs/s; "
-    line += f"time against ours {format_row(row, 'time_against_ours', '.2f')}"
+    line += f"time relative to ours {format_row(row, 'time_against_ours', '.2f')}"
     if "needed_gib" in row:
-        line += f"\n    {row['needed_gib']:.2f} GiB a device by the compiler"
+        line += f"\n    {row['needed_gib']:.2f} GiB per device by the compiler"
         line += f", {row['peak_gib']:.2f} at the peak" if row["peak_gib"] else ""
         line += f", loss {row['loss_share']:.1%} of the step" if row["loss_share"] else ""
-        line += f", {row['mfu']:.1%} of the peak of bfloat16 in useful operations (MFU)" if row["mfu"] else ""
+        line += f", MFU {row['mfu']:.1%} of the bfloat16 peak" if row["mfu"] else ""
     return line
 
 
 def step_of(experiment: Experiment) -> tuple[Timed, int]:
-    """Our training step, as a version to be timed, and the bytes that its program needs on a device."""
+    """Returns our training step as a timed version, and the bytes that its program needs per device."""
     step: Any = compile_step(experiment, announce=True)
     state, batch = create(experiment), experiment.layout.put_rows(random_batch(experiment))
 
@@ -151,7 +151,7 @@ def step_of(experiment: Experiment) -> tuple[Timed, int]:
 
 
 def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
-    """Random pixels and words; each text ends somewhere."""
+    """Returns a batch of random pixels and token ids, with an end-of-text token in each text."""
     rng, vocabulary = np.random.default_rng(0), experiment.model.preset.text.vocabulary_size
     rows = {}
     for name, like in abstract_batch(experiment).items():
@@ -165,7 +165,7 @@ def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
 
 
 def loss_of(experiment: Experiment) -> Timed:
-    """The objective and its gradients for embeddings that are there, as a version to be timed."""
+    """Returns the objective and its gradients for given embeddings as a timed version."""
     layout, size = experiment.layout, experiment.config.train.global_batch_size
     scalars = {name: jnp.asarray(value) for name, value in experiment.objective.initial_parameters().items()}
     scalars["scale"], state = jnp.float32(1 / 0.07), experiment.initial_objective_state()
@@ -185,11 +185,11 @@ def loss_of(experiment: Experiment) -> Timed:
 
 @contextlib.contextmanager
 def _peer(experiment: Experiment) -> Iterator[Peer | None]:
-    """open_clip's step under its best settings; None, with a word on it: it cannot be compared."""
+    """A context with open_clip's step at its fastest settings; None, with a printed note, if it cannot run."""
     config, platform = experiment.config, jax.default_backend()
     missing = [name for name in ("torch", "open_clip") if not importlib.util.find_spec(name)]
     if missing:
-        print(f"note: ours is not compared with open_clip's step. {install_hint(missing)}")
+        print(f"note: no comparison with open_clip's step: {install_hint(missing)}")
         yield None
         return
     words = [config.model.name, str(config.train.global_batch_size), config.model.dtype, platform]
@@ -197,7 +197,7 @@ def _peer(experiment: Experiment) -> Iterator[Peer | None]:
         try:
             peer = choose("rankclip_jax.benchmarks.open_clip_step", words, candidates)
         except PeerError as error:
-            print(f"note: ours is not compared with open_clip's step: {error}")
+            print(f"note: no comparison with open_clip's step: {error}")
             yield None
             return
         with peer:

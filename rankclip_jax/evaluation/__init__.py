@@ -1,1 +1,1 @@
-"""What a model is worth: validation loss, zero-shot classification, retrieval and ranking quality."""
+"""Evaluations of a model: validation loss, zero-shot classification, retrieval, ranking quality and others."""

@@ -1,4 +1,4 @@
-"""Association, in WinoGAViL's form: of a few images, are the closest to a cue those that people chose for it?"""
+"""Association, as in WinoGAViL: whether the images closest to a cue are those that people chose for it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,29 +10,34 @@ from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.source import Choice, ground_truth_of
 
-# As DataComp sorts them: "5-6" is at most six, "10-12" at least ten.
+# DataComp's groups by number of candidate images: "5-6" is at most six, "10-12" at least ten.
 _SIZES = {"5": (5, 5), "6": (6, 6), "10": (10, 10), "12": (12, 12), "5-6": (0, 6), "10-12": (10, np.inf)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Association(Evaluation):
-    """Do images belong to a cue as people say they do?"""
+    """Compares the images closest to each cue with those that people chose for it."""
 
     def check(self, data: Data) -> None:
-        """Needs sets of images to choose among."""
+        """Raises UserError unless the data have sets of images to choose from."""
         if not ground_truth_of(data.source).choices:
-            raise UserError("expected sets of images to choose among, as winogavil has.")
+            raise UserError(
+                "expected data with sets of images to choose from; found none. Use a dataset in the form of winogavil."
+            )
 
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """See `association`."""
+        """Returns the metrics of `association`."""
         embedded, choices = model.embed(data.source), ground_truth_of(data.source).choices
         if unreadable := len(embedded.unreadable):
-            raise UserError(f"{unreadable} images cannot be read, among which are to be chosen.")
+            raise UserError(
+                f"association: expected all images to be readable; found {unreadable} unreadable images. Fix or "
+                "download them again."
+            )
         return association(embedded.image, model.texts([choice.cue for choice in choices]), choices)
 
 
 def association(images: np.ndarray, cues: np.ndarray, choices: Sequence[Choice]) -> list[Metric]:
-    """Jaccard's index of the images that people chose and as many that are closest to the cue, averaged over the cues.
+    """Returns the mean Jaccard index, over cues, of the images that people chose and the same number of closest images.
 
     Args:
       images: unit rows ``[n, D]``.
@@ -40,7 +45,7 @@ def association(images: np.ndarray, cues: np.ndarray, choices: Sequence[Choice])
       choices: the ``m`` choices.
 
     Returns:
-      The mean, and the means of those with so many images to choose among; None where there are no such.
+      The mean over all cues, and the mean for each number of candidate images; None where no cue has this number.
     """
     scores = np.empty(len(choices))
     for number, choice in enumerate(choices):
@@ -51,7 +56,7 @@ def association(images: np.ndarray, cues: np.ndarray, choices: Sequence[Choice])
     sizes = np.asarray([len(choice.images) for choice in choices])
     metrics = [Metric("association/jaccard", float(scores.mean()), public_name="avg_jaccard_score")]
     for name, (least, most) in _SIZES.items():
-        found = scores[(least <= sizes) & (sizes <= most)]
-        mean = float(found.mean()) if len(found) else None
+        selected = scores[(least <= sizes) & (sizes <= most)]
+        mean = float(selected.mean()) if len(selected) else None
         metrics.append(Metric(f"association/jaccard_{name}", mean, public_name=f"jaccard_score_{name}"))
     return metrics

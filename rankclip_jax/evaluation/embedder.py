@@ -1,4 +1,4 @@
-"""The two towers at work: rows, lists of texts and whole datasets to unit embeddings."""
+"""Batched encoding of images, texts and whole datasets as unit embeddings."""
 
 import dataclasses
 import hashlib
@@ -18,8 +18,8 @@ from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.models.clip import Clip, Variables
 
 _LOGGER = logging.getLogger(__name__)
-ROWS_A_DEVICE = 256  # encoded at once, at most
-PADDING_INDEX = -1  # the number of a row that is no record
+ROWS_PER_DEVICE = 256  # encoded at once, at most
+PADDING_INDEX = -1  # the index of a padding row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Embedded:
     Args:
       image: ``[n, D]``.
       text: ``[m, D]``, at least one for each image.
-      image_of_text: int ``[m]``, the row of the image that each text belongs to; texts of an image stand together.
-      index: int ``[n]``, each image's number in its dataset.
-      sentence: int ``[m]``, a number that texts have in common which read the same to the model.
-      unreadable: int ``[u]``, the numbers of the records whose image could not be read, of which ``image`` has no row.
-      unreadable_text: ``[k, D]``, their texts, as far as they are known.
+      image_of_text: int ``[m]``, the row of each text's image; the texts of an image are contiguous.
+      index: int ``[n]``, each image's index in its dataset.
+      sentence: int ``[m]``, a digest of each text's tokens: texts with the same tokens have the same digest.
+      unreadable: int ``[u]``, the indices of records with an unreadable image, which have no row in ``image``.
+      unreadable_text: ``[k, D]``, the texts of these records, where they are known.
       unreadable_sentence: int ``[k]``, as ``sentence``.
     """
 
@@ -48,7 +48,7 @@ class Embedded:
 
     @property
     def records(self) -> list[int]:
-        """The numbers of all records: of those with a row in ``image``, and after them of the others."""
+        """The indices of all records: first those with a row in ``image``, then the unreadable ones."""
         return [*self.index.tolist(), *self.unreadable.tolist()]
 
     @property
@@ -58,13 +58,13 @@ class Embedded:
 
 
 class Embedder:
-    """The towers of a model on the devices of a layout, compiled when first used.
+    """The encoders of a model on the devices of a layout, compiled on first use.
 
-    Rows are filled up to the next power of two, so that each tower is compiled for a few sizes only.
+    Batches are padded to the next power of two, so that each encoder is compiled for only a few sizes.
 
     Args:
-      model: the towers.
-      layout: the devices that share the rows; every process of them must make the same calls.
+      model: the model.
+      layout: the devices over which rows are sharded; all their processes must make the same calls.
     """
 
     def __init__(self, model: Clip, layout: Layout) -> None:
@@ -75,17 +75,17 @@ class Embedder:
         self._gather = jax.jit(lambda x: x, out_shardings=layout.replicated)
 
     def images(self, variables: Variables, count: int, pixels_of: Callable[[range], np.ndarray]) -> np.ndarray:
-        """Embeddings of ``count`` images: float32 ``[count, D]``.
+        """Returns the embeddings of ``count`` images: float32 ``[count, D]``.
 
         Args:
           variables: the weights.
-          count: how many.
-          pixels_of: from some rows to their pixels, uint8 ``[rows, H, W, 3]``.
+          count: number of images.
+          pixels_of: returns the pixels of a range of rows, uint8 ``[rows, H, W, 3]``.
         """
         return self._in_turn(variables, self._image, count, pixels_of)
 
     def texts(self, variables: Variables, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts: float32 ``[n, D]``."""
+        """Returns the embeddings of texts: float32 ``[n, D]``."""
         tokens = self.tokenize(texts)
         return self._in_turn(variables, self._text, len(tokens), lambda rows: tokens[rows.start : rows.stop])
 
@@ -105,20 +105,20 @@ class Embedder:
         max_pixels: int = MAX_PIXELS,
         check_interrupt: Callable[[], None] = lambda: None,
     ) -> Embedded:
-        """The first ``size`` records of a dataset with all their captions; images that cannot be read stand apart.
+        """Embeds the first ``size`` records of a dataset with all their captions; unreadable images are listed apart.
 
         Args:
           variables: the weights.
           source: the dataset.
-          size: how many of its records.
-          batch_size: rows encoded at once over all devices; rounded up to a multiple of their number.
-          threads: that decode in each worker.
-          workers: processes that decode; 0: threads of this one only; -1: as many as its cores allow.
-          max_pixels: larger images cannot be read.
-          check_interrupt: called before each batch is encoded, by all processes alike; may raise to break off.
+          size: number of records.
+          batch_size: rows encoded at once over all devices, rounded up to a multiple of the number of devices.
+          threads: decoding threads of each worker.
+          workers: decoding processes; 0: only threads of this process; -1: as many as its cores allow.
+          max_pixels: larger images count as unreadable.
+          check_interrupt: called on all processes before each batch is encoded; may raise to abort.
 
         Raises:
-          UserError: no image can be read, or an embedding is not finite.
+          UserError: no image is readable, or an embedding is not finite.
         """
         preset, devices = self.model.preset, self.layout.mesh.size
         length = preset.text.context_length
@@ -136,14 +136,14 @@ class Embedder:
         ):
             check_interrupt()
             captions = batch.pop("captions")
-            most = _power_of_two(max_across_processes(max(map(len, captions))))
-            filled = [text for row in captions for text in [*row, *[""] * (most - len(row))]]
-            tokens = self._tokenizer(filled, length).reshape(len(captions), most, length)
+            width = _power_of_two(max_across_processes(max(map(len, captions))))
+            padded = [text for row in captions for text in [*row, *[""] * (width - len(row))]]
+            tokens = self._tokenizer(padded, length).reshape(len(captions), width, length)
             rows = self.layout.put_rows(
                 {
                     "image": batch["image"],
                     "text": tokens,
-                    # A row's number goes with it, since the mesh may order the processes' rows in any way.
+                    # Each row carries its index, since the mesh may order the processes' rows in any way.
                     "index": batch["index"],
                     "captions": np.asarray(list(map(len, captions)), np.int32),
                     "sentence": _digests(tokens),
@@ -151,13 +151,13 @@ class Embedder:
                 }
             )
             image = self._image(variables, rows["image"])
-            text = self._text(variables, rows["text"]) if most else np.zeros((len(image), 0, image.shape[-1]))
-            numbers = self._gather((rows["index"], rows["captions"], rows["sentence"], rows["readable"]))
-            parts.append(tuple(np.asarray(part) for part in (image, text, *numbers)))
+            text = self._text(variables, rows["text"]) if width else np.zeros((len(image), 0, image.shape[-1]))
+            row_info = self._gather((rows["index"], rows["captions"], rows["sentence"], rows["readable"]))
+            parts.append(tuple(np.asarray(part) for part in (image, text, *row_info)))
         return _join(parts, size)
 
     def _compile(self, method: str, axes: int) -> Callable[[Variables, jax.Array], jax.Array]:
-        """Rows, with any axes before the last ``axes``, split over the devices, to embeddings on every device."""
+        """Compiles a method that encodes sharded rows, with any axes before the last ``axes``, on all devices."""
 
         def embed(variables: Variables, rows: jax.Array) -> jax.Array:
             before = rows.shape[: rows.ndim - axes]
@@ -176,34 +176,37 @@ class Embedder:
     ) -> np.ndarray:
         chunks = [np.zeros((0, self.model.preset.embedding_size), np.float32)]
         devices = self.layout.mesh.size
-        at_once = ROWS_A_DEVICE * devices
+        at_once = ROWS_PER_DEVICE * devices
         for start in range(0, count, at_once):
             rows = rows_of(range(start, min(start + at_once, count)))
             bucket = devices * _power_of_two(-(-len(rows) // devices))
-            filled = np.concatenate([rows, np.repeat(rows[:1], bucket - len(rows), axis=0)])
-            chunks.append(np.asarray(embed(variables, self.layout.put_same_rows(filled)))[: len(rows)])
+            padded = np.concatenate([rows, np.repeat(rows[:1], bucket - len(rows), axis=0)])
+            chunks.append(np.asarray(embed(variables, self.layout.put_same_rows(padded)))[: len(rows)])
         return np.concatenate(chunks)
 
 
 def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
-    """The rows of all batches in their dataset's order, without those that are no record."""
+    """Joins the rows of all batches in their dataset's order, without padding rows."""
     widest = max(part[1].shape[1] for part in parts)
     text, sentence = (
-        np.concatenate([np.pad(part[place], ((0, 0), (0, widest - part[place].shape[1]), (0, 0))) for part in parts])
-        for place in (1, 4)
+        np.concatenate([np.pad(part[field], ((0, 0), (0, widest - part[field].shape[1]), (0, 0))) for part in parts])
+        for field in (1, 4)
     )
-    image, index, count, readable = (np.concatenate([part[place] for part in parts]) for place in (0, 2, 3, 5))
+    image, index, count, readable = (np.concatenate([part[field] for part in parts]) for field in (0, 2, 3, 5))
     order = np.argsort(index, kind="stable")
     order = order[index[order] != PADDING_INDEX]
     order, others = order[readable[order]], order[~readable[order]]
     if not order.size:
-        raise UserError(f"none of the {size:,} images can be read.")
+        raise UserError(
+            f"expected readable images; found none among {size:,} records. Check the dataset with: "
+            "rankclip-jax inspect DIR"
+        )
     if others.size:
         _LOGGER.warning("%d of %d images cannot be read", others.size, size)
 
     def texts_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        told = np.arange(widest) < count[rows][:, None]
-        return text[rows][told], np.ascontiguousarray(sentence[rows][told]).view(np.int64)[:, 0]
+        is_caption = np.arange(widest) < count[rows][:, None]
+        return text[rows][is_caption], np.ascontiguousarray(sentence[rows][is_caption]).view(np.int64)[:, 0]
 
     texts, sentences = texts_of(order)
     owners = np.repeat(np.arange(order.size), count[order])
@@ -211,14 +214,14 @@ def _join(parts: list[tuple[np.ndarray, ...]], size: int) -> Embedded:
     for kind, rows in (("image", embedded.image), ("text", embedded.text), ("text", embedded.unreadable_text)):
         if bad := int((~np.isfinite(rows).all(axis=1)).sum()):
             raise UserError(
-                f"{bad} of {len(rows)} {kind} embeddings are not finite, so nothing can be measured: the weights are "
-                "of a run that has diverged, or damaged. Evaluate an earlier checkpoint with --step=N."
+                f"{bad} of {len(rows)} {kind} embeddings are not finite: the run has diverged, or the weights are "
+                "damaged. Evaluate an earlier checkpoint with --step=N."
             )
     return embedded
 
 
 def _digests(tokens: np.ndarray) -> np.ndarray:
-    """Of the last axis: int32 ``[..., 2]``, since devices have no longer numbers."""
+    """Returns 64-bit digests of the last axis as int32 ``[..., 2]``, since JAX has no int64 by default."""
     rows = np.ascontiguousarray(tokens).reshape(-1, tokens.shape[-1])
     digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
     return np.frombuffer(digests, np.int32).reshape(*tokens.shape[:-1], 2)

@@ -1,4 +1,4 @@
-"""A model to use from Python: images and texts of any number to embeddings."""
+"""The Python interface to a model: encodes any number of images and texts as embeddings."""
 
 import contextlib
 import dataclasses
@@ -22,12 +22,12 @@ ImageLike = np.ndarray | Image.Image | str | Path
 
 
 class Encoder:
-    """The two towers of a model and its weights, on all devices of this process.
+    """The encoders of a model and its weights, on all devices of this process.
 
     Args:
-      model: the towers.
+      model: the model.
       variables: the weights.
-      dtype: type of the computation; in ``"float32"`` matrix products are not rounded to fewer digits on any device.
+      dtype: compute dtype; ``"float32"`` uses full-precision matrix products on every device.
     """
 
     def __init__(self, model: Clip, variables: Variables, dtype: str = "float32") -> None:
@@ -40,19 +40,19 @@ class Encoder:
 
     @property
     def logit_scale(self) -> float:
-        """What similarities are multiplied by before a softmax over them."""
+        """The multiplier of similarities before a softmax."""
         return float(np.exp(self._variables["params"]["logit_scale"]))
 
     def encode_image(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """Unit embeddings of images: float32 ``[n, D]``.
+        """Returns unit embeddings of images: float32 ``[n, D]``.
 
         Args:
-          images: n arrays (uint8 ``[H, W, 3]``), PIL images, or paths of image files, of any sizes. An image as
-            `PIL.Image.open` returns it is turned upright and made 8-bit as its file would be.
+          images: n arrays (uint8 ``[H, W, 3]``), PIL images, or paths of image files, of any sizes. An image opened by
+            `PIL.Image.open` is rotated by its EXIF orientation and converted to 8 bits, as its file would be.
 
         Raises:
-          UserError: a file that cannot be read; it is named.
-          TypeError: something that is no image, or a single one instead of a list of them.
+          UserError: a file cannot be read; the message names it.
+          TypeError: an item is not an image, or a single image is given instead of a list.
         """
         if isinstance(images, str | bytes | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             raise TypeError(f"expected a list of images, such as [image]; found a single {type(images).__name__}")
@@ -63,10 +63,10 @@ class Encoder:
             )
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings of texts: float32 ``[n, D]``.
+        """Returns unit embeddings of texts: float32 ``[n, D]``.
 
         Raises:
-          TypeError: a single text instead of a list of them.
+          TypeError: a single text is given instead of a list.
         """
         with self._matmul_precision():
             return self._embedder.texts(self._variables, texts)
@@ -87,5 +87,5 @@ def _pixels(image: ImageLike, image_size: int) -> np.ndarray:
         opened = decoding.as_opened(image) if isinstance(image, Image.Image) else decoding.open_image(Path(image))
     except UnreadableError as error:
         name = getattr(image, "filename", "an opened image") if isinstance(image, Image.Image) else image
-        raise UserError(f"{printable(name)}: cannot be read: {error}. Fix the file or leave it out.") from error
+        raise UserError(f"{printable(name)}: cannot be read: {error}. Fix or remove the file.") from error
     return decoding.evaluation_view(opened, image_size)

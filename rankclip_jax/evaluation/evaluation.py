@@ -1,7 +1,7 @@
-"""What an evaluation is given, and what it provides: the seam between a model and a measure of it.
+"""The interface of an evaluation: the model and data that it receives, and the metrics that it returns.
 
-An evaluation is one file: a subclass of `Evaluation` and a row in ``__init__.py``, or ``"task": "package.module:Name"``
-in ``config.evaluation.tasks``.
+An evaluation is one file with a subclass of `Evaluation`. Register it with a row of `EVALUATIONS` in ``tasks.py``, or
+select it with ``"task": "package.module:Name"`` in ``config.evaluation.tasks``.
 """
 
 import abc
@@ -34,8 +34,8 @@ class Data:
     """The data of an evaluation.
 
     Args:
-      source: that is evaluated on.
-      train: that is learned from; None: nothing is.
+      source: the data to evaluate on.
+      train: the data to learn from; None: the evaluation learns nothing.
     """
 
     source: Source
@@ -44,21 +44,22 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class ModelUnderTest:
-    """A model with its weights, and how it is computed. A dataset is embedded once, for all evaluations of it.
+    """A model with its weights and execution options; caches the embeddings of each dataset for all its evaluations.
 
     Args:
-      embedder: its towers.
-      variables: its weights.
-      batch_size: rows encoded at once over all devices: as many on each, however many there are, so that an image has
-        the same embedding to the bit; fewer on CPUs, which many do not make faster, since the last batch is filled up.
-      threads: that decode in each worker.
-      workers: processes that decode, as ``config.data.workers``.
-      max_pixels: larger images cannot be read.
-      report_progress: called before each batch with about how many images are embedded, and of how many.
-      objective: that a run is trained by; None: not known.
-      training_batch_size: pairs of one step of the run.
-      seed: of the run.
-      embedded: datasets by their source's ``id``.
+      embedder: the encoders.
+      variables: the weights.
+      batch_size: rows encoded at once over all devices. The number per device is fixed, so that embeddings are the same
+        to the bit for any number of devices. It is smaller on CPUs, where larger batches are not faster and the last
+        batch is padded.
+      threads: decoding threads of each worker.
+      workers: decoding processes, as ``config.data.workers``.
+      max_pixels: larger images count as unreadable.
+      report_progress: called before each batch with the approximate number of embedded images and their total.
+      objective: the run's training objective; None: unknown.
+      training_batch_size: the run's global batch size.
+      seed: the run's seed.
+      embedded: cached embeddings, by the ``id`` of their source.
     """
 
     embedder: Embedder
@@ -75,16 +76,16 @@ class ModelUnderTest:
 
     @property
     def scale(self) -> float:
-        """What similarities are multiplied by before a softmax over them."""
+        """The multiplier of similarities before a softmax."""
         return float(np.exp(self.variables["params"]["logit_scale"]))
 
     def embed(self, source: Source, size: int | None = None) -> Embedded:
-        """All records, or at least the first ``size``."""
+        """Returns the embeddings of all records, or of at least the first ``size``."""
         size = min(size or len(source), len(source))
-        _, known = self.embedded.get(id(source), (source, None))
-        if known is None or len(known.records) < size:
+        _, embedded = self.embedded.get(id(source), (source, None))
+        if embedded is None or len(embedded.records) < size:
             done = itertools.count(0, self.batch_size)
-            known = self.embedder.dataset(
+            embedded = self.embedder.dataset(
                 self.variables,
                 source,
                 size,
@@ -94,49 +95,51 @@ class ModelUnderTest:
                 max_pixels=self.max_pixels,
                 check_interrupt=lambda: self.report_progress(min(next(done), size), size),
             )
-            self.embedded[id(source)] = source, known
-        return known
+            self.embedded[id(source)] = source, embedded
+        return embedded
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings of texts: float32 ``[n, D]``."""
+        """Returns unit embeddings of texts: float32 ``[n, D]``."""
         return self.embedder.texts(self.variables, texts)
 
     def unreadable(self, source: Source) -> Metric:
-        """How many images of a dataset could not be read when it was embedded."""
+        """Returns the number of a dataset's images that were unreadable when it was embedded."""
         return count(UNREADABLE, len(self.embedded[id(source)][1].unreadable) if id(source) in self.embedded else 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Settings, abc.ABC):
-    """An evaluation: a frozen dataclass of its options, each a `setting` beside the ``"task"`` that names it.
+    """An evaluation: a frozen dataclass of its options, each a `setting` next to the ``"task"`` that names it.
 
-    A subclass checks in ``__post_init__`` which values it cannot have, and raises UserError.
+    A subclass validates its options in ``__post_init__`` and raises UserError for unsupported values.
     """
 
     section = "evaluation.tasks.NAME"
 
-    public_name: ClassVar[str] = ""  # what CLIP_benchmark calls it; empty: it has no such
+    public_name: ClassVar[str] = ""  # its name in CLIP_benchmark; empty: not in CLIP_benchmark
 
     @property
     def training_split(self) -> str:
-        """The split that it learns from; empty: it learns nothing."""
+        """The split to learn from; empty: the evaluation learns nothing."""
         return ""
 
     def check(self, data: Data) -> None:
-        """Raises UserError where the data do not hold what it needs; nothing is decoded."""
+        """Raises UserError if the data lack what the evaluation needs; decodes no images."""
 
     @abc.abstractmethod
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """The metrics; the first stands for all unless a task names another."""
+        """Returns the metrics; the first is the main metric unless a task names another."""
 
 
 def classes_of(source: Source) -> Classes:
-    """The classes of labelled images.
+    """Returns the classes of labelled images.
 
     Raises:
-      UserError: there are none.
+      UserError: the images have no labels.
     """
-    found = ground_truth_of(source).classes
-    if found is None:
-        raise UserError("the images have captions, and no labels.")
-    return found
+    classes = ground_truth_of(source).classes
+    if classes is None:
+        raise UserError(
+            "expected images with labels; found images with captions only. Use a dataset with labels, or another task."
+        )
+    return classes

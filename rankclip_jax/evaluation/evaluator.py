@@ -1,4 +1,4 @@
-"""All evaluations of a run: of its validation data, and the tasks that its settings add."""
+"""The evaluator of a run: evaluations of its validation data, and the tasks that its settings add."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,16 +19,16 @@ from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.models.clip import Clip, Variables
 from rankclip_jax.objectives import Objective
 
-VALIDATION = ("validation", "retrieval", "consistency", "zero_shot", "ranking")  # where the data allow them
+VALIDATION = ("validation", "retrieval", "consistency", "zero_shot", "ranking")  # each where the data support it
 _BATCH_SIZE = 1024
 
 
 class Evaluated(NamedTuple):
-    """What was measured.
+    """The results of an evaluation.
 
     Args:
-      metrics: all of them.
-      validation: the embeddings of the validation data; None: there are none, or they were not evaluated on.
+      metrics: all metrics.
+      validation: the embeddings of the validation data; None: no validation data, or not evaluated.
     """
 
     metrics: list[Metric]
@@ -37,25 +37,25 @@ class Evaluated(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Planned:
-    prefix: str  # of its metrics' names
+    prefix: str  # of the metrics' names
     evaluation: Evaluation
     data: Data
     every_steps: int
 
 
 class Evaluator:
-    """Evaluates weights; compiled at the first call, kept for the next.
+    """Evaluates weights on all tasks; compiled on the first call.
 
     Args:
-      model: the encoders.
-      layout: the devices that share the rows.
+      model: the model.
+      layout: the devices over which rows are sharded.
       config: the run's settings.
-      objective: whose loss is measured; None: it is not loaded, so that its loss is left out.
-      source: the validation data; None: there are none.
-      tasks: names of those to run; None: all.
+      objective: the objective of the validation loss; None: not loaded, so there is no validation loss.
+      source: the validation data; None: no validation data.
+      tasks: names of the tasks to run; None: all.
 
     Raises:
-      UserError: no task, one that does not exist, one that the data have no truth for, or data that are not there.
+      UserError: no task is given, a task is unknown or lacks ground truth in the data, or its data are missing.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Evaluator:
                 self._planned[name] = _Planned(f"{name}/", task.evaluation, data, task.every_steps or every)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to evaluate."""
+        """Returns whether there is anything to evaluate."""
         return bool(self._planned)
 
     def due(self, step: int) -> list[str]:
-        """The tasks that a step of training is to be followed by."""
-        return [name for name, one in self._planned.items() if one.every_steps and step % one.every_steps == 0]
+        """Returns the names of the tasks that are due after a training step."""
+        return [name for name, task in self._planned.items() if task.every_steps and step % task.every_steps == 0]
 
     def __call__(
         self,
@@ -110,15 +110,15 @@ class Evaluator:
         check_interrupt: Callable[[], None] = lambda: None,
         tasks: Collection[str] | None = None,
     ) -> Evaluated:
-        """Everything that is measured of these weights.
+        """Evaluates weights.
 
         Args:
           variables: the weights.
-          check_interrupt: called before each batch, by all processes alike; may raise to break off.
-          tasks: some of them; None: all.
+          check_interrupt: called on all processes before each batch; may raise to abort.
+          tasks: names of the tasks to run; None: all.
 
         Raises:
-          UserError: no image can be read, or an embedding is not finite.
+          UserError: no image is readable, or an embedding is not finite.
         """
         config = self._config
         model = ModelUnderTest(
@@ -133,8 +133,8 @@ class Evaluator:
             training_batch_size=config.train.global_batch_size,
             seed=config.seed,
         )
-        planned = [one for name, one in self._planned.items() if tasks is None or name in tasks]
-        metrics = {metric.name: metric for one in planned for metric in self._measure(one, model)}
+        planned = [task for name, task in self._planned.items() if tasks is None or name in tasks]
+        metrics = {metric.name: metric for task in planned for metric in self._measure(task, model)}
         _, validation = model.embedded.get(id(self.source), (None, None))
         return Evaluated(list(metrics.values()), validation)
 
@@ -142,18 +142,20 @@ class Evaluator:
         source = planned.data.source
         if source is self.source:
             model.embed(source, self.size)
-        found = planned.evaluation.evaluate(model, planned.data)
+        metrics = planned.evaluation.evaluate(model, planned.data)
         if (unreadable := model.unreadable(source)).value:
-            found = [*found, unreadable]
-        yield from (metric._replace(name=f"{planned.prefix}{metric.name}") for metric in found)
+            metrics = [*metrics, unreadable]
+        yield from (metric._replace(name=f"{planned.prefix}{metric.name}") for metric in metrics)
 
     def _validation(self) -> Source:
         if self.source is None:
-            raise UserError("config.data.validation: there are no validation data.")
+            raise UserError(
+                "config.data.validation: expected validation data; found none. Use --config.data.validation=DIR."
+            )
         return self.source
 
     def _can(self, name: str) -> bool:
-        """Whether the validation data allow an evaluation."""
+        """Returns whether the validation data support an evaluation."""
         if self.source is None or (name == "validation" and self._objective is None):
             return False
         try:
@@ -164,12 +166,12 @@ class Evaluator:
 
     def _objective_missing(self) -> str:
         return (
-            f"the objective {self._config.objective.name!r} is not loaded. Name the recipe that adds it: "
-            "--config RECIPE (a copy is in the run's folder)"
+            f"the objective {self._config.objective.name!r} is not loaded. Use --config RECIPE with the recipe that "
+            "adds it (a copy is in the run's folder)"
         )
 
     def _open(self, task: Task, opened: dict[Any, Data]) -> Data:
-        """A task's data; those of two tasks that are the same are one, and are embedded once."""
+        """Opens a task's data; tasks with the same data share one object, so that it is embedded once."""
         try:
             if not task.path:
                 data = Data(self._validation())
@@ -185,15 +187,18 @@ class Evaluator:
 
 
 def tasks_of(config: Mapping[str, Any] | ConfigDict) -> list[Task]:
-    """The tasks that settings add to those of the validation data.
+    """Returns the tasks that the settings add to those of the validation data.
 
     Raises:
-      UserError: one is not what a task can be, or is called as another.
+      UserError: a task is invalid, or has the name of a built-in evaluation.
     """
     given = config["evaluation"]["tasks"]
     plain = given.to_dict() if isinstance(given, ConfigDict) else given
     tasks = [parse(f"config.evaluation.tasks.{name}", name, entry) for name, entry in plain.items()]
     for task in tasks:
         if task.name in VALIDATION:
-            raise UserError(f"config.evaluation.tasks.{task.name}: an evaluation of every run is called so; rename it.")
+            raise UserError(
+                f"config.evaluation.tasks.{task.name}: the name is reserved for an evaluation of the validation data. "
+                "Use another name."
+            )
     return tasks

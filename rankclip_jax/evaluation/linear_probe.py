@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression on frozen embeddings, as CLIP's paper takes it (Radford et al., 2021, A.3)."""
+"""A linear probe: logistic regression on frozen embeddings, as in CLIP's paper (Radford et al., 2021, A.3)."""
 
 import dataclasses
 
@@ -11,36 +11,42 @@ from rankclip_jax.evaluation.zero_shot import mean_per_class
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.setting import COUNT_OR_ZERO, setting
 
-_STRENGTHS = 10.0 ** np.arange(-2, 7)  # inverse weights of the L2 penalty that are tried, then those between the best
-_BETWEEN = 10.0**0.5
-_HELD_OUT = 0.2  # of the training images, to choose by
+_STRENGTHS = 10.0 ** np.arange(-2, 7)  # inverse weights of the L2 penalty on the first, coarse grid
+_BETWEEN = 10.0**0.5  # then tried above and below the best of the grid
+_HELD_OUT = 0.2  # fraction of the training images held out to select the penalty
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe(Evaluation):
-    """How well a linear classifier of image embeddings does."""
+    """Measures the accuracy of a linear classifier of image embeddings."""
 
     public_name = "linear_probe"
 
-    train_split: str = setting("train", "the split that is learned from", fixed=False)
+    train_split: str = setting("train", "the split to train on", fixed=False)
     shots: int = setting(0, "training images of each class; 0: all", COUNT_OR_ZERO, fixed=False)
 
     @property
     def training_split(self) -> str:
-        """The split that it learns from."""
+        """The split to train on."""
         return self.train_split
 
     def check(self, data: Data) -> None:
-        """Needs images of one label each, and at least two classes."""
+        """Raises UserError unless each image has one label, and the training images have at least two classes."""
         assert data.train is not None
         test, train = (classes_of(source).labels(range(len(source))) for source in (data.source, data.train))
         if test.ndim == 2 or train.ndim == 2:
-            raise UserError("images with several labels cannot be learned by a linear probe here.")
+            raise UserError(
+                "linear_probe: expected one label per image; found several. Use zero_shot for datasets with several "
+                "labels per image."
+            )
         if len(np.unique(train)) < 2:
-            raise UserError("the training images are all of one class: there is nothing to learn.")
+            raise UserError(
+                "linear_probe: expected training images of at least two classes; found one class. Use another "
+                "train_split."
+            )
 
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """See `linear_probe`."""
+        """Returns the metrics of `linear_probe`."""
         assert data.train is not None
         train, test = model.embed(data.train), model.embed(data.source)
         labels = classes_of(data.train).labels(train.index.tolist()), classes_of(data.source).labels(test.records)
@@ -56,24 +62,24 @@ def linear_probe(
     shots: int = 0,
     seed: int = 0,
 ) -> list[Metric]:
-    """Accuracy, its mean over classes, and the penalty's inverse weight, chosen on a part of the training data.
+    """Returns the accuracy, the mean per-class accuracy, and the inverse penalty selected on held-out training data.
 
-    Each class gives a fifth of its images, at least one where it has two, to choose by; of penalties that are as good
-    the strongest is taken. The probe is then fitted to all.
+    A fifth of each class, at least one image if it has two, is held out to select the penalty; ties select the
+    strongest penalty. The probe is then fitted to all training images.
 
     Args:
       train: unit rows ``[n, D]``.
       train_labels: int ``[n]``.
       test: unit rows ``[m, D]``.
-      test_labels: int ``[m + u]``, those of u images that could not be read, each of which counts as wrong, last.
-      shots: training images of each class, drawn at random; 0: all.
-      seed: of what is drawn.
+      test_labels: int ``[m + u]``; the last u are of unreadable images, each of which counts as wrong.
+      shots: number of random training images per class; 0: all.
+      seed: seed of the random choices.
     """
     rng = np.random.default_rng(seed)
     if shots:
-        few = np.concatenate([found[:shots] for found in _by_class(train_labels, rng)])
-        train, train_labels = train[few], train_labels[few]
-    held = np.concatenate([found[: _held_out(len(found))] for found in _by_class(train_labels, rng)])
+        selected = np.concatenate([rows[:shots] for rows in _by_class(train_labels, rng)])
+        train, train_labels = train[selected], train_labels[selected]
+    held = np.concatenate([rows[: _held_out(len(rows))] for rows in _by_class(train_labels, rng)])
     rest = np.ones(len(train), bool)
     rest[held] = False
     classes, numbers = np.unique(train_labels, return_inverse=True)
@@ -102,7 +108,7 @@ def linear_probe(
 
 
 def _by_class(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """The rows of each class, in random order."""
+    """Returns the rows of each class in random order."""
     order = rng.permutation(len(labels))
     return [order[labels[order] == label] for label in np.unique(labels)]
 

@@ -1,4 +1,4 @@
-"""What an evaluation returns."""
+"""The type of a metric, as evaluations return it."""
 
 from typing import Literal, NamedTuple
 
@@ -6,14 +6,14 @@ Unit = Literal["share", "correlation", "pairs", "count", ""]
 
 
 class Metric(NamedTuple):
-    """One number about a model.
+    """A metric of a model.
 
     Args:
       name: such as ``retrieval/image_to_text/recall_1``.
-      value: None where these data do not define it.
+      value: None where it is undefined for the data.
       unit: ``share`` (in [0, 1], printed as a percentage), ``correlation`` (in [-1, 1]), ``pairs``, ``count``, or none.
-      higher_is_better: its direction; None: neither way is better.
-      public_name: what CLIP_benchmark, or DataComp, calls it; empty: as ``name``.
+      higher_is_better: its direction; None: neither direction is better.
+      public_name: its name in CLIP_benchmark or DataComp; empty: the same as ``name``.
     """
 
     name: str
@@ -24,5 +24,5 @@ class Metric(NamedTuple):
 
 
 def count(name: str, value: int) -> Metric:
-    """How many there are of something."""
+    """Returns a metric that counts something."""
     return Metric(name, value, "count", None)

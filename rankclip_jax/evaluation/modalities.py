@@ -1,4 +1,4 @@
-"""How the two modalities agree: the orders that they give, and how their embeddings lie to each other."""
+"""Agreement of the two modalities: the consistency of their rankings, and the geometry of their embeddings."""
 
 import dataclasses
 
@@ -15,26 +15,28 @@ _PAIRS = 512
 
 @dataclasses.dataclass(frozen=True)
 class Consistency(Evaluation):
-    """Consistency of the first 512 pairs' orders, and how the embeddings of these pairs lie."""
+    """Measures the ranking consistency and the geometry of the embeddings of the first 512 pairs."""
 
     def check(self, data: Data) -> None:
-        """Needs captions; the first record is looked at."""
+        """Raises UserError unless the first record has captions."""
         if not captions(data.source[0]):
-            raise UserError("the images have labels, and no captions.")
+            raise UserError(
+                "consistency: expected images with captions; found images with labels only. Use data with captions."
+            )
 
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """See `consistency` and `geometry`."""
+        """Returns the metrics of `consistency` and `geometry`."""
         embedded = model.embed(data.source, _PAIRS)
         pairs = embedded.image[:_PAIRS], embedded.first_text[:_PAIRS]
         return [*consistency(*pairs), *geometry(*pairs)]
 
 
 def consistency(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
-    """What RankCLIP's loss asks for, measured: do orders agree within and across modalities?
+    """Returns metrics of what RankCLIP's loss optimises: the agreement of rankings across and within modalities.
 
-    Across: the order of all texts for an image, and that of all images for its text. Within: the order of all images
-    for an image, and that of all texts for its text. The pair itself is left out of both. Kendall's tau-b, Spearman's
-    rank correlation, and the share of the nearest ten that the two have in common, each the mean over pairs.
+    Cross-modal: the ranking of all texts for an image against that of all images for its text. In-modal: the ranking of
+    all images for an image against that of all texts for its text. The pair itself is excluded from both. The metrics
+    are Kendall's tau-b, Spearman's rank correlation, and the overlap of the nearest ten, each the mean over pairs.
 
     Args:
       images: unit rows ``[n, D]``.
@@ -48,14 +50,15 @@ def consistency(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
 
 
 def geometry(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
-    """Modality gap, alignment and uniformity.
+    """Returns the modality gap, alignment and uniformity.
 
-    The gap is the distance of the modalities' means (Liang et al., 2022), alignment the mean squared distance of a
-    pair, uniformity the logarithm of the mean of ``exp(-2 d^2)`` over pairs of one modality (Wang and Isola, 2020).
+    The gap is the distance between the means of the modalities (Liang et al., 2022), alignment the mean squared
+    distance within a pair, and uniformity the logarithm of the mean of ``exp(-2 d^2)`` over pairs of one modality (Wang
+    and Isola, 2020).
 
     Args:
       images: unit rows ``[n, D]``.
-      texts: the same, of the images' texts.
+      texts: unit rows ``[n, D]``, each the text of the image in its row.
     """
     return [
         Metric("geometry/modality_gap", float(np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0))), "", None),
@@ -66,13 +69,13 @@ def geometry(images: np.ndarray, texts: np.ndarray) -> list[Metric]:
 
 
 def _others(scores: np.ndarray) -> np.ndarray:
-    """Each row without the column of its own number: ``[n, n - 1]``."""
+    """Returns the off-diagonal entries of each row: ``[n, n - 1]``."""
     count = len(scores)
     return scores[~np.eye(count, dtype=bool)].reshape(count, count - 1)
 
 
 def _agreement(name: str, first: np.ndarray, second: np.ndarray) -> list[Metric]:
-    if len(first) < 3:  # of two pairs each has one other, and no order
+    if len(first) < 3:  # with two pairs, each has a single other and thus no ranking
         return [Metric(f"consistency/{name}/{kind}", None) for kind in ("kendall_tau", "spearman", "overlap_10")]
     import scipy.stats  # here, since importing it takes a second
 
@@ -90,7 +93,7 @@ def _agreement(name: str, first: np.ndarray, second: np.ndarray) -> list[Metric]
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """The mean over rows of Pearson's correlation; 0 for a row that is all alike."""
+    """Returns the mean over rows of Pearson's correlation; 0 for constant rows."""
     first, second = (rows - rows.mean(axis=1, keepdims=True) for rows in (first, second))
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(np.mean((first * second).sum(axis=1) / np.where(norms > 0, norms, 1)))

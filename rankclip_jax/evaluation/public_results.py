@@ -1,6 +1,6 @@
-"""Results as other programs read them: CLIP_benchmark's JSON for each task, DataComp's ``eval_results.jsonl``.
+"""Results in public formats: CLIP_benchmark's JSON for each task, and DataComp's ``eval_results.jsonl``.
 
-Metrics have their public names, and those that have none their own.
+Metrics have their public names, or their own names where there is none.
 """
 
 import json
@@ -18,15 +18,15 @@ LINES = "eval_results.jsonl"
 def result(
     *, dataset: str, model: str, pretrained: str, task: str, metrics: Sequence[Metric], provenance: dict[str, Any]
 ) -> dict[str, Any]:
-    """An object as CLIP_benchmark writes it, with what it comes from beside it.
+    """Returns a result in CLIP_benchmark's format, with its provenance added.
 
     Args:
-      dataset: its name.
+      dataset: the dataset's name.
       model: the preset's name.
-      pretrained: where the weights are.
-      task: the evaluation, by CLIP_benchmark's name where it has one.
-      metrics: what was measured.
-      provenance: what makes it the result of these weights and data.
+      pretrained: the path of the weights.
+      task: the evaluation's name, in CLIP_benchmark where it has one.
+      metrics: the metrics.
+      provenance: the identity of the weights, the task and the data.
     """
     named = {metric.public_name or metric.name: metric for metric in metrics}
     return {
@@ -44,54 +44,54 @@ def result(
 def failed(
     before: dict[str, Any] | None, error: str, *, dataset: str, model: str, pretrained: str, task: str, weights: str
 ) -> dict[str, Any]:
-    """What stands in the place of a result that could not be measured, in the same form.
+    """Returns a result that records a failed evaluation, in the same format.
 
-    An earlier result of the same weights stays, and says that it could not be measured anew.
+    An earlier result of the same weights is kept, with the error added.
 
     Args:
-      before: what the file held.
-      error: why it failed.
-      dataset: as for `result`.
-      model: the same.
-      pretrained: the same.
-      task: the same.
-      weights: the digest of the weights that were to be measured.
+      before: the previous content of the file.
+      error: the reason of the failure.
+      dataset: see `result`.
+      model: see `result`.
+      pretrained: see `result`.
+      task: see `result`.
+      weights: the digest of the evaluated weights.
     """
     if before is not None and before.get("provenance", {}).get("weights") == weights:
         return before | {"error": error}
-    nothing = result(dataset=dataset, model=model, pretrained=pretrained, task=task, metrics=[], provenance={})
-    return nothing | {"error": error}
+    empty = result(dataset=dataset, model=model, pretrained=pretrained, task=task, metrics=[], provenance={})
+    return empty | {"error": error}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Writes a result; numbers that are not defined are null."""
+    """Writes a result; undefined metrics are null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A result that was written; None: there is none, or it is damaged."""
+    """Reads a result; None: missing or damaged."""
     try:
-        found = read_json(path)
+        content = read_json(path)
     except (OSError, UserError):
         return None
-    metrics = found.get("metrics")
-    is_whole = isinstance(metrics, dict) and all(x is None or number(x) is not None for x in metrics.values())
+    metrics = content.get("metrics")
+    is_valid = isinstance(metrics, dict) and all(x is None or number(x) is not None for x in metrics.values())
     return (
-        found
-        if is_whole and all(isinstance(found.get(key), dict) for key in ("provenance", "higher_is_better"))
+        content
+        if is_valid and all(isinstance(content.get(key), dict) for key in ("provenance", "higher_is_better"))
         else None
     )
 
 
 def main_metric(content: dict[str, Any], name: str) -> float | None:
-    """The metric that stands for the dataset: the one named, or the first."""
+    """Returns the dataset's main metric: the named one, or the first."""
     metrics = content["metrics"]
     return metrics.get(name) if name else next(iter(metrics.values()), None)
 
 
-def write_lines(path: Path, found: dict[str, tuple[str, dict[str, Any], str]]) -> None:
-    """DataComp's file: by the name of each task its title, its result, and the metric that stands for it."""
+def write_lines(path: Path, results: dict[str, tuple[str, dict[str, Any], str]]) -> None:
+    """Writes DataComp's file from each task's title, result and main metric, by the task's name."""
     lines = [
         json.dumps(
             {
@@ -100,6 +100,6 @@ def write_lines(path: Path, found: dict[str, tuple[str, dict[str, Any], str]]) -
                 "metrics": content["metrics"] | {"main_metric": main_metric(content, main)},
             }
         )
-        for name, (title, content, main) in found.items()
+        for name, (title, content, main) in results.items()
     ]
     write_atomically(path, "".join(line + "\n" for line in lines))

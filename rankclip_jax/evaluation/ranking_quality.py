@@ -1,4 +1,4 @@
-"""How well a model's order of all captions for an image follows their true relevance."""
+"""Ranking quality: how well a model's ranking of all captions for an image follows their true relevance."""
 
 import dataclasses
 
@@ -14,32 +14,34 @@ _PAIRS = 512  # in a list
 
 @dataclasses.dataclass(frozen=True)
 class RankingQuality(Evaluation):
-    """How well the model's orders of the first 512 pairs follow their true relevance."""
+    """Measures how well the model's rankings of the first 512 pairs follow their true relevance."""
 
     def check(self, data: Data) -> None:
-        """Needs the relevance of each image to each caption."""
+        """Raises UserError unless the relevance of each image to each caption is known."""
         if ground_truth_of(data.source).relevance is None:
-            raise UserError("of the images and captions no relevance is known.")
+            raise UserError(
+                "ranking: expected data with the relevance of each image to each caption, such as the built-in scenes; "
+                "found none. Use other data, or another task."
+            )
 
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """See `ranking_quality`."""
+        """Returns the metrics of `ranking_quality`."""
         relevance = ground_truth_of(data.source).relevance
         assert relevance is not None
         embedded = model.embed(data.source, _PAIRS)
-        few = embedded.index[:_PAIRS]
-        scores = embedded.image[: len(few)] @ embedded.first_text[: len(few)].T
-        return ranking_quality(scores, np.asarray(relevance(few.tolist())))
+        indices = embedded.index[:_PAIRS]
+        scores = embedded.image[: len(indices)] @ embedded.first_text[: len(indices)].T
+        return ranking_quality(scores, np.asarray(relevance(indices.tolist())))
 
 
 def ranking_quality(scores: np.ndarray, relevance: np.ndarray) -> list[Metric]:
-    """Kendall's tau and NDCG of each row's order, averaged over rows and over both directions.
+    """Returns Kendall's tau and NDCG of each row's ranking, averaged over rows and over both directions.
 
-    A row whose truth is all alike has no order to follow, and is left out; where there is no other, the measure is
-    undefined.
+    Rows with constant relevance define no ranking and are excluded; if no other rows remain, the metric is undefined.
 
     Args:
-      scores: the model's, ``[n, n]``: images by captions.
-      relevance: the truth, ``[n, n]``, at least zero.
+      scores: the model's scores ``[n, n]``, images by captions.
+      relevance: the true relevance ``[n, n]``, at least zero.
 
     Raises:
       ValueError: a score is not finite.
@@ -54,9 +56,9 @@ def ranking_quality(scores: np.ndarray, relevance: np.ndarray) -> list[Metric]:
 
 
 def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> float | None:
-    """Mean over rows of Kendall's tau-b (Kendall, 1945), which allows for ties; in [-1, 1].
+    """Returns the mean over rows of Kendall's tau-b (Kendall, 1945), which allows for ties; in [-1, 1].
 
-    A row of scores that are all alike follows no order: 0.
+    It is 0 for rows with constant scores.
     """
     import scipy.stats  # here, since importing it takes a second
 
@@ -69,12 +71,12 @@ def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> float | None:
 
 
 def ndcg(scores: np.ndarray, relevance: np.ndarray) -> float | None:
-    """Mean over rows of the normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002); in [0, 1].
+    """Returns the mean over rows of the normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002).
 
     The gain is the relevance itself, the discount ``1 / log2(rank + 1)``.
     """
-    told = np.ptp(relevance, axis=1) > 0
-    scores, relevance = scores[told], relevance[told]
+    has_ranking = np.ptp(relevance, axis=1) > 0
+    scores, relevance = scores[has_ranking], relevance[has_ranking]
     discount = 1 / np.log2(np.arange(2, scores.shape[1] + 2))
     order = np.argsort(-scores, axis=1, kind="stable")
     gained = np.take_along_axis(relevance, order, axis=1) @ discount

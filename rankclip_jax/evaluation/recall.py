@@ -1,11 +1,11 @@
-"""How often a right column is among the best ``k`` of a row."""
+"""Recall at ``k``: how often a correct candidate is among the ``k`` most similar ones."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
 
-_ENTRIES = 1 << 24  # of similarities looked at together: rows are taken in blocks, however many columns there are
+_ENTRIES = 1 << 24  # similarities of a block: rows are processed in blocks, to bound memory for any number of columns
 
 
 def recall_at(
@@ -14,7 +14,7 @@ def recall_at(
     right: np.ndarray | csr_array,
     ks: Sequence[int],
 ) -> list[float]:
-    """Share of queries of which a right candidate is among the ``k`` most similar: the mean of `hits_at`."""
+    """Returns the fraction of queries with a correct candidate among the ``k`` most similar: the mean of `hits_at`."""
     return hits_at(queries, candidates, right, ks).mean(axis=0).tolist()
 
 
@@ -24,22 +24,22 @@ def hits_at(
     right: np.ndarray | csr_array,
     ks: Sequence[int],
 ) -> np.ndarray:
-    """Whether a right candidate is among the ``k`` most similar, in memory linear in queries and candidates.
+    """Returns whether a correct candidate is among the ``k`` most similar, in memory linear in queries and candidates.
 
-    Candidates as similar as the best right one (the same caption, say) come in random order: the hit is the expected
-    one.
+    Ties with the most similar correct candidate, such as equal captions, are broken at random; the result is the
+    expectation.
 
     Args:
       queries: ``[n, D]``.
       candidates: ``[m, D]``.
-      right: which candidates are right for each query: int ``[n]``, one for each; or bool ``[n, m]``, any number.
-      ks: how many are looked at.
+      right: the correct candidates of each query: int ``[n]``, one for each; or bool ``[n, m]``, any number.
+      ks: the values of ``k``.
 
     Returns:
-      Numbers in [0, 1]: ``[n, len(ks)]``.
+      Probabilities of a hit in [0, 1]: ``[n, len(ks)]``.
 
     Raises:
-      ValueError: an embedding is not finite, of which nothing can be said.
+      ValueError: an embedding is not finite.
     """
     for kind, rows in (("queries", queries), ("candidates", candidates)):
         if not np.isfinite(rows).all():
@@ -63,11 +63,11 @@ def hits_at(
     return hits
 
 
-def _chance_of_one(tied: np.ndarray, right: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The chance that one of the ``right`` among the ``tied``, in random order, is within the first ``places``."""
-    places = np.clip(places, 0, tied)
+def _chance_of_one(tied: np.ndarray, right: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Returns the probability that one of ``right`` among ``tied``, in random order, is in the first ``ranks``."""
+    ranks = np.clip(ranks, 0, tied)
     none = np.ones(len(tied))
     for number in range(int(right.max(initial=0))):
         left = np.maximum(tied - number, 1)
-        none = np.where(number < right, none * np.clip(tied - places - number, 0, None) / left, none)
+        none = np.where(number < right, none * np.clip(tied - ranks - number, 0, None) / left, none)
     return np.where(right > 0, 1 - none, 0)

@@ -1,4 +1,4 @@
-"""Results of evaluations: a file for each step, one that says which way each metric is better, and a table to read."""
+"""Evaluation results of a run: a JSON file for each step, a file with the metrics' directions, and a text table."""
 
 import json
 import logging
@@ -13,14 +13,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def path_of(workdir: Path, step: int) -> Path:
-    """The file of a step's results."""
+    """Returns the path of a step's results."""
     return workdir / "evaluation" / f"{step}.json"
 
 
 def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
-    """Adds to the step's results: what was measured before and is not now stays; undefined ones are null."""
+    """Merges metrics into the step's results: earlier results of other metrics stay; undefined values are null."""
     path = path_of(workdir, step)
-    path.parent.mkdir(exist_ok=True)  # and not a run's folder, which would lack all else
+    path.parent.mkdir(exist_ok=True)  # without parents: a missing run folder must not be created here
     for file, values in (
         (path, {metric.name: metric.value for metric in metrics}),
         (_directions_path(workdir), {metric.name: metric.higher_is_better for metric in metrics}),
@@ -30,7 +30,7 @@ def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
 
 
 def directions(workdir: Path) -> dict[str, bool | None]:
-    """Whether a higher value of each metric is better; None: neither way is."""
+    """Returns whether a higher value of each metric is better; None: neither direction is."""
     return {name: None if value is None else bool(value) for name, value in read(_directions_path(workdir)).items()}
 
 
@@ -39,7 +39,7 @@ def _directions_path(workdir: Path) -> Path:
 
 
 def format_table(metrics: Sequence[Metric]) -> str:
-    """A table to read: percentages for shares, plain numbers for what is none."""
+    """Formats metrics as a text table, with shares as percentages."""
     width = max(len(metric.name) for metric in metrics)
     return "\n".join(f"  {metric.name:<{width}}  {_format(metric)}" for metric in metrics)
 
@@ -53,14 +53,14 @@ def _format(metric: Metric) -> str:
 
 
 def read(path: Path) -> dict[str, float | None]:
-    """The results in a file by name; none where there is no such file, or another's."""
+    """Reads results by name; empty if the file is missing or not in the format of an evaluation."""
     if not path.exists():
         return {}
     try:
-        found = read_json(path)
+        content = read_json(path)
     except (OSError, UserError):
-        found = {"": ""}
-    if all(value is None or number(value) is not None for value in found.values()):
-        return found
-    _LOGGER.warning("%s is not what an evaluation writes: it is not used, and is written anew by the next one", path)
+        content = {"": ""}
+    if all(value is None or number(value) is not None for value in content.values()):
+        return content
+    _LOGGER.warning("%s: not a file of evaluation results; ignoring it (the next evaluation overwrites it)", path)
     return {}

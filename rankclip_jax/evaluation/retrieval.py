@@ -1,4 +1,4 @@
-"""Retrieval: finding each image's own captions among all captions, and each caption's own images."""
+"""Retrieval: ranks all captions for each image, and all images for each caption."""
 
 import dataclasses
 
@@ -13,30 +13,33 @@ from rankclip_jax.input_pipeline.setting import setting
 from rankclip_jax.input_pipeline.source import captions
 
 _KS = (1, 5, 10)
-# CLIP_benchmark's names say what is retrieved.
+# CLIP_benchmark names the modality that is retrieved.
 _PUBLIC_NAMES = {"image_to_text": "text_retrieval_recall", "text_to_image": "image_retrieval_recall"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval(Evaluation):
-    """Are an image's captions the most similar to it, and a caption's images?"""
+    """Measures recall of an image's captions among all captions, and of a caption's images among all images."""
 
     public_name = "zeroshot_retrieval"
 
     shared_captions: bool = setting(
         False,
-        "captions that read the same are one, of which any of its images is right; CLIP_benchmark, and so the "
-        "published figures, count each with its own image alone",
+        "merge captions with the same text, for which any of their images is correct; CLIP_benchmark, and thus "
+        "published results, count each caption only with its own image",
         fixed=False,
     )
 
     def check(self, data: Data) -> None:
-        """Needs captions; the first record is looked at."""
+        """Raises UserError unless the first record has captions."""
         if not captions(data.source[0]):
-            raise UserError("the images have labels, and no captions to find.")
+            raise UserError(
+                "retrieval: expected images with captions; found images with labels only. Use a dataset with captions, "
+                "or the task zero_shot."
+            )
 
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """See `retrieval`; among all records, those whose image could not be read too."""
+        """Returns the metrics of `retrieval` over all records, including those with an unreadable image."""
         embedded = model.embed(data.source)
         texts, owners, sentence = embedded.text, embedded.image_of_text, embedded.sentence
         if orphans := len(embedded.unreadable_text):
@@ -59,37 +62,39 @@ def retrieval(
     sentence: np.ndarray | None = None,
     unreadable: int = 0,
 ) -> list[Metric]:
-    """Recall at 1, 5 and 10, both ways, its mean at 1, that by guessing, and how many images and captions there are.
+    """Returns recall at 1, 5 and 10 in both directions, the mean recall at 1, chance, and the numbers of candidates.
 
-    An image is found by any of its captions, a caption by any of its images.
+    Any caption of an image counts as correct for it, and any image of a caption.
 
     Args:
       images: unit rows ``[n, D]``.
       texts: unit rows ``[m, D]``.
-      image_of_text: int ``[m]``, the row of each text's image; -1: it could not be read.
-      sentence: int ``[m]``, the same number for texts that are one caption of several images; None: each text is a
-        caption of its own, of one image.
-      unreadable: how many more images could not be read, each of which finds nothing and is not found.
+      image_of_text: int ``[m]``, the row of each text's image; -1: unreadable.
+      sentence: int ``[m]``, equal for texts that are the same caption of several images; None: each text is a separate
+        caption of one image.
+      unreadable: number of additional, unreadable images, which retrieve nothing and are never retrieved.
     """
     if sentence is not None:
-        _, first, which = np.unique(sentence, return_index=True, return_inverse=True)
+        _, first, caption_of_text = np.unique(sentence, return_index=True, return_inverse=True)
         texts = texts[first]
     else:
-        which = np.arange(len(texts))
+        caption_of_text = np.arange(len(texts))
     read, size = image_of_text >= 0, len(images) + unreadable
-    own = csr_array((np.ones(read.sum(), bool), (image_of_text[read], which[read])), (len(images), len(texts)))
+    own = csr_array(
+        (np.ones(read.sum(), bool), (image_of_text[read], caption_of_text[read])), (len(images), len(texts))
+    )
     own.sum_duplicates()
-    both_ways = {
+    directions = {
         "image_to_text": hits_at(images, texts, own, _KS).sum(axis=0) / size,
         "text_to_image": hits_at(texts, images, own.T.tocsr(), _KS).mean(axis=0),
     }
-    pairs = own.count_nonzero()  # of which a guess, uniform over the candidates, is one
-    mean = float(np.mean([recalls[0] for recalls in both_ways.values()]))
+    pairs = own.count_nonzero()  # correct pairs; a uniform guess is correct with probability pairs / (images * texts)
+    mean = float(np.mean([recalls[0] for recalls in directions.values()]))
     return [
         Metric("retrieval/mean_recall_1", mean, public_name="mean_recall@1"),
         *(
             Metric(f"retrieval/{name}/recall_{k}", float(recall), public_name=f"{_PUBLIC_NAMES[name]}@{k}")
-            for name, recalls in both_ways.items()
+            for name, recalls in directions.items()
             for k, recall in zip(_KS, recalls, strict=True)
         ),
         Metric("retrieval/image_to_text/chance", pairs / (size * len(texts)), higher_is_better=None),

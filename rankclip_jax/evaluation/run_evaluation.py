@@ -1,4 +1,4 @@
-"""A saved checkpoint of a run, evaluated on the run's validation data."""
+"""The evaluation of a run's checkpoint on its validation data and tasks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +21,16 @@ from rankclip_jax.objectives import OBJECTIVES
 
 
 def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weights: str | None) -> None:
-    """Evaluates, adds to the results of the step, and prints a table.
+    """Evaluates a checkpoint, merges the metrics into the results of its step, and prints a table.
 
     Args:
-      folder: of the run.
-      step: which checkpoint; None: the newest.
+      folder: the run's folder.
+      step: the checkpoint's step; None: the newest.
       tasks: see `Evaluator`.
-      weights: ``"latest"`` or their moving ``"ema"``; None: as the run's settings say.
+      weights: ``"latest"`` or ``"ema"``; None: the run's setting.
 
     Raises:
-      UserError: there is no such run, checkpoint, task or average, or the run has no validation data.
+      UserError: the run, checkpoint, task or EMA does not exist, or the run has no validation data.
     """
     config = ConfigDict(workdir.read_config(folder))
     start_up.start(config.processes)
@@ -44,7 +44,10 @@ def evaluate(folder: Path, step: int | None, tasks: Sequence[str] | None, weight
         source = input_pipeline.open_source(config.data, "validation", image_size=image_size, seed=config.seed)
     evaluator = Evaluator(model, layout, config, objective, source, tasks)
     if not evaluator:
-        raise UserError(f"config.data.validation: the run in {folder} has no validation data.")
+        raise UserError(
+            f"config.data.validation: the run in {folder} has no validation data and no config.evaluation.tasks. Use a "
+            "suite instead: --suite=FILE."
+        )
     like = objectives.abstract_variables(objective, model)
     variables = read_variables(folder, layout, like, step, weights or config.evaluation.weights)
     evaluated = evaluator(variables)

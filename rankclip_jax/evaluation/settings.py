@@ -10,19 +10,19 @@ WEIGHTS = ("latest", "ema")
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings(Settings):
-    """When a run is evaluated, and with which weights."""
+    """Settings of when a run is evaluated, on which data, and with which weights."""
 
     section = "evaluation"
 
     tasks: Any = setting(
         {},
-        'on other data, by name: `{"dtd": {"task": "zero_shot", "path": "data/dtd", "every_steps": 5000}}`',
+        'tasks on other data, by name: `{"dtd": {"task": "zero_shot", "path": "data/dtd", "every_steps": 5000}}`',
         fixed=False,
     )
-    every_steps: int = setting(0, "during training; 0: only at the end", COUNT_OR_ZERO, fixed=False)
+    every_steps: int = setting(0, "interval of evaluations in steps; 0: only at the end", COUNT_OR_ZERO, fixed=False)
     max_examples: int = setting(
-        10_000, "of the validation data; retrieval is reported over these", Range(1, 10**7), fixed=False
+        10_000, "validation pairs that are used, and so retrieval's candidates", Range(1, 10**7), fixed=False
     )
     weights: str = setting(
-        "latest", "`latest`, or `ema`: the average that config.optimizer.ema_decay keeps", Choice(WEIGHTS), fixed=False
+        "latest", "weights: `latest`, or `ema` (needs config.optimizer.ema_decay)", Choice(WEIGHTS), fixed=False
     )

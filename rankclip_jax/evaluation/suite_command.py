@@ -1,4 +1,4 @@
-"""A suite for the weights that a command line names: which they are, where results go, and what is printed."""
+"""The command that evaluates weights on a suite: resolves weights, suite and output folder, and prints the results."""
 
 import contextlib
 import dataclasses
@@ -34,39 +34,39 @@ def evaluate(
     weights: str = "latest",
     dtype: str = "float32",
 ) -> bool:
-    """Measures a model on the datasets of a suite, on all devices, and prints a table; whether all could be.
+    """Evaluates a model on the datasets of a suite and prints a table; returns whether all tasks succeeded.
 
     Args:
-      path: a workdir, or anything else that `rankclip_jax.load` reads.
+      path: a workdir, or another path that `rankclip_jax.load` reads.
       suite_file: see `suite`.
       data: the folder of the datasets.
-      output: the folder of the results; None: of a workdir ``evaluation/<step>``, else ``evaluations/<name>``.
-      step: which checkpoint of a workdir; None: the newest.
-      tasks: names of those to run; None: all.
-      weights: of a workdir, ``"latest"`` or their moving ``"ema"``.
-      dtype: type of the computation, ``"float32"`` or ``"bfloat16"``.
+      output: the folder of the results; None: ``evaluation/<step>`` of a workdir, else ``evaluations/<name>``.
+      step: the step of a workdir's checkpoint; None: the newest.
+      tasks: names of the tasks to run; None: all.
+      weights: ``"latest"`` or ``"ema"`` of a workdir.
+      dtype: compute dtype, ``"float32"`` or ``"bfloat16"``.
 
     Raises:
-      UserError: there is no such model or suite.
+      UserError: the model or the suite does not exist.
     """
     suite_file = suite.find(suite_file)
-    known, averages = suite.read_whole(suite_file)
-    chosen = _choose(known, tasks, suite_file)
+    all_tasks, averages = suite.read_whole(suite_file)
+    chosen = _choose(all_tasks, tasks, suite_file)
     step, digest = loading.identify(path, step)
-    found = loading.read(path, step=step, weights=weights)
+    loaded = loading.read(path, step=step, weights=weights)
     is_run = (path / "checkpoints").is_dir()
-    execution = dataclasses.replace(found.model.execution, dtype=jnp.dtype(dtype))
+    execution = dataclasses.replace(loaded.model.execution, dtype=jnp.dtype(dtype))
     layout = Layout(make_mesh(recipes.base().mesh))
-    variables = jax.device_put(found.variables, layout.replicated)
-    measured = ModelUnderTest(Embedder(found.model.clone(execution=execution), layout), variables)
+    variables = jax.device_put(loaded.variables, layout.replicated)
+    model = ModelUnderTest(Embedder(loaded.model.clone(execution=execution), layout), variables)
     where = f"{path}, step {step}" if is_run else str(path)
     output = output or (path / "evaluation" / str(step) if is_run else Path("evaluations") / path.stem)
     identity = Identity(
-        open_clip.name_of(found.name, found.model, found.variables), where, f"{digest} {weights} {dtype}"
+        open_clip.name_of(loaded.name, loaded.model, loaded.variables), where, f"{digest} {weights} {dtype}"
     )
-    exact = jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext()
-    with exact:
-        done, faults = suite_run.run(chosen, suite_file, data, measured, identity, output)
+    precision = jax.default_matmul_precision("highest") if dtype == "float32" else contextlib.nullcontext()
+    with precision:
+        done, faults = suite_run.run(chosen, suite_file, data, model, identity, output)
     if is_primary_process():
         if is_run:
             flat = [
@@ -82,10 +82,10 @@ def evaluate(
 
 
 def _choose(tasks: list[Task], names: Sequence[str] | None, path: Path) -> list[Task]:
-    known = [task.name for task in tasks]
+    choices = [task.name for task in tasks]
     if names is not None and not names:
-        raise UserError(f"--tasks: empty; {path} has {', '.join(known)}.")
+        raise UserError(f"--tasks: empty; choose from {', '.join(choices)}.")
     for name in names or []:
-        if name not in known:
-            raise UserError(f"--tasks: no task {name!r} in {path}, which has {', '.join(known)}.")
+        if name not in choices:
+            raise UserError(f"--tasks: unknown task {name!r} of {path}; choose from {', '.join(choices)}.")
     return [task for task in tasks if names is None or task.name in names]

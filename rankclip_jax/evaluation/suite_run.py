@@ -1,4 +1,4 @@
-"""A suite, run: every dataset looked at first, then measured one by one; what was measured before is kept."""
+"""Runs a suite: opens every dataset first, then evaluates one task at a time; existing results are reused."""
 
 import dataclasses
 import hashlib
@@ -21,18 +21,18 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.input_pipeline.source import Source, ground_truth_of
 
-# Beside the first few of a task; chance is the same both ways of retrieval.
+# Metrics shown in addition to the first few of a task; retrieval's chance is the same in both directions.
 _SHOWN = ("zero_shot/chance", "retrieval/text_to_image/chance", "retrieval/images", "retrieval/captions", UNREADABLE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Which weights are measured.
+    """The identity of the evaluated weights.
 
     Args:
-      model: its name in open_clip, or the preset's.
-      pretrained: where they are.
-      digest: of their content.
+      model: the model's name in open_clip, or the preset's.
+      pretrained: the path of the weights.
+      digest: the digest of their content.
     """
 
     model: str
@@ -43,32 +43,32 @@ class Identity:
 def run(
     tasks: list[Task], suite: Path, data: Path, measured: ModelUnderTest, identity: Identity, output: Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Measures what was not measured before of the same weights and data, and writes each result when it is there.
+    """Evaluates tasks that have no result for the same weights and data yet, and writes each result at once.
+
+    An error of one dataset ends only its own task, and is recorded in the task's result file.
 
     Args:
-      tasks: of the suite.
-      suite: its file, which paths of names and templates begin from.
-      data: the folder that the datasets' paths begin from.
+      tasks: the tasks of the suite.
+      suite: the suite's file; paths of class names and templates are relative to its folder.
+      data: the folder to which the datasets' paths are relative.
       measured: the model.
-      identity: of its weights.
+      identity: the identity of its weights.
       output: the folder of the results.
 
-    Whatever is wrong with one dataset ends its task alone, and is said in its file too.
-
     Returns:
-      The results by the tasks' names, and why others have none.
+      The results by task name, and the errors by task name.
     """
     opened: dict[str, Data] = {}
     faults: dict[str, str] = {}
 
-    def note(task: Task, what: str, why: str) -> None:
-        faults[task.name] = why
+    def record_fault(task: Task, outcome: str, reason: str) -> None:
+        faults[task.name] = reason
         if is_primary_process():
-            say(f"{what}: {printable(task.name)}: {why}")
+            say(f"{outcome}: {printable(task.name)}: {reason}")
             path = _path(output, task)
             content = public_results.failed(
                 public_results.read(path),
-                why,
+                reason,
                 dataset=task.name,
                 model=identity.model,
                 pretrained=identity.pretrained,
@@ -78,32 +78,33 @@ def run(
             public_results.write(path, content)
 
     for task in tasks:
-        found, why = _try_to_open(task, suite, data)
-        if found is None:
-            note(task, "left out", why)
+        task_data, reason = _try_to_open(task, suite, data)
+        if task_data is None:
+            record_fault(task, "skipped", reason)
         else:
-            opened[task.name] = found
+            opened[task.name] = task_data
     results: dict[str, dict[str, Any]] = {}
     for number, task in enumerate(tasks, 1):
         if task.name not in opened:
             continue
         path = _path(output, task)
         provenance = _provenance(task, opened[task.name], data / task.path, identity)
-        before = public_results.read(path)
-        known = before is not None and before.get("provenance") == provenance
-        if max_across_processes(int(not known)):
+        result = public_results.read(path)
+        is_current = result is not None and result.get("provenance") == provenance
+        if max_across_processes(int(not is_current)):
             title = f"{number}/{len(tasks)} {task.name}"
             if is_primary_process():
                 renew(f"{title}: {len(opened[task.name].source):,} images")
             try:
                 metrics = _evaluate(task, opened[task.name], measured, _progress(title))
             except Exception as error:
-                # A UserError comes on all processes alike. After another one the rest might wait for this one for ever.
+                # All processes raise a UserError together. After another error, the rest might wait for this process
+                # forever.
                 if jax.process_count() > 1 and not isinstance(error, UserError):
                     raise
-                note(task, "failed", _words(error))
+                record_fault(task, "failed", _describe_error(error))
                 continue
-            before = public_results.result(
+            result = public_results.result(
                 dataset=task.name,
                 model=identity.model,
                 pretrained=identity.pretrained,
@@ -112,11 +113,11 @@ def run(
                 provenance=provenance,
             )
             if is_primary_process():
-                public_results.write(path, before)
-        assert before is not None
-        results[task.name] = before
+                public_results.write(path, result)
+        assert result is not None
+        results[task.name] = result
         if is_primary_process():
-            _confirm(before, path, known)
+            _confirm(result, path, is_current)
     if results and is_primary_process():
         lines = {
             task.name: (task.title, results[task.name], task.main_metric) for task in tasks if task.name in results
@@ -125,8 +126,8 @@ def run(
     return results, faults
 
 
-def _words(error: Exception) -> str:
-    """Why a task could not be measured: a `UserError` says it, of another the type does."""
+def _describe_error(error: Exception) -> str:
+    """Returns the message of an error, with its type unless it is a `UserError`."""
     return printable(error if isinstance(error, UserError) else f"{type(error).__name__}: {error}", 1000)
 
 
@@ -134,17 +135,17 @@ def _path(output: Path, task: Task) -> Path:
     return output / f"{printable(task.name, 200).replace('/', '-')}.json"
 
 
-def _confirm(result: dict[str, Any], path: Path, known: bool) -> None:
-    """Ends the note of an earlier failure, and warns of images that could not be read, whenever the result counts."""
+def _confirm(result: dict[str, Any], path: Path, reused: bool) -> None:
+    """Removes the record of an earlier failure from a valid result, and warns of unreadable images."""
     if result.pop("error", None):
         public_results.write(path, result)
     if count := result["metrics"].get(UNREADABLE):
-        kept = f"; so says the result that is kept. To measure them again, remove {path}" if known else ""
-        say(f"warning: {result['dataset']}: {count:,} images could not be read and count as wrong{kept}")
+        hint = f", according to an existing result. To evaluate again, remove {path}" if reused else ""
+        say(f"warning: {result['dataset']}: {count:,} unreadable images count as wrong{hint}")
 
 
 def format_averages(tasks: list[Task], results: dict[str, dict[str, Any]], averages: dict[str, list[str]]) -> str:
-    """A line for each average of main metrics; none where one of its tasks was not measured."""
+    """Formats a line for each average of main metrics; averages with missing tasks have no value."""
     mains = {
         task.name: public_results.main_metric(results[task.name], task.main_metric)
         for task in tasks
@@ -155,13 +156,13 @@ def format_averages(tasks: list[Task], results: dict[str, dict[str, Any]], avera
     for name, parts in averages.items():
         values = [value for part in parts if (value := mains.get(part)) is not None]
         mean = sum(values) / len(values) if len(values) == len(parts) else None
-        missing = "" if mean is not None else f"  of {len(parts)} tasks, {len(values)} are measured"
+        missing = "" if mean is not None else f"  {len(values)} of {len(parts)} tasks are evaluated"
         lines.append(f"  {name:<{width}}  {_number(mean):>7}{missing}")
     return "\n".join(lines)
 
 
 def format_table(tasks: list[Task], results: dict[str, dict[str, Any]], faults: dict[str, str]) -> str:
-    """A line for each task: its main metric, up to four of the others, chance, and how many there are."""
+    """Formats a line for each task: its main metric, up to four others, chance, and the number of images."""
     names = [printable(task.name) for task in tasks]
     width = max(map(len, names))
     lines = []
@@ -173,43 +174,45 @@ def format_table(tasks: list[Task], results: dict[str, dict[str, Any]], faults: 
             others = "  ".join(f"{printable(key.rpartition('/')[2])} {_number(value)}" for key, value in shown.items())
             lines.append(f"  {name:<{width}}  {_number(main):>7}  {others}")
         elif task.name in faults:
-            lines.append(f"  {name:<{width}}  {'-':>7}  left out, as said above")
+            lines.append(f"  {name:<{width}}  {'-':>7}  not evaluated, see above")
     return "\n".join(lines)
 
 
 def _try_to_open(task: Task, suite: Path, data: Path) -> tuple[Data | None, str]:
-    """A task's data; or none, and why. Processes may see different files: what one cannot open, none measures."""
-    found, why = None, ""
+    """Opens a task's data on all processes; returns None and the reason if any process cannot open them."""
+    opened, reason = None, ""
     try:
-        found = task.open(data, suite.parent)
-    except Exception as error:  # whatever a damaged file makes a reader raise
-        why = _words(error)
-    return (None, why or "another process cannot open it.") if max_across_processes(int(bool(why))) else (found, "")
+        opened = task.open(data, suite.parent)
+    except Exception as error:  # damaged files make readers raise arbitrary errors
+        reason = _describe_error(error)
+    if max_across_processes(int(bool(reason))):
+        return None, reason or "another process cannot open it."
+    return opened, ""
 
 
 def _evaluate(
     task: Task, data: Data, model: ModelUnderTest, report_progress: Callable[[int, int], None]
 ) -> list[Metric]:
-    """Embeddings are kept for one task alone."""
+    """Evaluates one task, with a cache of embeddings of its own."""
     model = dataclasses.replace(model, report_progress=report_progress, embedded={})
     return [*task.evaluation.evaluate(model, data), model.unreadable(data.source)]
 
 
 def _progress(title: str) -> Callable[[int, int], None]:
-    """Renews a terminal's line with how many images are embedded; elsewhere lines would pile up."""
+    """Returns a progress callback that updates a terminal's line; it prints nothing if stdout is not a terminal."""
     start = time.monotonic()
 
     def report(done: int, size: int) -> None:
         if done and is_primary_process() and sys.stdout.isatty():
             rate = done / (time.monotonic() - start)
             left = format_duration((size - done) / rate)
-            renew(f"{title}: {done:,} of {size:,} images ({done / size:.0%}), {rate:,.0f} a second, {left} left")
+            renew(f"{title}: {done:,} of {size:,} images ({done / size:.0%}), {rate:,.0f} images/s, {left} left")
 
     return report
 
 
 def _provenance(task: Task, data: Data, path: Path, identity: Identity) -> dict[str, Any]:
-    """What must be the same for a result to be: weights, the task's fields, and the data."""
+    """Returns the provenance of a result: a result with the same weights, task and data is reused."""
     sources = [source for source in (data.source, data.train) if source is not None]
     provenance = {
         "weights": identity.digest,
@@ -217,21 +220,21 @@ def _provenance(task: Task, data: Data, path: Path, identity: Identity) -> dict[
         "images": [len(source) for source in sources],
         "data": [_digest(source, path) for source in sources],
     }
-    return json.loads(json.dumps(provenance))  # as it is read again
+    return json.loads(json.dumps(provenance))  # as a file stores it
 
 
 def _digest(source: Source, path: Path) -> str:
-    """Of a dataset's files, by name, size and time of writing, and of what its classes are called."""
+    """Returns a digest of the names, sizes and modification times of a dataset's files, and of its class prompts."""
     files = {file for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()}
     files.update(getattr(source, "paths", ()))
-    known = ground_truth_of(source).classes
-    sentences = [list(row) for row in known.prompts] if known else []
+    classes = ground_truth_of(source).classes
+    sentences = [list(row) for row in classes.prompts] if classes else []
     stats = [(str(file), *_size_and_time(file)) for file in sorted(files)]
     return hashlib.sha256(json.dumps([sentences, stats]).encode()).hexdigest()
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:
-    """Of a file; of one that is not there, nothing."""
+    """Returns a file's size and modification time; zeros for a missing file."""
     try:
         stat = file.stat()
     except OSError:

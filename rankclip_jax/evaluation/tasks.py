@@ -1,4 +1,4 @@
-"""Tasks: which evaluation of which dataset, as ``config.evaluation.tasks`` and the files of suites say it.
+"""Tasks: evaluations of datasets, as declared in ``config.evaluation.tasks`` and in suite files.
 
 ``{"task": "zero_shot", "path": "data/imagenet", "format": "folder", "split": "val", ...}``
 """
@@ -40,11 +40,11 @@ EVALUATIONS: Registry[Evaluation] = Registry(
     },
 )
 
-_PATHS = ("path", "classnames", "templates")  # in which ~ is the home folder
+_PATHS = ("path", "classnames", "templates")  # fields in which ~ expands to the home folder
 
 
 class _Wording:
-    """Sentences or names: a list, a file, or the name of a list that is published."""
+    """The values of a setting for class names or templates: a list, a file, or a key of clip-benchmark's lists."""
 
     def __init__(self, example: str) -> None:
         self._example = example
@@ -53,7 +53,7 @@ class _Wording:
         return f"a list such as {self._example}, a file or a key of clip-benchmark"
 
     def check(self, flag: str, value: Any) -> None:
-        """Raises UserError for anything else."""
+        """Raises UserError for any other value."""
         words = [value] if isinstance(value, str) else value
         if (
             value == ""
@@ -66,47 +66,47 @@ class _Wording:
 
 @dataclasses.dataclass(frozen=True)
 class Task(Settings):
-    """One evaluation of one dataset.
+    """An evaluation of a dataset.
 
     Args:
-      name: of the result; each of a suite, or of a run, differs.
-      evaluation: what is measured, with its options.
+      name: the name of its results, unique within a suite or run.
+      evaluation: the evaluation with its options.
     """
 
     section = "evaluation.tasks.NAME"
 
     name: str
     evaluation: Evaluation
-    task: str = setting("", "which evaluation, or one of your own as `package.module:Name`", fixed=False)
-    path: str = setting("", "of the dataset; empty: the run's validation data", fixed=False)
+    task: str = setting("", "the evaluation, or your own as `package.module:Name`", fixed=False)
+    path: str = setting("", "path of the dataset; empty: the run's validation data", fixed=False)
     format: str = setting(
-        "", "how the dataset is laid out; empty: as its files tell", Choice(("", *FORMATS)), fixed=False
+        "", "format of the dataset; empty: detected from its files", Choice(("", *FORMATS)), fixed=False
     )
-    split: str = setting("test", "the split that is evaluated on", fixed=False)
-    classnames: Any = setting((), "of its classes; empty: the dataset's own", _Wording('["cat", "dog"]'), fixed=False)
+    split: str = setting("test", "the split to evaluate on", fixed=False)
+    classnames: Any = setting((), "class names; empty: the dataset's own", _Wording('["cat", "dog"]'), fixed=False)
     templates: Any = setting(
-        (), "sentences for classes; empty: the dataset's own", _Wording('["a photo of a {}"], or with {c}'), fixed=False
+        (), "prompt templates; empty: the dataset's own", _Wording('["a photo of a {}"], or with {c}'), fixed=False
     )
-    title: str = setting("", "what tables call the dataset; empty: the task's name", fixed=False)
-    main_metric: str = setting(
-        "", "the one that stands for the dataset, by its public name; empty: the first", fixed=False
+    title: str = setting("", "the dataset's name in tables; empty: the task's name", fixed=False)
+    main_metric: str = setting("", "public name of the dataset's main metric; empty: the first", fixed=False)
+    every_steps: int = setting(
+        0, "interval in training steps; 0: as `config.evaluation.every_steps`", COUNT_OR_ZERO, fixed=False
     )
-    every_steps: int = setting(0, "during training; 0: as `config.evaluation.every_steps`", COUNT_OR_ZERO, fixed=False)
 
     @property
     def public_task(self) -> str:
-        """What CLIP_benchmark calls the evaluation, or else its name here."""
+        """The evaluation's name in CLIP_benchmark, or its own name where CLIP_benchmark has none."""
         return self.evaluation.public_name or self.task
 
     def open(self, folder: Path, wording_folder: Path) -> Data:
-        """The dataset, of which nothing is decoded.
+        """Opens the dataset without decoding images.
 
         Args:
-          folder: that the path begins from.
-          wording_folder: that files of names and templates begin from.
+          folder: the folder to which the dataset's path is relative.
+          wording_folder: the folder to which files of class names and templates are relative.
 
         Raises:
-          UserError: it is not there, damaged, or does not hold what the evaluation needs.
+          UserError: the dataset is missing, damaged, or lacks what the evaluation needs.
         """
         wording = ClassPrompts(self.classnames or "", self.templates or "", wording_folder)
         splits = [split for split in (self.split, self.evaluation.training_split) if split]
@@ -116,43 +116,46 @@ class Task(Settings):
 
 
 def parse(where: str, name: str, entry: Any) -> Task:
-    """A task from a dictionary.
+    """Builds a task from a dictionary.
 
     Args:
-      where: it stands, for errors.
-      name: of the task.
-      entry: the fields of `Task`, and the options of the evaluation that it names.
+      where: the location of the entry, for error messages.
+      name: the task's name.
+      entry: the fields of `Task`, and the options of its evaluation.
 
     Raises:
-      UserError: it says what no task can.
+      UserError: the entry is not a valid task.
     """
     if not isinstance(entry, Mapping):
         raise UserError(f"{where}: expected an object with settings; found {entry!r}.")
     if "task" not in entry:
-        raise UserError(f"{where}: lacks 'task'; choose from {', '.join(EVALUATIONS)}.")
+        raise UserError(f"{where}: 'task' is missing; choose from {', '.join(EVALUATIONS)}.")
     if not isinstance(entry["task"], str) or entry["task"] not in EVALUATIONS:
         problem = f"unknown task {entry['task']!r}; choose from {', '.join(EVALUATIONS)}"
         is_own = isinstance(entry["task"], str) and ":" in entry["task"]
         raise UserError(f"{where}: {problem}{_HOW_TO_LOAD if is_own else ''}.")
     kind = EVALUATIONS[entry["task"]]
-    known = Task.declared() | kind.declared()
-    if unknown := sorted(set(map(str, entry)) - known.keys()):
-        raise UserError(f"{where}: unknown field {unknown[0]!r}; choose from {', '.join(known)}.")
+    fields = Task.declared() | kind.declared()
+    if unknown := sorted(set(map(str, entry)) - fields.keys()):
+        raise UserError(f"{where}: unknown field {unknown[0]!r}; choose from {', '.join(fields)}.")
     for key, value in entry.items():
-        known[key].check(f"{where}: {key}", value)
+        fields[key].check(f"{where}: {key}", value)
     values: dict[str, Any] = dict(entry)
     for key in _PATHS:
         if isinstance(values.get(key), str):
             values[key] = os.path.expanduser(values[key])
     if not re.fullmatch(r"\w[\w/.-]*", name) or ".." in name:
-        raise UserError(f"{where}: name: expected letters, digits and any of _ / . -; found {name!r}.")
+        raise UserError(
+            f"{where}: name: expected letters, digits and any of _ / . -, without '..'; found {name!r}. Use another "
+            "name."
+        )
     options = kind(**{key: value for key, value in values.items() if key in kind.declared()})
     return Task(name, options, **{key: value for key, value in values.items() if key in Task.declared()})
 
 
-_HOW_TO_LOAD = ", or your own, which a recipe must name or import: --config RECIPE"
+_HOW_TO_LOAD = ", or use --config RECIPE with a recipe that names or imports your own"
 
 
 def names_of(tasks: Sequence[Task]) -> list[str]:
-    """The names as files have them."""
+    """Returns the tasks' names as used in file names."""
     return [task.name.replace("/", "-") for task in tasks]

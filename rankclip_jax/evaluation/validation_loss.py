@@ -1,4 +1,4 @@
-"""The objective on pairs that are not trained on, as at the end of training whatever the step."""
+"""The validation loss: the objective on held-out pairs, with all schedules at their final values."""
 
 import dataclasses
 import functools
@@ -22,19 +22,23 @@ from rankclip_jax.objectives import Metrics, Objective, head
 
 @dataclasses.dataclass(frozen=True)
 class ValidationLoss(Evaluation):
-    """The run's objective on the data, and its metrics: means over batches of the training batch's size.
+    """Computes the run's objective and its metrics on the data, as means over batches of the training batch size.
 
-    A loss depends on this size, which is among the metrics: an untrained model's contrastive loss is its logarithm.
+    A contrastive loss depends on the batch size (for an untrained model it is the size's logarithm), so the size is
+    among the metrics.
     """
 
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """The means, over batches of all pairs where these are fewer than a training batch.
+        """Returns the mean loss and metrics; with fewer pairs than a training batch, over one batch of all pairs.
 
         Raises:
-          UserError: the model is not of a run, or the run's objective is not loaded.
+          UserError: the model is not from a run, or the run's objective is not loaded.
         """
         if model.objective is None:
-            raise UserError("the validation loss needs a run and its objective: it is a task of config.evaluation.")
+            raise UserError(
+                "validation: expected a run with a loaded objective; found only weights. Use this task in "
+                "config.evaluation.tasks of a run."
+            )
         embedded = model.embed(data.source)
         size = min(model.training_batch_size, len(embedded.index))
         has_head = model.objective.head(model.embedder.model.preset.embedding_size) is not None

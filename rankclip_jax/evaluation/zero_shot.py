@@ -1,4 +1,4 @@
-"""Zero-shot classification: an image's class is the one whose described name is most similar (Radford et al., 2021)."""
+"""Zero-shot classification: an image's class is the one with the most similar prompts (Radford et al., 2021)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,31 +16,33 @@ _KS = (1, 3, 5, 10)
 _PUBLIC_NAMES = {1: "acc1", 5: "acc5"}
 _BINS = 15
 _ROWS = 4096
-_NONE = -1  # predicted of an image that could not be read
+_NONE = -1  # prediction for an unreadable image
 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot(Evaluation):
-    """Is an image closest to the sentences that describe its class?"""
+    """Measures how often an image is closest to the prompts of its class."""
 
     public_name = "zeroshot_classification"
 
-    grouped: bool = setting(False, "the worst group of images too, by the groups that the dataset knows", fixed=False)
+    grouped: bool = setting(False, "report the worst group too, by the groups of the dataset", fixed=False)
 
     def check(self, data: Data) -> None:
-        """Needs labels."""
+        """Raises UserError unless the images have labels, and for ``grouped`` one label each and groups."""
         labels = classes_of(data.source).labels([0])
         if self.grouped:
             _groups(data.source, range(len(data.source)))
             if labels.ndim == 2:
-                raise UserError("grouped: expected images of one label each.")
+                raise UserError(
+                    "grouped: expected one label per image; found several. Use grouped=false for this dataset."
+                )
 
     def evaluate(self, model: ModelUnderTest, data: Data) -> list[Metric]:
-        """See `accuracy` and `worst_group`."""
-        known = classes_of(data.source)
-        texts = class_embeddings(model.texts, known.prompts)
+        """Returns the metrics of `accuracy` and `worst_group`."""
+        classes = classes_of(data.source)
+        texts = class_embeddings(model.texts, classes.prompts)
         embedded = model.embed(data.source)
-        labels = known.labels(embedded.records)
+        labels = classes.labels(embedded.records)
         metrics = accuracy(embedded.image, texts, labels, model.scale)
         if self.grouped:
             metrics += worst_group(embedded.image, texts, labels, _groups(data.source, embedded.records))
@@ -48,14 +50,16 @@ class ZeroShot(Evaluation):
 
 
 def _groups(source: Source, numbers: Sequence[int]) -> np.ndarray:
-    found = ground_truth_of(source).groups
-    if found is None:
-        raise UserError("grouped: of the images no groups are known, such as a .npy beside each .cls.")
-    return found(numbers)
+    groups = ground_truth_of(source).groups
+    if groups is None:
+        raise UserError(
+            "grouped: expected a dataset with groups, such as a .npy next to each .cls; found none. Use grouped=false."
+        )
+    return groups(numbers)
 
 
 def class_embeddings(encode_texts: Callable[[list[str]], np.ndarray], prompts: Sequence[Sequence[str]]) -> np.ndarray:
-    """The normalised mean of the sentences that describe each class: ``[classes, D]``."""
+    """Returns the normalised mean embedding of each class's prompts: ``[classes, D]``."""
     embeddings = encode_texts([sentence for sentences in prompts for sentence in sentences])
     ends = np.cumsum([len(sentences) for sentences in prompts])
     mean = np.stack([rows.mean(axis=0) for rows in np.split(embeddings, ends[:-1])])
@@ -63,15 +67,14 @@ def class_embeddings(encode_texts: Callable[[list[str]], np.ndarray], prompts: S
 
 
 def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale: float | None = None) -> list[Metric]:
-    """Top-1, 3, 5 and 10, the means over classes of top-1 and of F1, guessing, and how well confidence is calibrated.
+    """Returns top-1, 3, 5 and 10 accuracy, per-class means of top-1 and F1, chance, and the calibration error.
 
     Args:
       images: unit rows ``[n, D]``.
       classes: unit rows ``[classes, D]``.
-      labels: int ``[n + u]``, those of u images that could not be read, each of which counts as wrong, last; or, where
-        an image may have several, zeros and ones ``[n + u, classes]``, of which the mean over classes of the average
-        precision is taken instead.
-      scale: what similarities are multiplied by before the softmax that gives confidences; None: not calibrated.
+      labels: int ``[n + u]``; the last u are of unreadable images, each of which counts as wrong. With several labels
+        per image, zeros and ones ``[n + u, classes]``: then only the mean average precision over classes is returned.
+      scale: the multiplier of similarities before the softmax that gives confidences; None: no calibration error.
     """
     if labels.ndim == 2:
         precision = mean_average_precision(images @ classes.T, labels)
@@ -97,7 +100,7 @@ def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale:
 
 
 def worst_group(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[Metric]:
-    """Top-1 and top-5 of the group of images with the smallest.
+    """Returns the top-1 and top-5 accuracy of the worst group of images.
 
     Args:
       images: unit rows ``[n, D]``.
@@ -115,30 +118,30 @@ def worst_group(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, gro
 
 
 def _hits(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> np.ndarray:
-    """As `hits_at`, and none for images that could not be read, which have labels alone."""
+    """Returns `hits_at`, with zeros for unreadable images, which have labels but no embedding."""
     hits = np.zeros((len(labels), len(ks)))
     hits[: len(images)] = hits_at(images, classes, labels[: len(images)], ks)
     return hits
 
 
 def mean_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over the classes that have images of the harmonic mean of precision and recall."""
+    """Returns the macro F1 score over the classes that have images."""
     import sklearn.metrics  # here, since importing it takes a second
 
-    there = np.unique(labels)
-    return float(sklearn.metrics.f1_score(labels, predicted, labels=there, average="macro", zero_division=0))
+    present = np.unique(labels)
+    return float(sklearn.metrics.f1_score(labels, predicted, labels=present, average="macro", zero_division=0))
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of each class's share of hits, over the classes that have images."""
+    """Returns the mean per-class accuracy over the classes that have images."""
     counts = np.bincount(labels)
     return float((np.bincount(labels, hits)[counts > 0] / counts[counts > 0]).mean())
 
 
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over classes of the precision at each of its images, by falling score; 0 for classes without one.
+    """Returns the mean over classes of the average precision; 0 for classes without images.
 
-    Images beyond the scores, of which labels alone are known, are never found: their precision is 0.
+    Images without scores, which have only labels, are never retrieved: their precision is 0.
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     right = np.take_along_axis(labels[: len(scores)], order, axis=0)
@@ -147,25 +150,25 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def expected_calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = _BINS) -> float:
-    """The mean distance of confidence and accuracy over bins of equal width (Guo et al., 2017); in [0, 1]."""
+    """Returns the mean difference of confidence and accuracy over bins of equal width (Guo et al., 2017)."""
     confidence, accuracy, counts = in_bins(confidences, hits, bins)
     return float((np.abs(confidence - accuracy) * counts).sum() / len(hits))
 
 
 def in_bins(confidences: np.ndarray, hits: np.ndarray, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each bin of equal width that has any: the mean confidence, the share of hits, and how many there are."""
-    which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    there = counts > 0
-    sums = (np.bincount(which, values, bins)[there] for values in (confidences, hits))
-    confidence, accuracy = (values / counts[there] for values in sums)
-    return confidence, accuracy, counts[there]
+    """Returns mean confidence, accuracy and count of each non-empty bin of equal width."""
+    bin_of_image = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(bin_of_image, minlength=bins)
+    nonempty = counts > 0
+    sums = (np.bincount(bin_of_image, values, bins)[nonempty] for values in (confidences, hits))
+    confidence, accuracy = (values / counts[nonempty] for values in sums)
+    return confidence, accuracy, counts[nonempty]
 
 
 def confidences(images: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
-    """The probability of the likeliest class: ``[n]``."""
-    found = []
+    """Returns the probability of the most probable class: ``[n]``."""
+    blocks = []
     for start in range(0, len(images), _ROWS):
         logits = scale * (images[start : start + _ROWS] @ classes.T)
-        found.append(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
-    return np.concatenate(found)
+        blocks.append(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+    return np.concatenate(blocks)

@@ -1,4 +1,4 @@
-"""A run's weights to another library's form, and back through that library to compare."""
+"""Export of weights to another library's format, with a comparison of the embeddings computed by that library."""
 
 import importlib.util
 from pathlib import Path
@@ -15,21 +15,25 @@ from rankclip_jax.interop.open_clip import Call
 from rankclip_jax.models.clip import normalise
 
 LARGEST_DIFFERENCE = 1e-4
-_LIBRARIES = {"open_clip": "open_clip", "hugging_face": "transformers", "rankclip": "open_clip"}  # that read it back
-_PACKAGES = {"open_clip": "open_clip_torch"}  # where another name is installed than imported
+_LIBRARIES = {
+    "open_clip": "open_clip",
+    "hugging_face": "transformers",
+    "rankclip": "open_clip",
+}  # which read the format
+_PACKAGES = {"open_clip": "open_clip_torch"}  # where the name to install differs from the name to import
 
 
 def write(path: Path, final: Path, form: str, weights: Weights) -> tuple[str, list[str]]:
-    """Writes the form at ``path`` and compares; what was found, in words, and the lines of Python that load it.
+    """Exports weights to ``path`` and verifies them; returns a summary and the lines of Python that load the export.
 
     Args:
-      path: where to write for now, in a folder of its own.
-      final: where it will be.
+      path: a temporary path, in a folder of its own.
+      final: the final path of the export, as the lines of Python name it.
       form: ``"open_clip"``, ``"hugging_face"`` or ``"rankclip"``.
-      weights: what to write.
+      weights: the weights to export.
 
     Raises:
-      UserError: the form has no place for the model, or the embeddings differ by more than `LARGEST_DIFFERENCE`.
+      UserError: the format does not support the model, or the embeddings differ by more than `LARGEST_DIFFERENCE`.
     """
     model, variables = weights.model, weights.variables
     call = open_clip.call_for(weights.name, model, variables)
@@ -41,7 +45,7 @@ def write(path: Path, final: Path, form: str, weights: Weights) -> tuple[str, li
         ]
         if open_clip.has_bias(variables):
             lines.append(
-                "note: CLIPModel has no place for the learned bias, which embeddings do not need; it is left out"
+                "note: CLIPModel has no learned logit bias; the export omits it, which does not change the embeddings"
             )
     else:
         writer = open_clip.write if form == "open_clip" else open_clip.write_release
@@ -55,7 +59,7 @@ def _compare(path: Path, form: str, weights: Weights, call: Call) -> str:
     absent = [name for name in ("torch", _LIBRARIES[form]) if importlib.util.find_spec(name) is None]
     if absent:
         packages = " ".join(_PACKAGES.get(name, name) for name in absent)
-        return f"Not read back, since {' and '.join(absent)} are not installed here: pip install {packages}"
+        return f"Not verified, since {' and '.join(absent)} are not installed. Run: pip install {packages}"
     model = weights.model
     side = model.preset.vision.image_size
     images = np.random.default_rng(0).integers(0, 256, (4, side, side, 3)).astype(np.uint8)
@@ -66,14 +70,14 @@ def _compare(path: Path, form: str, weights: Weights, call: Call) -> str:
         theirs = hugging_face.embeddings(path, pixels, tokens)
     else:
         theirs = open_clip.embeddings(path, call, pixels, tokens)
-    # Not rounded to fewer digits on any device.
+    # Full float32 precision on every device.
     with jax.default_matmul_precision("highest"):
         outputs: Any = model.apply(weights.variables, {"image": images, "text": tokens})
     ours = [np.asarray(outputs.embeddings[name]) for name in ("image", "text")]
     difference = max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
     if not difference <= LARGEST_DIFFERENCE:
         raise UserError(
-            f"--output: {path.name} was not kept, since embeddings differ by {difference:.1e} when it is read back in "
-            f"PyTorch; expected at most {LARGEST_DIFFERENCE:.0e}."
+            f"--output: {path.name}: expected embeddings in PyTorch that differ by at most {LARGEST_DIFFERENCE:.0e}; "
+            f"found a difference of {difference:.1e}. The export was removed. Please report this as a bug."
         )
-    return f"Read back in PyTorch, embeddings differ by at most {difference:.1e}."
+    return f"Verified in PyTorch: embeddings differ by at most {difference:.1e}."

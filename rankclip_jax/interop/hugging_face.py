@@ -1,4 +1,4 @@
-"""Folders for ``transformers.CLIPModel`` and ``CLIPProcessor``."""
+"""Export and validation of model folders for ``transformers.CLIPModel`` and ``CLIPProcessor``."""
 
 import json
 import math
@@ -17,8 +17,8 @@ from rankclip_jax.models.encoder import EncoderConfig
 from rankclip_jax.models.presets import Preset
 from rankclip_jax.models.transformer import LAYER_NORM_EPSILON
 
-_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}  # theirs to ours
-# Of transformers.CLIPConfig, whose configuration files leave them out: what decides what a model computes.
+_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}  # Hugging Face's names to ours
+# The defaults of transformers.CLIPConfig that affect the computation; its configuration files omit them.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "text_config": {
         "vocab_size": 49_408,
@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "layer_norm_eps": 1e-5,
     },
 }
-_OLD_END_OF_TEXT = 2  # with which the library takes the largest id of a text for its end, as CLIP does
+_OLD_END_OF_TEXT = 2  # with this value, the library uses the largest id of a text as its end, as CLIP does
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -51,7 +51,7 @@ def write(folder: Path, model: Clip, variables: Variables) -> None:
     """Writes the weights, the model's and the image processor's settings, and the tokenizer.
 
     Raises:
-      UserError: the model has no place in this layout.
+      UserError: CLIPModel does not support the model.
     """
     preset = model.preset
     mappings = weight_map(preset, "hugging_face")
@@ -64,7 +64,7 @@ def write(folder: Path, model: Clip, variables: Variables) -> None:
 
 
 def embeddings(folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit embeddings by ``transformers`` of normalised pixels ``[n, 3, H, W]`` and token ids ``[n, L]``."""
+    """Computes unit embeddings of normalised pixels ``[n, 3, H, W]`` and token ids ``[n, L]`` with ``transformers``."""
     torch = files.import_torch("comparing with transformers")
     import transformers
 
@@ -72,27 +72,29 @@ def embeddings(folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np
     model, report = loaded
     surplus = {kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]}
     if surplus:
-        raise UserError(f"{folder}: transformers reads it with {surplus}; expected none.")
+        raise UserError(
+            f"{folder}: expected transformers to load it without missing or unexpected keys; found {surplus}."
+        )
     with torch.no_grad():
         outputs = model.eval()(input_ids=torch.tensor(tokens).long(), pixel_values=torch.tensor(pixels))
     return outputs.image_embeds.numpy(), outputs.text_embeds.numpy()
 
 
 def resolve(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The settings that ``transformers.CLIPConfig`` makes of those in a ``config.json``.
+    """Returns the settings that ``transformers.CLIPConfig`` derives from a ``config.json``.
 
-    What is missing has the library's defaults. A part given as ``text_config_dict``, as its first versions wrote,
-    counts before ``text_config``, and so do the defaults of what it leaves out.
+    Missing fields have the library's defaults. A part under ``text_config_dict``, as early versions wrote it, overrides
+    ``text_config``, including the defaults of its missing fields.
 
     Args:
-      config: content of the file.
-      path: of the file, for errors.
+      config: the content of the file.
+      path: the file, for errors.
 
     Returns:
       ``projection_dim``, and under ``text_config`` and ``vision_config`` the fields of `_DEFAULTS`.
 
     Raises:
-      UserError: it is not of a CLIP model, or a field is of a type that the library does not take.
+      UserError: the file is not a CLIP model's, or a field has a type that the library does not accept.
     """
     if config.get("model_type", "clip") != "clip":
         found = printable(repr(config["model_type"]), 60)
@@ -118,15 +120,15 @@ def _check_type(path: Path, field: str, value: object, default: object) -> None:
 
 
 def check_config(path: Path, resolved: dict[str, Any], preset: Preset) -> str:
-    """What tensors do not show: the settings must be those of our preset. Returns the activation.
+    """Checks that the settings are those of our preset, which tensors do not show; returns the activation.
 
     Args:
-      path: of the settings, for errors.
+      path: the file of the settings, for errors.
       resolved: see `resolve`.
-      preset: of the weights.
+      preset: the preset of the weights.
 
     Raises:
-      UserError: the model is computed otherwise than here.
+      UserError: a setting differs from the preset's.
     """
     vision, text = preset.vision, preset.text
     shared = {"layer_norm_eps": LAYER_NORM_EPSILON}
@@ -159,7 +161,7 @@ def check_config(path: Path, resolved: dict[str, Any], preset: Preset) -> str:
 
 
 def _sizes(part: Any) -> dict[str, Any]:
-    """What both towers' settings call their sizes."""
+    """Returns a tower's sizes under Hugging Face's names."""
     return {
         "hidden_size": part.width,
         "intermediate_size": 4 * part.width,

@@ -1,4 +1,4 @@
-"""A model and its weights from any path that people keep them at."""
+"""Loading of a model and its weights from a workdir, a Hugging Face folder or a file of weights."""
 
 import contextlib
 import dataclasses
@@ -33,17 +33,19 @@ from rankclip_jax.models.settings import ModelSettings
 from rankclip_jax.objectives import OBJECTIVES
 
 _LOGGER = logging.getLogger(__name__)
-_NAMED = 8  # tensors named in an error, of each kind
-_NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # facts that OpenAI's files hold as tensors
+_NAMED = 8  # tensors of each kind that an error names
+_NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # sizes that OpenAI's files store as tensors
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A model and its weights, NumPy arrays.
+    """A model and its weights as NumPy arrays.
 
     Args:
-      name: of the preset, which ``model.preset`` is but for the image size.
-      stated_activation: the one that the source says it was trained with; None: it does not say.
+      name: the name of the preset; ``model.preset`` may differ from it in the image size.
+      model: the model.
+      variables: the weights.
+      stated_activation: the activation that the source declares; None: not declared.
     """
 
     name: str
@@ -65,22 +67,25 @@ def read(
     Args:
       path: the workdir, folder or file.
       step: the checkpoint of a workdir; None: the newest.
-      activation: a key of `ACTIVATIONS`; None: what the source says, or CLIP's own where it is silent.
-      weights: of a workdir, ``"latest"`` or their moving ``"ema"``.
-      expected: the name and sizes of a model that a file may be of beside the presets, such as one with an encoder of
-        the user's own; None: no other.
+      activation: a key of `ACTIVATIONS`; None: the one that the source declares, or else CLIP's.
+      weights: ``"latest"`` or ``"ema"`` of a workdir.
+      expected: the name and sizes of a model that a file may hold in addition to the presets, such as one with the
+        user's own encoder; None: only presets.
 
     Raises:
-      UserError: there is nothing of the kind, or its tensors are not a known model's; it names them.
+      UserError: the path does not exist or is of another kind, or its tensors are not those of a known model.
     """
     if activation is not None and activation not in ACTIVATIONS:
         choices = ", ".join(map(repr, ACTIVATIONS))
         raise UserError(f"activation: unknown value {activation!r}; choose from {choices}.")
     _check_is_there(path)
     if not (path / "checkpoints").is_dir() and (step is not None or weights != "latest"):
-        raise UserError(f"{path}: not a workdir, so it has neither steps nor an average to choose from.")
+        raise UserError(
+            f"{path}: step and weights apply only to a workdir; found no checkpoints/ in it. Use a workdir, or remove "
+            "these options."
+        )
     if is_remote(path) and not (path / "checkpoints").is_dir():
-        raise UserError(f"{path}: of object stores only workdirs are read. Copy it to a disk.")
+        raise UserError(f"{path}: only workdirs can be read from object stores. Copy the weights to a local disk.")
     if not path.is_dir():
         found = _read_file(path, activation, expected)
     elif (path / "checkpoints").is_dir():
@@ -89,8 +94,8 @@ def read(
         found = _read_hugging_face(path, expected)
     else:
         raise UserError(
-            f"{path}: neither a workdir (no checkpoints/) nor a Hugging Face folder (no config.json). "
-            "For a single file, name the file."
+            f"{path}: expected a workdir or a Hugging Face folder; found neither checkpoints/ nor config.json. For a "
+            "single file, use the path of the file."
         )
     if activation in (None, found.model.execution.activation):
         return found
@@ -100,18 +105,18 @@ def read(
 
 def _check_is_there(path: Path) -> None:
     if not path.exists():
-        raise UserError(f"{path}: nothing there. Expected a workdir, a Hugging Face folder or a file of weights.")
+        raise UserError(f"{path}: not found. Use the path of a workdir, a Hugging Face folder or a file of weights.")
 
 
 def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
-    """The checkpoint that `read` takes, of a workdir, and a digest that tells these weights from others.
+    """Returns the step of the checkpoint that `read` would load from a workdir, and a digest of the weights.
 
     Args:
-      path: as for `read`.
-      step: the same.
+      path: see `read`.
+      step: see `read`.
 
     Raises:
-      UserError: a workdir has no such checkpoint, or a file cannot be read.
+      UserError: the workdir has no such checkpoint, or a file cannot be read.
     """
     _check_is_there(path)
     content = path
@@ -130,10 +135,10 @@ def identify(path: Path, step: int | None = None) -> tuple[int | None, str]:
 
 
 def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
-    """The weights of ``config.init_from`` for the model that is to be trained; None: it starts from nothing.
+    """Loads the weights of ``config.init_from`` for the model to train; None: random initial weights.
 
     Raises:
-      UserError: there are no weights, or they are of another model.
+      UserError: the weights do not exist, or are of another model.
     """
     if not config.init_from:
         return None
@@ -146,22 +151,25 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
     theirs, size = weights.model, model.preset.vision.image_size
     if not _same_weights(theirs.preset.with_image_size(size), model.preset):
         if weights.name == config.model.name and (lines := _differences(theirs.preset, model.preset)):
-            raise UserError(f"config.init_from: {path} holds weights of another {weights.name}: {'; '.join(lines)}.")
+            raise UserError(
+                f"config.init_from: {path} holds a {weights.name} with other sizes: {'; '.join(lines)}. Use the same "
+                "sizes, or other weights."
+            )
         raise UserError(
-            f"config.init_from: {path} holds a {weights.name}; the settings describe a {config.model.name}. "
-            f"Train that model with --config.model.name={weights.name}, or start from other weights."
+            f"config.init_from: expected weights of a {config.model.name}; found a {weights.name} in {path}. "
+            f"Use --config.model.name={weights.name}, or other weights."
         )
     activation = weights.stated_activation or model.execution.activation
     if activation != model.execution.activation:
         raise UserError(
-            f"config.init_from: {path} was trained with {activation}; the settings say {model.execution.activation}. "
-            f"Use --config.model.activation={activation}"
+            f"config.init_from: expected weights trained with {model.execution.activation}; found {activation} in "
+            f"{path}. Use --config.model.activation={activation}"
         )
     for name in ("pixel_mean", "pixel_std"):
-        stated, asked = getattr(theirs, name), getattr(model, name)
-        if not np.allclose(stated, asked, atol=1e-6):
+        stated, requested = getattr(theirs, name), getattr(model, name)
+        if not np.allclose(stated, requested, atol=1e-6):
             raise UserError(
-                f"config.init_from: {path} was trained with {name} {stated}; the settings say {asked}. "
+                f"config.init_from: expected weights trained with {name} {requested}; found {stated} in {path}. "
                 f'Use --config.model.{name}="{stated}"'
             )
     parameters = weights.variables["params"]
@@ -170,17 +178,17 @@ def weights_to_start_from(config: ConfigDict, model: Clip) -> Variables | None:
 
 
 def _differences(theirs: Preset, ours: Preset) -> list[str]:
-    """The sizes and options in which two models' encoders differ, but for the image size, a line each."""
+    """Returns a line for each size or option, except the image size, in which two models' encoders differ."""
     lines = []
     for section, one, other in (("vision", theirs.vision, ours.vision), ("text", theirs.text, ours.text)):
         for name in one.declared().keys() & other.declared().keys() - {"image_size"}:
-            if (there := getattr(one, name)) != (here := getattr(other, name)):
-                lines.append(f"config.model.{section}.{name}: {there!r} there, {here!r} in the settings")
+            if (stored := getattr(one, name)) != (requested := getattr(other, name)):
+                lines.append(f"config.model.{section}.{name}: {stored!r} in the weights, {requested!r} in the settings")
     return lines
 
 
 def _same_weights(one: Preset, other: Preset) -> bool:
-    """Whether two models have the same parameters; options such as patch dropout change none."""
+    """Returns whether two models have the same parameter shapes; options such as patch dropout do not matter."""
     shapes = [jax.tree.map(lambda leaf: leaf.shape, abstract_variables(Clip(preset))) for preset in (one, other)]
     return type(one.vision) is type(other.vision) and shapes[0] == shapes[1]
 
@@ -194,8 +202,8 @@ def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     objective = objectives.build(config.objective) if config.objective.name in OBJECTIVES else None
     if objective is None:
         _LOGGER.warning(
-            "note: %s was trained with the objective %r, which is not loaded. Parameters that it learned beside the "
-            "model's, if any, are not read; to have them name its recipe, --config RECIPE, or import its module first.",
+            "note: %s was trained with the objective %r, which is not loaded: its own parameters, if any, are not "
+            "read. To read them, use --config RECIPE with its recipe, or import its module first.",
             path,
             config.objective.name,
         )
@@ -207,13 +215,16 @@ def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
 def _read_file(path: Path, activation: str | None, expected: tuple[str, Preset] | None) -> Weights:
     tensors, metadata = files.read(path)
     if any(name.startswith("text_model.") for name in tensors):
-        raise UserError(f"{path}: has Hugging Face's names. Give its folder, which says more: {path.parent}")
+        raise UserError(
+            f"{path}: expected OpenAI's tensor names; found Hugging Face's. Use its folder, which has the settings: "
+            f"{path.parent}"
+        )
     logit_bias = "logit_bias" in tensors
     stated = metadata["activation"] if metadata.get("activation") in ACTIVATIONS else None
     if stated is None and activation is None:
         _LOGGER.warning(
-            "%s does not say which activation it was trained with; quick_gelu is taken, as in OpenAI's CLIP and names "
-            "with -quickgelu. For open_clip's plain names say activation='gelu' (config.model.activation).",
+            "%s does not declare its activation; using quick_gelu, as in OpenAI's CLIP and open_clip's names with "
+            "-quickgelu. For open_clip's other names use activation='gelu' (config.model.activation).",
             path,
         )
     name, preset = _stated_preset(path, metadata) or _identify(tensors, "open_clip", expected, logit_bias)
@@ -229,7 +240,10 @@ def _read_hugging_face(path: Path, expected: tuple[str, Preset] | None) -> Weigh
     config = hugging_face.resolve(_read_settings(path / "config.json"), path / "config.json")
     parts = sorted(path.glob("model*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if not parts:
-        raise UserError(f"{path}: no weights beside config.json. Expected model.safetensors or pytorch_model.bin.")
+        raise UserError(
+            f"{path}: expected model.safetensors or pytorch_model.bin next to config.json; found neither. Download or "
+            "export it again."
+        )
     tensors: files.Tensors = {}
     for part in parts:
         tensors |= files.read(part)[0]
@@ -242,24 +256,24 @@ def _read_hugging_face(path: Path, expected: tuple[str, Preset] | None) -> Weigh
 
 
 def _processor_pixels(path: Path) -> dict[str, tuple[float, ...]]:
-    """The pixel normalisation that an image processor's settings state, where there are any."""
+    """Returns the pixel normalisation that an image processor's settings declare, if any."""
     stated = _read_settings(path) if path.exists() else {}
     if stated.get("do_normalize") is False:
         return {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
     names = {"pixel_mean": "image_mean", "pixel_std": "image_std"}
-    found = {ours: stated[theirs] for ours, theirs in names.items() if stated.get(theirs) is not None}
-    return {name: _channels(path, name, value) for name, value in found.items()}
+    values = {ours: stated[theirs] for ours, theirs in names.items() if stated.get(theirs) is not None}
+    return {name: _channels(path, name, value) for name, value in values.items()}
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be read ({error.strerror}). Expected a file of JSON.") from error
+        raise UserError(f"{printable(path)}: cannot be read ({error.strerror}). Expected a JSON file.") from error
 
 
 def _stated_channels(path: Path, metadata: dict[str, str], name: str) -> tuple[float, ...]:
-    """Three numbers that a safetensors file states in words."""
+    """Returns the three numbers that a safetensors file's metadata stores as JSON."""
     try:
         value = json.loads(metadata[name])
     except (ValueError, RecursionError):
@@ -268,10 +282,10 @@ def _stated_channels(path: Path, metadata: dict[str, str], name: str) -> tuple[f
 
 
 def _channels(path: Path, name: str, value: object) -> tuple[float, ...]:
-    """A mean or a deviation of pixels for each colour.
+    """Returns a pixel mean or standard deviation as three floats.
 
     Raises:
-      UserError: it is not that.
+      UserError: the value is not a valid list of three numbers.
     """
     low = 0.0 if name == "pixel_mean" else 1e-6
     if (
@@ -288,10 +302,10 @@ def _channels(path: Path, name: str, value: object) -> tuple[float, ...]:
 
 
 def _stated_preset(path: Path, metadata: dict[str, str]) -> tuple[str, Preset] | None:
-    """The name and sizes that a file of our own says it has; None: it says none.
+    """Returns the name and sizes in the metadata of a file that we exported; None: no such metadata.
 
     Raises:
-      UserError: they are not a model's, or of an encoder whose code is not loaded.
+      UserError: the sizes are invalid, or the encoder's code is not loaded.
     """
     if "sizes" not in metadata:
         return None
@@ -303,20 +317,22 @@ def _stated_preset(path: Path, metadata: dict[str, str]) -> tuple[str, Preset] |
     except UserError as error:
         raise UserError(f"{printable(path)}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{printable(path)}: its sizes are not a model's ({printable(error, 200)}).") from error
+        raise UserError(
+            f"{printable(path)}: metadata: sizes: not valid model sizes ({printable(error, 200)}). Export it again."
+        ) from error
 
 
 def _identify(
     tensors: files.Tensors, library: Library, expected: tuple[str, Preset] | None, logit_bias: bool = False
 ) -> tuple[str, Preset]:
-    """The preset, or expected model, that most tensors agree with, made for the file's image size."""
-    known, maps = [*PRESETS.items(), *([expected] if expected else [])], {}
-    for number, (_, preset) in enumerate(known):
-        with contextlib.suppress(UserError):  # the library has no such model
+    """Returns the preset or expected model that matches the most tensors, adapted to the file's image size."""
+    candidates, maps = [*PRESETS.items(), *([expected] if expected else [])], {}
+    for number, (_, preset) in enumerate(candidates):
+        with contextlib.suppress(UserError):  # the library has no equivalent model
             maps[number] = weight_map(preset, library, logit_bias)
 
     def disagreements(number: int) -> int:
-        mappings, shapes = maps[number], _shapes_of(known[number][1])
+        mappings, shapes = maps[number], _shapes_of(candidates[number][1])
         agreeing = sum(
             mapping.name in tensors and tensors[mapping.name].shape == mapping.view(shapes).shape
             for mapping in mappings
@@ -325,13 +341,13 @@ def _identify(
         return len(mappings) - agreeing + len(tensors.keys() - {mapping.name for mapping in mappings})
 
     best = min(maps, key=disagreements)
-    name, preset = known[best]
+    name, preset = candidates[best]
     grid = _grid_side(tensors, maps[best], preset)
     return name, preset.with_image_size(grid * preset.vision.stride) if grid else preset
 
 
 def _grid_side(tensors: files.Tensors, mappings: list[TensorMapping], preset: Preset) -> int:
-    """Positions along a side of the images that a file's position embeddings are for; 0: it does not say."""
+    """Returns the side of the grid of a file's position embeddings; 0: unknown."""
     for mapping in mappings:
         if mapping.path[1] != "vision" or mapping.path[-1] != "positional_embedding" or mapping.name not in tensors:
             continue
@@ -348,10 +364,10 @@ def _shapes_of(preset: Preset) -> Variables:
 
 
 def _fill(path: Path, tensors: files.Tensors, mappings: list[TensorMapping], model: Clip, name: str) -> Variables:
-    """The file's tensors in our arrangement.
+    """Converts the file's tensors to our variables.
 
     Raises:
-      UserError: some are missing, too many or of another shape; it names them.
+      UserError: tensors are missing, unknown or of another shape; the message names them.
     """
     shapes = abstract_variables(model)
     if any(mapping.path == LOGIT_BIAS for mapping in mappings):
@@ -364,14 +380,14 @@ def _fill(path: Path, tensors: files.Tensors, mappings: list[TensorMapping], mod
             missing.append(f"{mapping.name} {view.shape}")
         elif tensor.shape != view.shape:
             misshapen.append(f"{mapping.name}: expected {view.shape}, found {tensor.shape}")
-    known = {mapping.name for mapping in mappings} | set(batch_counters(mappings)) | _NOT_WEIGHTS
-    extra = [f"{printable(other, 100)} {tensors[other].shape}" for other in sorted(tensors.keys() - known)]
-    kinds = {"missing": missing, "misshapen": misshapen, "not known": extra}
+    allowed = {mapping.name for mapping in mappings} | set(batch_counters(mappings)) | _NOT_WEIGHTS
+    extra = [f"{printable(other, 100)} {tensors[other].shape}" for other in sorted(tensors.keys() - allowed)]
+    kinds = {"missing": missing, "of another shape": misshapen, "unknown": extra}
     problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise UserError(
-            f"{path}: not the weights of a model that is known here. Beside {name}, the nearest, "
-            f"{'; '.join(problems)}. There are {', '.join(PRESETS)}."
+            f"{path}: expected the weights of a supported model ({', '.join(PRESETS)}); found tensors that differ from "
+            f"the most similar one, {name}: {'; '.join(problems)}."
         )
     variables = empty(shapes)
     for mapping in mappings:

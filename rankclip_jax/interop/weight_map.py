@@ -1,6 +1,6 @@
-"""Where each tensor of a model stands in other libraries' files, read in both directions.
+"""The weight map of a model: the mapping of its tensors to other libraries' files, used for import and export.
 
-Each encoder family has its own part of these tables; here they become a model's.
+Each encoder family defines its own mappings; this module combines them.
 """
 
 import jax
@@ -10,17 +10,17 @@ from rankclip_jax.models.clip import Variables
 from rankclip_jax.models.encoder import Library, TensorMapping
 from rankclip_jax.models.presets import Preset
 
-LOGIT_BIAS = ("params", "logit_bias")  # a parameter of SigLIP's objective, for which these layouts have a name
+LOGIT_BIAS = ("params", "logit_bias")  # a parameter of SigLIP's objective that open_clip's layout has too
 
 
 def weight_map(preset: Preset, library: Library, logit_bias: bool = False) -> list[TensorMapping]:
-    """Every tensor of a model in a library's file.
+    """Returns the mapping of each tensor of a model in a library's file.
 
     ``"open_clip"`` is the layout of OpenAI's CLIP, which open_clip and the RankCLIP release share; ``"hugging_face"``
     is that of ``transformers.CLIPModel``.
 
     Raises:
-      UserError: the library has no such model.
+      UserError: the library has no equivalent model.
     """
     return [
         *(mapping.within("vision") for mapping in preset.vision.weight_map(library)),
@@ -31,16 +31,16 @@ def weight_map(preset: Preset, library: Library, logit_bias: bool = False) -> li
 
 
 def empty(like: Variables) -> Variables:
-    """Arrays of the shapes and types of ``like``, to be filled; untouched memory costs nothing."""
+    """Returns uninitialised arrays with the shapes and dtypes of ``like``."""
     return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
 
 
 def like(variables: Variables) -> Variables:
-    """Arrays of the shapes and types of these that take no memory, to be looked at alone."""
+    """Returns read-only zeros with the shapes and dtypes of ``variables``, broadcast from scalars to use no memory."""
     return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), variables)
 
 
 def batch_counters(mappings: list[TensorMapping]) -> list[str]:
-    """Names of PyTorch's counts of batches, int64 scalars beside running means, which nothing here needs."""
+    """Returns the names of PyTorch's ``num_batches_tracked``, int64 scalars next to running means, unused here."""
     means = (mapping.name for mapping in mappings if mapping.path[0] == "batch_stats" and mapping.path[-1] == "mean")
     return [name.replace("running_mean", "num_batches_tracked") for name in means]

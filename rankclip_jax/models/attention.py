@@ -1,4 +1,4 @@
-"""Attention among the tokens of a row, by XLA's operations or by cuDNN's flash attention on NVIDIA GPUs."""
+"""Dot-product attention within a sequence, computed by XLA or, on NVIDIA GPUs, by cuDNN's flash attention."""
 
 from typing import Literal
 
@@ -7,18 +7,18 @@ import jax.numpy as jnp
 
 Implementation = Literal["xla", "cudnn"]
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
-# Tokens from which `auto` takes flash attention: its kernels work on tiles of 64 tokens or more.
+# Sequence length from which `auto` uses flash attention: its kernels work on tiles of at least 64 tokens.
 FLASH_LENGTH = 64
 
 
 def choose(implementation: str, *, platform: str, dtype: jnp.dtype, length: int) -> Implementation:
-    """The implementation for rows of a length: ``"xla"`` or ``"cudnn"``.
+    """Returns the attention implementation for sequences of this length: ``"xla"`` or ``"cudnn"``.
 
     Args:
       implementation: one of `IMPLEMENTATIONS`.
-      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where the result is computed.
-      dtype: of the computation; flash attention has 16-bit types only.
-      length: tokens of a row.
+      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``.
+      dtype: compute dtype; flash attention supports 16-bit types only.
+      length: sequence length in tokens.
     """
     if implementation == "xla" or platform != "gpu" or dtype.itemsize != 2:
         return "xla"
@@ -38,11 +38,11 @@ def attention(
 
     Args:
       query: ``[B, L, heads, width]``.
-      key: the same.
-      value: the same.
-      causal: each token attends to itself and to those before it.
+      key: the shape of ``query``.
+      value: the shape of ``query``.
+      causal: whether each token attends only to itself and to earlier tokens.
       implementation: ``"xla"`` or ``"cudnn"``.
-      mask: bool ``[B, L]``, which tokens may be attended to; None: all.
+      mask: bool ``[B, L]``, True for tokens that may be attended to; None: all.
 
     Returns:
       ``[B, L, heads, width]``.
@@ -50,8 +50,9 @@ def attention(
     rows, length = query.shape[:2]
     key_lengths = None
     if implementation == "cudnn" and length % 2:
-        # JAX has gradients for even lengths only. A causal mask hides the token that is added from those before it;
-        # without one, the keys' length does. Its own query attends to the others, so that its numbers are finite.
+        # JAX's cuDNN attention has gradients for even lengths only, so a padding token is appended. The causal mask
+        # hides it from earlier tokens; without one, the key lengths do. Its query attends to the other tokens, which
+        # keeps its values finite.
         query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
         mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 1)))
         key_lengths = None if causal or mask is not None else jnp.full(rows, length, jnp.int32)

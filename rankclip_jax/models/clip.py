@@ -1,4 +1,4 @@
-"""The two-tower model: images and texts to unit embeddings, and the learned scale."""
+"""The two-tower model: encodes images and texts as unit embeddings, and learns the logit scale."""
 
 import math
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ from rankclip_jax.models.execution import Execution
 from rankclip_jax.models.lora import merge
 from rankclip_jax.models.presets import Preset, preset_of
 
-MAX_LOGIT_SCALE = math.log(100)  # CLIP's, of the logarithm
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's limit for the logarithm of the scale
 
 # Mean and standard deviation of CLIP's training images, for pixels in [0, 1].
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-Variables = dict[str, Any]  # Flax's collections: "params", and of ResNets "batch_stats"
+Variables = dict[str, Any]  # Flax's collections: "params", and for ResNets "batch_stats"
 
 
 class Outputs(NamedTuple):
-    """What a model gives to an objective.
+    """The model outputs that an objective computes its loss from.
 
     Args:
       embeddings: unit rows by view, float32 ``[B, D]``: ``image``, ``text``, and for second views ``image_augmented``
         and ``text_augmented``.
-      scalars: by name, the same on every device: ``scale``, what similarities are multiplied by, and an objective's own
+      scalars: by name, the same on every device: ``scale``, the multiplier of similarities, and the objective's own
         parameters.
-      tokens: features of each place by view, ``[B, L, W]``; only for objectives that ask for them.
-      masks: bool ``[B, L]`` by view, which tokens are not padding; views without padding have none.
-      head: what the objective's own module returned, ``[B, ...]`` by name.
+      tokens: features of each token by view, ``[B, L, W]``; only for objectives with ``needs_tokens``.
+      masks: bool ``[B, L]`` by view, True for tokens that are not padding; views without padding have no mask.
+      head: outputs of the objective's own module, ``[B, ...]`` by name.
     """
 
     embeddings: dict[str, jax.Array]
@@ -48,7 +48,13 @@ Channels = tuple[float, float, float]
 
 
 def normalise(image: jax.Array | np.ndarray, mean: Channels = PIXEL_MEAN, deviation: Channels = PIXEL_STD) -> jax.Array:
-    """uint8 pixels ``[B, H, W, 3]`` to float32 with this mean and deviation, which are of pixels in [0, 1]."""
+    """Returns uint8 pixels ``[B, H, W, 3]`` as float32, scaled to [0, 1] and normalised by ``mean`` and ``deviation``.
+
+    Args:
+      image: the pixels.
+      mean: of the red, green and blue of pixels in [0, 1].
+      deviation: their standard deviation.
+    """
     return (jnp.asarray(image) / 255.0 - jnp.asarray(mean)) / jnp.asarray(deviation)
 
 
@@ -58,9 +64,9 @@ class Clip(nn.Module):
     Args:
       preset: the sizes of both encoders.
       execution: how they are computed.
-      initial_logit_scale: the multiplier of similarities at the start.
-      tokenizer: of its texts, a key of `TOKENIZERS`.
-      frozen: encoders that are not trained, ``"vision"`` or ``"text"``, and so run as in evaluation (LiT, Zhai et al.,
+      initial_logit_scale: the initial multiplier of similarities.
+      tokenizer: the tokenizer of its texts, a key of `TOKENIZERS`.
+      frozen: encoders that are not trained, ``"vision"`` or ``"text"``; they run in evaluation mode (LiT, Zhai et al.,
         2022).
       pixel_mean, pixel_std: of the red, green and blue of training images, in [0, 1].
     """
@@ -74,7 +80,7 @@ class Clip(nn.Module):
     pixel_std: Channels = PIXEL_STD
 
     def setup(self) -> None:
-        """Makes the encoders and the scale."""
+        """Creates the encoders and the logit scale."""
         preset = self.preset
         self.vision: nn.Module = preset.vision.module(preset.embedding_size, self.execution)
         self.text: nn.Module = preset.text.module(preset.embedding_size, self.execution)
@@ -87,41 +93,41 @@ class Clip(nn.Module):
         rows: jax.Array | None = None,
         tokens: bool = False,
     ) -> Outputs:
-        """Every view of a batch to its embeddings, float32, and the scale.
+        """Encodes every view of a batch; returns float32 embeddings and the scale.
 
-        The views of one modality pass its encoder together, so that batch statistics are those of all of them, as in
-        the release. Training normalises by the batch's own statistics, and updates the collection ``"batch_stats"``
-        (ResNets only); patch dropout takes its randomness from the stream ``"patch_dropout"``.
+        The views of one modality are encoded as one batch, so batch statistics cover all of them, as in the release.
+        Training normalises by the batch's own statistics and updates the collection ``"batch_stats"`` (ResNets only);
+        patch dropout uses the random stream ``"patch_dropout"``.
 
         Args:
           batch: uint8 pixels ``[B, H, W, 3]`` under names that begin with ``image``, token ids ``[B, context_length]``
             under names that begin with ``text``; where a view has padding, bool ``[B, L]`` under its name + ``_mask``.
-          train: whether this is a step of training.
-          rows: each row's number in the global batch, int ``[B]``, which patch dropout is drawn from; None: from 0.
-          tokens: whether the features of each place are asked for.
+          train: whether this is a training step.
+          rows: each row's index in the global batch, int ``[B]``, which seeds patch dropout; None: counted from 0.
+          tokens: whether to return the features of each token too.
         """
         outputs = Outputs({}, {"scale": jnp.exp(self.logit_scale)}, {}, {})
         for modality, encode in (("image", self._encode_image), ("text", self._encode_text)):
             views = sorted(name for name in batch if name.startswith(modality) and not name.endswith("_mask"))
             if not views:
                 continue
-            together = jnp.concatenate([batch[view] for view in views])
+            inputs = jnp.concatenate([batch[view] for view in views])
             masks = [batch[f"{view}_mask"] for view in views if f"{view}_mask" in batch]
             first = jnp.arange(len(batch[views[0]])) if rows is None else rows
-            numbers = jnp.concatenate([len(views) * first + place for place in range(len(views))])
-            encoded = encode(together, jnp.concatenate(masks) if masks else None, train, numbers, tokens)
+            row_indices = jnp.concatenate([len(views) * first + position for position in range(len(views))])
+            encoded = encode(inputs, jnp.concatenate(masks) if masks else None, train, row_indices, tokens)
             parts = (unit(encoded.pooled), encoded.tokens, encoded.mask)
-            for held, part in zip((outputs.embeddings, outputs.tokens, outputs.masks), parts, strict=True):
+            for by_view, part in zip((outputs.embeddings, outputs.tokens, outputs.masks), parts, strict=True):
                 if part is not None:
-                    held.update(zip(views, jnp.split(part, len(views)), strict=True))
+                    by_view.update(zip(views, jnp.split(part, len(views)), strict=True))
         return outputs
 
     def encode_image(self, image: jax.Array) -> jax.Array:
-        """uint8 pixels ``[B, H, W, 3]`` to float32 unit rows ``[B, D]``."""
+        """Encodes uint8 pixels ``[B, H, W, 3]`` as float32 unit rows ``[B, D]``."""
         return unit(self._encode_image(image).pooled)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
-        """Token ids ``[B, context_length]`` to float32 unit rows ``[B, D]``."""
+        """Encodes token ids ``[B, context_length]`` as float32 unit rows ``[B, D]``."""
         return unit(self._encode_text(text).pooled)
 
     def _encode_image(
@@ -147,31 +153,31 @@ class Clip(nn.Module):
 
 
 def join(parameters: dict[str, Any], batch_statistics: dict[str, Any]) -> Variables:
-    """Flax's collections, with low-rank matrices merged; one that is empty is left out, as Flax does."""
+    """Returns Flax's collections with LoRA matrices merged; empty collections are omitted, as in Flax."""
     collections = {"params": merge(parameters), "batch_stats": batch_statistics}
     return {name: values for name, values in collections.items() if values}
 
 
 def constrain(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters after an update, with the logarithm of the scale within [0, log 100], as CLIP keeps it."""
+    """Returns the parameters with the logit scale clipped to [0, log 100] after an update, as in CLIP."""
     return parameters | {"logit_scale": jnp.clip(parameters["logit_scale"], 0, MAX_LOGIT_SCALE)}
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Rows ``[B, D]`` scaled to unit norm, in float32 or wider; a row of zeros stays one, with finite gradients."""
+    """Returns rows ``[B, D]`` scaled to unit norm, in float32 or wider; zero rows stay zero, with finite gradients."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 def build(config: ConfigDict, platform: str | None = None) -> Clip:
-    """The model that the settings under ``config.model`` describe.
+    """Builds the model that the settings under ``config.model`` describe.
 
     Args:
       config: the settings.
-      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed; None: the one that is here.
+      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed; None: JAX's default backend.
 
     Raises:
-      UserError: the settings are not a model's.
+      UserError: the settings do not describe a valid model.
     """
     preset = preset_of(config)
     execution = Execution(
@@ -193,7 +199,7 @@ def build(config: ConfigDict, platform: str | None = None) -> Clip:
 
 
 def abstract_batch(model: Clip) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes and types of one pair, as the model takes it."""
+    """Returns the shapes and dtypes of a batch of one image-text pair."""
     vision, text = model.preset.vision, model.preset.text
     return {
         "image": jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), jnp.uint8),
@@ -202,10 +208,10 @@ def abstract_batch(model: Clip) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def init_variables(model: Clip, key: jax.Array) -> Variables:
-    """Freshly drawn weights."""
+    """Initialises the model's variables."""
     return dict(model.init(key, {name: jnp.zeros(x.shape, x.dtype) for name, x in abstract_batch(model).items()}))
 
 
 def abstract_variables(model: Clip) -> Variables:
-    """The shapes and types of the weights, without computing them."""
+    """Returns the shapes and dtypes of the model's variables without allocating them."""
     return jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))

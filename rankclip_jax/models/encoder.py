@@ -1,7 +1,7 @@
-"""What an encoder family provides: its sizes and options, its module, and where its weights stand in other files.
+"""The interface of an encoder family: its sizes and options, its module, and its weight map for other libraries.
 
-A family is one file: a subclass of `VisionConfig` or `TextConfig` and a Flax module, and a row in `families.py`, or
-``config.model.vision.family="package.module:Name"``.
+A family is one file with a subclass of `VisionConfig` or `TextConfig` and a Flax module. Register it with a row in
+`families.py`, or select it with ``config.model.vision.family="package.module:Name"``.
 """
 
 import abc
@@ -22,12 +22,12 @@ Library = Literal["open_clip", "hugging_face"]
 
 
 class Encoded(NamedTuple):
-    """What an encoder returns.
+    """The outputs of an encoder.
 
     Args:
       pooled: ``[B, D]``, not yet of unit norm.
-      tokens: the features of each place of the input, ``[B, L, W]``; None: they were not asked for.
-      mask: bool ``[B, L]``, which tokens are of the input rather than padding; None: all.
+      tokens: the features of each token, ``[B, L, W]``; None: not requested.
+      mask: bool ``[B, L]``, True for tokens that are not padding; None: no padding.
     """
 
     pooled: jax.Array
@@ -37,17 +37,17 @@ class Encoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TensorMapping:
-    """Where one tensor of another library's file stands among an encoder's variables.
+    """Maps one tensor of another library's file to an array among an encoder's variables.
 
-    PyTorch's linear layers hold ``[out, in]`` where Flax holds ``[in, out]``, its convolutions ``[out, in, h, w]``
-    where Flax holds ``[h, w, in, out]``; blocks, which we stack along a leading axis, have a name each there.
+    PyTorch stores linear layers as ``[out, in]`` where Flax has ``[in, out]``, and convolutions as ``[out, in, h, w]``
+    where Flax has ``[h, w, in, out]``. Our blocks are stacked along a leading axis; PyTorch names each block.
 
     Args:
-      name: in the file.
-      path: of our array, from the collection on, such as ``("params", "projection", "kernel")``.
-      axes: our axes in the file's order; None: the same order.
-      layer: which block of our stack; None: ours has no such axis.
-      part: which third of our last axis, for a file that keeps query, key and value apart; None: all of it.
+      name: the tensor's name in the file.
+      path: the path of our array, including the collection, such as ``("params", "projection", "kernel")``.
+      axes: the permutation of our axes that gives the file's order; None: the same order.
+      layer: the block's index in our stack; None: our array has no layer axis.
+      part: the third of our last axis, for files that store query, key and value separately; None: the whole axis.
     """
 
     name: str
@@ -57,11 +57,11 @@ class TensorMapping:
     part: int | None = None
 
     def within(self, encoder: str) -> "TensorMapping":
-        """The same from the variables of a whole model, in which the encoder has this name."""
+        """Returns this mapping with its path in the variables of a whole model, where the encoder has this name."""
         return dataclasses.replace(self, path=(self.path[0], encoder, *self.path[1:]))
 
     def view(self, variables: Mapping[str, Any]) -> np.ndarray:
-        """The file's tensor as a view into ours, which must be NumPy arrays."""
+        """Returns the file's tensor as a view into our variables, which must be NumPy arrays."""
         tensor: Any = variables
         for key in self.path:
             tensor = tensor[key]
@@ -76,81 +76,81 @@ class TensorMapping:
 class EncoderConfig(Settings, abc.ABC):
     """The sizes and options of an encoder, each declared with `setting`."""
 
-    # Whether it normalises by the statistics of a batch, which micro-batches do not have.
+    # Whether it normalises by batch statistics, which rules out gradient accumulation over micro-batches.
     has_batch_statistics: ClassVar[bool] = False
 
     @abc.abstractmethod
     def module(self, embedding_size: int, execution: Execution) -> nn.Module:
-        """The module ``(inputs, mask=None, *, train=False, rows=None, tokens=False) -> Encoded``.
+        """Returns the Flax module ``(inputs, mask=None, *, train=False, rows=None, tokens=False) -> Encoded``.
 
-        ``inputs`` are float pixels ``[B, H, W, 3]`` or token ids ``[B, L]``, ``mask`` says which of their places are
-        not padding, ``rows`` are the rows' numbers in the global batch, which random draws follow, and ``tokens`` asks
-        for the features of each place. A family without masks or tokens raises NotImplementedError when asked.
+        ``inputs`` are float pixels ``[B, H, W, 3]`` or token ids ``[B, L]``; ``mask`` is True at positions that are
+        not padding; ``rows`` are the rows' indices in the global batch, which seed random draws; ``tokens`` requests
+        the features of each token. A family that supports no masks or tokens raises NotImplementedError for them.
         """
 
     def check(self, flag: str) -> None:
-        """Raises UserError, which names ``flag``, for sizes that do not go together."""
+        """Raises a UserError that names ``flag`` if the sizes are inconsistent."""
 
     def weight_map(self, library: Library) -> list[TensorMapping]:
-        """Every tensor of a library's file that is this encoder's.
+        """Returns the mapping of each of this encoder's tensors in a library's file.
 
         Raises:
-          UserError: the library has no such encoder.
+          UserError: the library has no equivalent encoder.
         """
         raise UserError(f"--format: {type(self).__name__} has no layout in {library}. Use the run from Python.")
 
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any]) -> Self | None:
-        """The encoder that ``vision_cfg`` or ``text_cfg`` of an open_clip JSON file describes; None: another family's.
+        """Returns the encoder for ``vision_cfg`` or ``text_cfg`` of an open_clip JSON file; None: another family's.
 
         Raises:
-          UserError: it is of this family, with an option that the family lacks.
+          UserError: the file describes this family, but with an option that is not supported.
         """
         del config
         return None
 
     def to_open_clip(self) -> dict[str, Any]:
-        """The ``vision_cfg`` or ``text_cfg`` of an open_clip JSON file that describes this encoder."""
+        """Returns this encoder's ``vision_cfg`` or ``text_cfg`` for an open_clip JSON file."""
         raise UserError(f"--format: open_clip cannot build a {type(self).__name__}. Use the run from Python.")
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig(EncoderConfig):
-    """An image encoder."""
+    """The sizes and options of an image encoder."""
 
-    unit: ClassVar[str] = "patches"  # what `positions` are called
+    unit: ClassVar[str] = "patches"  # the name of `positions` in messages
 
     image_size: int = setting(224, "side of the images in pixels", Range(1, 2048))
 
     @property
     @abc.abstractmethod
     def stride(self) -> int:
-        """Pixels between the positions of the last grid, of which the image size is a multiple."""
+        """Pixels between positions of the last feature grid; the image size must be a multiple of it."""
 
     @property
     def positions(self) -> int:
-        """Positions of the last grid, such as patches."""
+        """The number of positions in the last feature grid, such as patches."""
         return (self.image_size // self.stride) ** 2
 
     def resize_positions(self, parameters: optax.Params, image_size: int) -> optax.Params:
-        """This encoder's parameters for images of another size; unchanged where no parameter depends on it."""
+        """Returns this encoder's parameters, with position embeddings resized for another image size."""
         del image_size
         return parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(EncoderConfig):
-    """A text encoder."""
+    """The sizes and options of a text encoder."""
 
     context_length: int = setting(77, "tokens of a text", Range(3, 2**14))
     vocabulary_size: int = setting(49_408, "token ids, at least as many as the tokenizer has", Range(1, 2**20))
 
 
 def resize_grid(embedding: jax.Array | np.ndarray, old: int, new: int) -> np.ndarray:
-    """Position embeddings ``[n + old * old, W]`` for a grid of another side: ``[n + new * new, W]``.
+    """Resizes position embeddings ``[n + old * old, W]`` to a grid of another side: ``[n + new * new, W]``.
 
-    The grid is an image, resized with bicubic anti-aliased interpolation as open_clip does; the first n, such as a
-    class token's, have no position and stay.
+    The grid is resized as an image, with bicubic anti-aliased interpolation as in open_clip. The first n embeddings,
+    such as a class token's, have no grid position and stay unchanged.
     """
     embedding = np.asarray(embedding)
     first, grid = np.split(embedding, [len(embedding) - old * old])
@@ -165,7 +165,7 @@ CONVOLUTION = (3, 2, 0, 1)
 def linear_map(
     name: str, *path: str, layer: int | None = None, part: int | None = None, bias: bool = True
 ) -> list[TensorMapping]:
-    """PyTorch's ``Linear``."""
+    """Returns the mappings of a PyTorch ``Linear`` layer."""
     mappings = [TensorMapping(f"{name}.weight", ("params", *path, "kernel"), LINEAR, layer, part)]
     return (
         [*mappings, TensorMapping(f"{name}.bias", ("params", *path, "bias"), None, layer, part)] if bias else mappings
@@ -173,7 +173,7 @@ def linear_map(
 
 
 def norm_map(name: str, *path: str, layer: int | None = None) -> list[TensorMapping]:
-    """PyTorch's normalisation layers."""
+    """Returns the mappings of a PyTorch normalisation layer."""
     return [
         TensorMapping(f"{name}.weight", ("params", *path, "scale"), None, layer),
         TensorMapping(f"{name}.bias", ("params", *path, "bias"), None, layer),

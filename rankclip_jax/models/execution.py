@@ -1,4 +1,4 @@
-"""How encoders are computed, apart from their sizes."""
+"""Execution options of encoders: dtype, remat, layer scan and attention kernel."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-_UNROLLED_LAYERS = 12  # on GPUs, at most
+_UNROLLED_LAYERS = 12  # the deepest stack that is unrolled on GPUs
 _FLOAT32 = jnp.dtype("float32")
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """CLIP's activation, ``x sigmoid(1.702 x)``."""
+    """Returns CLIP's activation, ``x sigmoid(1.702 x)``."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -26,15 +26,14 @@ class Execution:
     """How an encoder is computed, apart from its sizes.
 
     Args:
-      dtype: type of the computation; parameters are float32 whatever it is.
+      dtype: compute dtype; parameters are always float32.
       activation: a key of `ACTIVATIONS`.
-      scan_layers: compile one block and loop over the layers, which keeps compile time and code small; otherwise the
-        loop is unrolled, which saves copies of weights, gradients and what the backward pass keeps. None: see
-        `loops_over`.
-      remat: what the backward pass computes again, see `remat.rematted`.
-      attention: one of `attention.IMPLEMENTATIONS`; XLA's where the platform or ``dtype`` has no other.
+      scan_layers: whether to compile one block and scan over the layers, which keeps compile time and code small.
+        Unrolling instead saves copies of weights, gradients and saved activations. None: see `loops_over`.
+      remat: which activations the backward pass recomputes, see `remat.rematted`.
+      attention: one of `attention.IMPLEMENTATIONS`; XLA's where the platform or ``dtype`` supports no other.
       platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``, where it is computed.
-      axes: of the mesh, if each device computes its own rows of a batch: normalisation by its statistics crosses them.
+      axes: mesh axes over which batch statistics are reduced, where each device computes its own rows of a batch.
     """
 
     dtype: jnp.dtype = _FLOAT32
@@ -46,7 +45,10 @@ class Execution:
     axes: tuple[str, ...] = ()
 
     def loops_over(self, layers: int) -> bool:
-        """Whether a stack of so many layers is a loop: on CPUs never, on GPUs where unrolling it compiles for long."""
+        """Returns whether to scan a stack of this many layers.
+
+        By default: always on TPUs, never on CPUs, and on GPUs for deep stacks, which compile slowly when unrolled.
+        """
         if self.scan_layers is not None:
             return self.scan_layers
         return self.platform == "tpu" or (self.platform == "gpu" and layers > _UNROLLED_LAYERS)

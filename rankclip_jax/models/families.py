@@ -1,4 +1,4 @@
-"""Encoder families by name; each is one file."""
+"""The registries of encoder families; each family is one file."""
 
 from rankclip_jax.input_pipeline.registry import Registry
 from rankclip_jax.models.encoder import TextConfig, VisionConfig

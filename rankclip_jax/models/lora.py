@@ -1,8 +1,8 @@
-"""Low-rank adaptation (Hu et al., 2022): a kernel ``W`` stays as it is, and a product of two thin matrices is trained.
+"""Low-rank adaptation (Hu et al., 2022): a kernel ``W`` is frozen, and the product of two thin matrices is trained.
 
-The model computes with ``W + A B``, where ``A`` is drawn as a kernel is and ``B`` starts from zeros, so that training
-starts from the model of ``W``. Any encoder can be adapted, since the sum is taken before it is applied. The paper's
-``alpha / r`` is 1 here: it scales the learning rate of ``B``, for which there is ``config.optimizer.rate_overrides``.
+The model computes with ``W + A B``. ``A`` is initialised like a kernel and ``B`` with zeros, so training starts from
+the model of ``W``. Any encoder can be adapted, since the sum is formed before the encoder is applied. The paper's
+``alpha / r`` is 1 here: it only scales the learning rate of ``B``, which ``config.optimizer.rate_overrides`` sets.
 """
 
 from collections.abc import Sequence
@@ -18,37 +18,44 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.parameter_names import by_pattern, check_patterns, is_stacked
 
-LORA = "lora"  # the matrices' place among the parameters, in which each stands where its kernel does
+LORA = "lora"  # the key of the matrices among the parameters; below it, each has its kernel's path
 _ENCODERS = ("vision", "text")
 
 Ranks = Sequence[tuple[str, int]]
 
 
 def init(parameters: optax.Params, ranks: Ranks, key: jax.Array) -> dict[str, Any]:
-    """The matrices of the kernels that the patterns name, each ``{"a": [..., in, rank], "b": [..., rank, out]}``.
+    """Initialises ``{"a": [..., in, rank], "b": [..., rank, out]}`` for each kernel that matches a pattern.
 
     Args:
-      parameters: of the model, and others.
-      ranks: pairs of a pattern and a rank; the first pattern that is found in a kernel's name counts.
-      key: of the draws.
+      parameters: the model's parameters; others are ignored.
+      ranks: pairs of a pattern and a rank; the first pattern found in a kernel's name applies.
+      key: PRNG key.
 
     Raises:
-      UserError: a pattern is in no name, or names what is no kernel, or only some of the blocks of a stack.
+      UserError: a pattern matches no parameter, matches one that is not a matrix, or matches only some of the stacked
+        blocks.
     """
     encoders = {name: parameters[name] for name in _ENCODERS}
     check_patterns(encoders, [pattern for pattern, _ in ranks], LORA)
     wanted = flatten_dict(by_pattern(encoders, lambda _: 0.0, ranks))
     matrices = {}
     for number, (path, kernel) in enumerate(flatten_dict(encoders).items()):
-        found = np.unique(wanted[path])
-        if not found.any():
+        kernel_ranks = np.unique(wanted[path])
+        if not kernel_ranks.any():
             continue
         name, stacked = "/".join(path), is_stacked(tuple(map(jax.tree_util.DictKey, path)))
-        if len(found) > 1:
-            raise UserError(f"config.optimizer.lora: {name}: expected one rank for all blocks of a stack.")
+        if len(kernel_ranks) > 1:
+            raise UserError(
+                f"config.optimizer.lora: {name}: expected one rank for all stacked blocks; found "
+                f"{', '.join(f'{rank:g}' for rank in kernel_ranks)}. Use a pattern that matches every block."
+            )
         if kernel.ndim < 2 + stacked:
-            raise UserError(f"config.optimizer.lora: {name}: expected a matrix; found the shape {kernel.shape}.")
-        rank, stack = int(found[0]), kernel.shape[:1] if stacked else ()
+            raise UserError(
+                f"config.optimizer.lora: {name}: expected a matrix; found the shape {kernel.shape}. Use a pattern that "
+                "matches kernels only."
+            )
+        rank, stack = int(kernel_ranks[0]), kernel.shape[:1] if stacked else ()
         draw = nn.initializers.lecun_normal(batch_axis=0 if stacked else ())
         matrices[(*path, "a")] = draw(jax.random.fold_in(key, number), (*kernel.shape[:-1], rank), kernel.dtype)
         matrices[(*path, "b")] = jnp.zeros((*stack, rank, kernel.shape[-1]), kernel.dtype)
@@ -56,7 +63,7 @@ def init(parameters: optax.Params, ranks: Ranks, key: jax.Array) -> dict[str, An
 
 
 def merge(parameters: optax.Params) -> optax.Params:
-    """The parameters of the model alone, with the products added to their kernels."""
+    """Returns the model's own parameters, with each product ``A B`` added to its kernel."""
     if LORA not in parameters:
         return parameters
     matrices = flatten_dict(parameters[LORA])
@@ -70,5 +77,5 @@ def merge(parameters: optax.Params) -> optax.Params:
 
 
 def adapted(parameters: optax.Params) -> set[tuple[str, ...]]:
-    """The paths of the kernels that have such matrices."""
+    """Returns the paths of the kernels that have LoRA matrices."""
     return {path[:-1] for path in flatten_dict(parameters.get(LORA, {}))}

@@ -1,4 +1,4 @@
-"""Parameters by patterns in their names, such as ``vision/transformer/blocks/3/mlp_in/kernel``."""
+"""Selection of parameters by regular expressions over names such as ``vision/transformer/blocks/3/mlp_in/kernel``."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ Overrides = Sequence[tuple[str, float]]
 
 
 def by_pattern(parameters: optax.Params, default: Callable[[tuple], float], overrides: Overrides) -> optax.Params:
-    """For each parameter the number of the first pattern found in its name, float32 ``[]``.
+    """Returns, for each parameter, the number of the first pattern found in its name, float32 ``[]``.
 
-    Where blocks are stacked, that is one for each, ``[layers, 1, ...]``. Names are as `names_of` gives them.
+    Stacked blocks get one number each, ``[layers, 1, ...]``. Names are those of `names_of`.
     """
 
     def number(name: str, path: tuple) -> float:
@@ -24,16 +24,16 @@ def by_pattern(parameters: optax.Params, default: Callable[[tuple], float], over
 
     def numbers(path: tuple, leaf: Any) -> np.ndarray:
         names = names_of(path, leaf)
-        found = np.asarray([number(name, path) for name in names], np.float32)
-        return found[0] if len(names) == 1 and not is_stacked(path) else found.reshape(-1, *[1] * (leaf.ndim - 1))
+        values = np.asarray([number(name, path) for name in names], np.float32)
+        return values[0] if len(names) == 1 and not is_stacked(path) else values.reshape(-1, *[1] * (leaf.ndim - 1))
 
     return jax.tree_util.tree_map_with_path(numbers, parameters)
 
 
 def names_of(path: tuple, leaf: Any) -> list[str]:
-    """A parameter's name, such as ``vision/projection/kernel``; where blocks are stacked, that of each.
+    """Returns a parameter's name, such as ``vision/projection/kernel``; for stacked blocks, one name per block.
 
-    Those are such as ``vision/transformer/blocks/3/mlp_in/kernel``.
+    The name of a block's parameter is, for example, ``vision/transformer/blocks/3/mlp_in/kernel``.
     """
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     if not is_stacked(path):
@@ -42,17 +42,17 @@ def names_of(path: tuple, leaf: Any) -> list[str]:
 
 
 def is_stacked(path: tuple) -> bool:
-    """Whether a parameter is of blocks that are stacked along its first axis."""
+    """Returns whether a parameter belongs to blocks that are stacked along its first axis."""
     return any(getattr(key, "key", None) == "blocks" for key in path)
 
 
 def check_patterns(parameters: optax.Params, patterns: Sequence[str], setting: str) -> None:
-    """Raises UserError, which names ``config.optimizer.<setting>``, for a pattern that is in no parameter's name."""
+    """Raises a UserError that names ``config.optimizer.<setting>`` if a pattern matches no parameter's name."""
     leaves = jax.tree_util.tree_flatten_with_path(parameters)[0]
     names = [name for path, leaf in leaves for name in names_of(path, leaf)]
     unused = sorted(pattern for pattern in patterns if not any(re.search(pattern, name) for name in names))
     if unused:
         raise UserError(
-            f"config.optimizer.{setting}: no parameter has a name with {', '.join(map(repr, unused))}. Names "
-            "are such as vision/transformer/blocks/3/mlp_in/kernel."
+            f"config.optimizer.{setting}: no parameter's name matches {', '.join(map(repr, unused))}. Use a pattern "
+            "that matches names like vision/transformer/blocks/3/mlp_in/kernel."
         )

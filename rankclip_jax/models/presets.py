@@ -1,4 +1,4 @@
-"""The sizes of models, by name: one table, in the field's terms, and open_clip's JSON files."""
+"""Model presets: the table of model sizes by name, and the reader of open_clip's JSON files."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ _Encoder = TypeVar("_Encoder", bound=EncoderConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A two-encoder model.
+    """The sizes of a two-tower model.
 
     Args:
-      embedding_size: what both encoders end in.
+      embedding_size: the size of both encoders' embeddings.
       vision: the image encoder.
       text: the text encoder.
-      activation: of both; a key of `execution.ACTIVATIONS`.
+      activation: the activation of both encoders, a key of `execution.ACTIVATIONS`.
     """
 
     embedding_size: int
@@ -37,7 +37,7 @@ class Preset:
     activation: str = "quick_gelu"
 
     def with_image_size(self, image_size: int) -> "Preset":
-        """The same model for images of another size."""
+        """Returns the same model for images of another size."""
         return dataclasses.replace(self, vision=dataclasses.replace(self.vision, image_size=image_size))
 
 
@@ -48,7 +48,7 @@ PRESETS: dict[str, Preset] = {
         VisionTransformerConfig(32, 8, 128, 4, 2),
         TextTransformerConfig(context_length=24, width=128, layers=2, heads=2),
     ),
-    # The sizes of the CLIP paper, and of open_clip where it has none of that name.
+    # The sizes of the CLIP paper, or of open_clip for models that the paper does not have.
     "ViT-S-16": Preset(
         384, VisionTransformerConfig(224, 16, 384, 12, 6), TextTransformerConfig(width=384, layers=12, heads=6)
     ),
@@ -78,16 +78,16 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(model: ConfigDict) -> Preset:
-    """The model that the settings under ``config.model`` describe.
+    """Returns the model sizes that the settings under ``config.model`` describe.
 
-    What ``vision`` and ``text`` say goes before what the preset of the ``name`` says. Where both name their family and
-    ``embedding_size`` is given, as in every run's ``config.json``, no preset is needed.
+    ``vision`` and ``text`` override the preset ``name``. Where both name their family and ``embedding_size`` is given,
+    as in every run's ``config.json``, no preset is needed.
 
     Args:
       model: the settings.
 
     Raises:
-      UserError: there is no such preset or family, or the sizes are not a model's.
+      UserError: the preset or family is unknown, or the sizes are inconsistent.
     """
     vision, text = model.vision.to_dict(), model.text.to_dict()
     complete = bool(model.embedding_size) and "family" in vision and "family" in text
@@ -101,40 +101,40 @@ def preset_of(model: ConfigDict) -> Preset:
     vision_config = preset.vision
     if vision_config.image_size % vision_config.stride:
         size = max(round(vision_config.image_size / vision_config.stride), 1) * vision_config.stride
-        own = f", or 0 for {base.vision.image_size}" if base else ""
+        default = f", or 0 for the preset's {base.vision.image_size}" if base else ""
         raise UserError(
             f"config.model.image_size: expected a multiple of {vision_config.stride} for {model.name}; found "
-            f"{vision_config.image_size}. Use --config.model.image_size={size}{own}."
+            f"{vision_config.image_size}. Use --config.model.image_size={size}{default}."
         )
     return preset
 
 
 def named(name: str, vision_family: str | None = None, text_family: str | None = None) -> Preset:
-    """The preset of a name, or of the open_clip JSON file at a path.
+    """Returns the preset with a name, or the model described by the open_clip JSON file at a path.
 
     Args:
       name: the name or path.
-      vision_family: that a JSON file describes, where it is none of ours; None: one of ours.
-      text_family: likewise.
+      vision_family: the image encoder family that a JSON file describes; None: found among the built-in ones.
+      text_family: the text encoder family, likewise.
 
     Raises:
-      UserError: there is none, or the file describes a model that is not supported.
+      UserError: the preset is unknown, or the file describes a model that is not supported.
     """
     if name in PRESETS:
         return PRESETS[name]
     if name.endswith(".json"):
         return from_open_clip(Path(name).expanduser(), vision_family, text_family)
     raise UserError(
-        f"config.model.name: unknown preset {name!r}; choose from {', '.join(map(repr, PRESETS))}, or name an "
-        "open_clip JSON file. If a recipe or module of yours adds it, name the recipe with --config RECIPE."
+        f"config.model.name: unknown preset {name!r}; choose from {', '.join(map(repr, PRESETS))}, or use the path of "
+        "an open_clip JSON file. If a recipe or module of yours adds the preset, use --config RECIPE."
     )
 
 
 def from_open_clip(path: Path, vision_family: str | None = None, text_family: str | None = None) -> Preset:
-    """The model that a JSON file of open_clip's ``model_configs`` describes; see `named`.
+    """Returns the model that a JSON file in the format of open_clip's ``model_configs`` describes; see `named`.
 
     Raises:
-      UserError: it cannot be read, or describes a model that is not supported.
+      UserError: the file cannot be read, or describes a model that is not supported.
     """
     try:
         config = read_json(path)
@@ -151,13 +151,13 @@ def from_open_clip(path: Path, vision_family: str | None = None, text_family: st
             raise UserError(f"config.model.name: {printable(path)}: {key}: expected an object.")
         try:
             families = [registry[family]] if family else list(registry.values())
-            found = [tower for part in families if (tower := part.from_open_clip(described)) is not None]
-            if not found:
+            candidates = [tower for part in families if (tower := part.from_open_clip(described)) is not None]
+            if not candidates:
                 raise UserError(f"{key}: no supported encoder has these fields.")
-            _check(found[0], key)
+            _check(candidates[0], key)
         except UserError as error:
             raise UserError(f"config.model.name: {printable(path)}: {error}") from error
-        towers[key] = found[0]
+        towers[key] = candidates[0]
     size = config.get("embed_dim")
     if type(size) is not int or size < 1:
         raise UserError(f"config.model.name: {printable(path)}: embed_dim: expected a whole number; found {size!r}.")
@@ -166,7 +166,7 @@ def from_open_clip(path: Path, vision_family: str | None = None, text_family: st
 
 
 def resolved(model: ConfigDict) -> ConfigDict:
-    """A copy of the settings under ``config.model`` that says all sizes: reading the run needs no table."""
+    """Returns a copy of the settings under ``config.model`` with all sizes filled in, so that no preset is needed."""
     preset = preset_of(model)
     complete = model.copy_and_resolve_references()
     with complete.unlocked():
@@ -177,10 +177,10 @@ def resolved(model: ConfigDict) -> ConfigDict:
 
 
 def to_dict(encoder: EncoderConfig, registry: Registry, family: str | None = None) -> dict[str, Any]:
-    """An encoder's family and sizes by name."""
+    """Returns an encoder's family and sizes by name."""
     kind = type(encoder)
     family = family or next(
-        (name for name, known in registry.items() if known is kind), f"{kind.__module__}:{kind.__name__}"
+        (name for name, registered in registry.items() if registered is kind), f"{kind.__module__}:{kind.__name__}"
     )
     return {"family": family} | {name: getattr(encoder, name) for name in encoder.declared()}
 
@@ -188,13 +188,13 @@ def to_dict(encoder: EncoderConfig, registry: Registry, family: str | None = Non
 def _encoder(
     section: str, given: Mapping[str, Any], base: Any, registry: Registry[_Encoder], **overrides: int
 ) -> _Encoder:
-    """The encoder that ``config.model.<section>`` describes; ``overrides`` that are 0 count for nothing."""
+    """Returns the encoder that ``config.model.<section>`` describes; ``overrides`` that are 0 are ignored."""
     kind: type[_Encoder] = registry[given["family"]] if "family" in given else type(base)
     flag = f"config.model.{section}"
     declared = kind.declared()
     if unknown := sorted(given.keys() - declared.keys() - {"family"}):
-        raise UserError(f"{flag}.{unknown[0]}: no such setting of this encoder; expected {', '.join(declared)}.")
-    # Of another family than the preset's, what all families of a modality have in common is kept.
+        raise UserError(f"{flag}.{unknown[0]}: unknown setting of this encoder; choose from {', '.join(declared)}.")
+    # If the family differs from the preset's, only the sizes that all families of a modality share are kept.
     kept = declared if isinstance(base, kind) else {name for name in declared if name in _SHARED and base is not None}
     start = {name: getattr(base, name) for name in kept}
     values = start | {name: value for name, value in given.items() if name != "family"}

@@ -1,16 +1,16 @@
-"""What a backward pass finds again and what it computes again, by name."""
+"""Remat policies by name: which activations the backward pass reads from memory and which it recomputes."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-# Work that is worth keeping: products with weights, and what has crossed the network.
+# Operations that are expensive to recompute: convolutions and cross-device sums (and products with weights, see below).
 _KEPT = ("conv_general_dilated", "psum", "psum_invariant")
 
 
-def _is_dear(primitive: Any, *operands: Any, **parameters: Any) -> bool:
-    """Whether an operation's result is kept: products within attention, whose rows each have their own, are not."""
+def _is_expensive(primitive: Any, *operands: Any, **parameters: Any) -> bool:
+    """Returns whether an operation's result is saved: batched products, as within attention, are recomputed."""
     del operands
     if primitive.name == "dot_general":
         (_, _), (batch, _) = parameters["dimension_numbers"]
@@ -18,19 +18,20 @@ def _is_dear(primitive: Any, *operands: Any, **parameters: Any) -> bool:
     return primitive.name in _KEPT
 
 
-# For each name, which results of a block are kept beside its input.
-POLICIES = {"cheap": _is_dear, "blocks": jax.checkpoint_policies.nothing_saveable}
+# For each name, the policy that selects which results of a block are saved besides its input.
+POLICIES = {"cheap": _is_expensive, "blocks": jax.checkpoint_policies.nothing_saveable}
 CHOICES = ("none", *POLICIES)
 
 
 def rematted(block: type[nn.Module], choice: str, *, in_loop: bool = False, static: tuple[int, ...] = ()) -> Any:
-    """The block's class, which computes again in the backward pass what the choice says.
+    """Returns the block's class with remat applied.
 
     Args:
       block: a module's class.
-      choice: ``"none"``, ``"cheap"``: all but matrix products and convolutions, or ``"blocks"``: everything.
-      in_loop: whether it is the body of a loop, whose bounds keep the compiler from undoing this.
-      static: places of arguments that are not traced, the module itself being 0.
+      choice: what the backward pass recomputes: ``"none"``, ``"cheap"``: all but matrix products and convolutions, or
+        ``"blocks"``: everything.
+      in_loop: whether the block is the body of a loop, which already keeps the compiler from undoing remat by CSE.
+      static: indices of arguments that are not traced; the module itself is 0.
     """
     if choice == "none":
         return block

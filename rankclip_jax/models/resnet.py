@@ -30,12 +30,12 @@ from rankclip_jax.models.execution import Execution
 from rankclip_jax.models.remat import rematted
 
 _MOMENTUM = 0.9  # of running statistics
-EXPANSION = 4  # channels that a block returns, as a multiple of those it works in
+EXPANSION = 4  # output channels of a block, as a multiple of its inner channels
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig(VisionConfig):
-    """An image ResNet; ``width`` counts the channels after the stem."""
+    """The sizes of an image ResNet; ``width`` is the number of channels after the stem."""
 
     has_batch_statistics: ClassVar[bool] = True
     unit: ClassVar[str] = "positions of the last grid"
@@ -45,28 +45,28 @@ class ResNetConfig(VisionConfig):
 
     @property
     def stride(self) -> int:
-        """The stem and three of the stages halve the image, the stem twice."""
+        """The total downsampling: the stem halves the image twice, and three of the stages once each."""
         return 32
 
     @property
     def heads(self) -> int:
-        """Of the attention pooling: 64 channels each."""
+        """The heads of the attention pooling, with 64 channels each."""
         return self.width // 2
 
     def module(self, embedding_size: int, execution: Execution) -> nn.Module:
-        """`ResNet`."""
+        """Returns a `ResNet`."""
         return ResNet(self, embedding_size, execution)
 
     def check(self, flag: str) -> None:
-        """Half the width, which the stem begins with, is a whole number."""
+        """Raises UserError for an odd width: the stem begins with half the width."""
         if self.width % 2:
             raise UserError(f"{flag}.width: expected an even number; found {self.width}.")
 
     def weight_map(self, library: Library) -> list[TensorMapping]:
-        """OpenAI's layout, which open_clip and the RankCLIP release share."""
+        """Returns the mappings to OpenAI's layout, which open_clip and the RankCLIP release share."""
         if library != "open_clip":
             raise UserError(
-                "--format: Hugging Face's CLIPModel has no ResNets. Use --format open_clip, or train a ViT preset."
+                "--format: Hugging Face's CLIPModel supports no ResNets. Use --format open_clip, or train a ViT preset."
             )
         mappings: list[TensorMapping] = []
         for number in (1, 2, 3):
@@ -94,7 +94,7 @@ class ResNetConfig(VisionConfig):
         return mappings
 
     def resize_positions(self, parameters: optax.Params, image_size: int) -> optax.Params:
-        """The grid of the attention pooling's position embeddings, resized."""
+        """Returns the parameters with the attention pooling's position embeddings resized."""
         old, new = self.image_size // self.stride, image_size // self.stride
         if old == new:
             return parameters
@@ -104,23 +104,23 @@ class ResNetConfig(VisionConfig):
 
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any]) -> Self | None:
-        """A ``vision_cfg`` whose ``layers`` are a list."""
+        """Returns the ResNet for a ``vision_cfg`` whose ``layers`` are a list; None for others."""
         if not isinstance(config.get("layers"), list):
             return None
-        known = {"image_size", "width", "layers", "patch_size"}
-        if other := sorted(config.keys() - known):
-            raise UserError(f"vision_cfg.{other[0]}: not supported; expected {', '.join(sorted(known))}.")
+        supported = {"image_size", "width", "layers", "patch_size"}
+        if unsupported := sorted(config.keys() - supported):
+            raise UserError(f"vision_cfg.{unsupported[0]}: not supported; expected {', '.join(sorted(supported))}.")
         return cls(config.get("image_size", 224), config.get("width", 64), tuple(config["layers"]))
 
     def to_open_clip(self) -> dict[str, Any]:
-        """``vision_cfg``."""
+        """Returns the ``vision_cfg`` for an open_clip JSON file."""
         return {"image_size": self.image_size, "width": self.width, "layers": list(self.layers), "patch_size": None}
 
 
 class ResNet(nn.Module):
-    """Stem, four stages of bottleneck blocks, attention pooling.
+    """CLIP's ResNet: a stem, four stages of bottleneck blocks, and attention pooling.
 
-    Batch statistics are those of the global batch, and live in the collection ``"batch_stats"``.
+    Batch statistics are those of the global batch, and are kept in the collection ``"batch_stats"``.
     """
 
     config: ResNetConfig
@@ -137,8 +137,8 @@ class ResNet(nn.Module):
         rows: jax.Array | None = None,
         tokens: bool = False,
     ) -> Encoded:
-        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``; the tokens are the last grid's."""
-        del rows  # nothing is drawn
+        """Encodes normalised pixels ``[B, H, W, 3]`` as ``[B, embedding_size]``; tokens: the last grid's features."""
+        del rows  # the encoder is deterministic
         if mask is not None:
             raise NotImplementedError("images of one size have no padding to mask")
         width, dtype = self.config.width, self.execution.dtype
@@ -148,7 +148,7 @@ class ResNet(nn.Module):
             x = nn.relu(BatchNorm(self.execution, name=f"stem_norm_{number}")(x, train))
         x = _shrink(x, 2)
 
-        # The argument 2 is ``train``, which is not traced.
+        # Argument 2 is ``train``, which is not traced.
         block_class = rematted(Bottleneck, self.execution.remat, static=(2,))
         for stage, layers in enumerate(self.config.layers):
             for layer in range(layers):
@@ -160,7 +160,7 @@ class ResNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions beside a shortcut; both shrink by average pooling."""
+    """A residual block of 1 x 1, 3 x 3 and 1 x 1 convolutions; both branches downsample by average pooling."""
 
     channels: int
     stride: int
@@ -168,13 +168,13 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 channels]``."""
+        """Maps ``[B, H, W, C]`` to ``[B, H / stride, W / stride, 4 channels]``."""
         norm, dtype = functools.partial(BatchNorm, self.execution), self.execution.dtype
         h = nn.relu(norm(name="norm_1")(_convolution(self.channels, 1, dtype, "convolution_1")(x), train))
         h = nn.relu(norm(name="norm_2")(_convolution(self.channels, 3, dtype, "convolution_2")(h), train))
         h = _shrink(h, self.stride)
         h = _convolution(EXPANSION * self.channels, 1, dtype, "convolution_3")(h)
-        # Blocks begin as the identity, which CLIP takes from Goyal et al. (2017).
+        # Blocks are initialised as the identity, as CLIP does after Goyal et al. (2017).
         h = norm(scale_init=nn.initializers.zeros, name="norm_3")(h, train)
         if self.stride > 1 or x.shape[-1] != EXPANSION * self.channels:
             x = _shrink(x, self.stride)
@@ -184,7 +184,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One step of attention in which the mean position asks and all positions answer."""
+    """Attention pooling: the mean over positions is the query, and all positions are keys and values."""
 
     heads: int
     embedding_size: int
@@ -192,7 +192,7 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[B, H, W, C]`` to ``[B, embedding_size]``."""
+        """Maps ``[B, H, W, C]`` to ``[B, embedding_size]``."""
         channels = x.shape[-1]
         scaled = nn.initializers.normal(channels**-0.5)
         x = x.reshape(x.shape[0], -1, channels)
@@ -203,7 +203,7 @@ class AttentionPool(nn.Module):
             projected = nn.Dense(channels, kernel_init=scaled, dtype=self.dtype, name=name)(tokens)
             return projected.reshape(*tokens.shape[:2], self.heads, -1)
 
-        # A single question a row: no implementation but XLA's is worth its start.
+        # With a single query per row, flash attention is not worth its launch overhead.
         pooled = jax.nn.dot_product_attention(split(x[:, :1], "query"), split(x, "key"), split(x, "value"))
         pooled = pooled.reshape(-1, channels)
         return nn.Dense(self.embedding_size, kernel_init=scaled, dtype=self.dtype, name="output")(pooled)
@@ -224,17 +224,17 @@ def _convolution(channels: int, size: int, dtype: jnp.dtype, name: str, stride: 
 
 
 class BatchNorm(nn.Module):
-    """PyTorch's batch normalisation; statistics are of all devices' rows, computed in float32.
+    """PyTorch's batch normalisation, with float32 statistics over the rows of all devices.
 
-    A batch is normalised by its variance; what is kept of it for evaluation is the unbiased variance, ``n / (n - 1)``
-    times as large, where Flax keeps the same one.
+    Training normalises by the biased variance. The running variance, used in evaluation, averages the unbiased one,
+    which is ``n / (n - 1)`` times as large; Flax's ``BatchNorm`` averages the biased one.
     """
 
     execution: Execution
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     def setup(self) -> None:
-        """Flax's module does all but the factor, under this one's names."""
+        """Wraps Flax's module, which does everything but that factor, and shares its variable names."""
         self._norm = nn.BatchNorm(
             axis_name=self.execution.axes or None,  # type: ignore[arg-type]  # flax takes several too
             momentum=_MOMENTUM,
@@ -245,7 +245,7 @@ class BatchNorm(nn.Module):
         nn.share_scope(self, self._norm)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """``[B, H, W, C]`` to the same; training changes the collection ``"batch_stats"``."""
+        """Normalises ``[B, H, W, C]``; training updates the collection ``"batch_stats"``."""
         before: jax.Array | None = self.get_variable("batch_stats", "var")
         normalised = self._norm(x, use_running_average=not train)
         if train and before is not None:

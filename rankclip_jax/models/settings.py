@@ -19,25 +19,29 @@ from rankclip_jax.models.execution import ACTIVATIONS
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(Settings):
-    """Which encoders, and how they are computed."""
+    """Settings that select the encoders and how they are computed."""
 
     section = "model"
 
     name: str = setting("ViT-B-32", "a preset (rankclip_jax/models/presets.py), or an open_clip JSON file")
-    vision: Any = setting({}, "the image encoder: its family and sizes; what is not given is the preset's")
+    vision: Any = setting({}, "the image encoder: its family and sizes; defaults are the preset's")
     text: Any = setting({}, "the text encoder, likewise")
-    embedding_size: int = setting(0, "of both encoders; 0: the preset's", Range(0, 2**16))
+    embedding_size: int = setting(0, "size of both encoders' embeddings; 0: the preset's", Range(0, 2**16))
     image_size: int = setting(0, "side of the images in pixels; 0: the preset's", Range(0, 2048), fixed=False)
-    context_length: int = setting(0, "tokens of a text; 0: the preset's", Range(0, 2**14), fixed=False)
-    tokenizer: str = setting("clip", "of its texts: `clip`, or your own")
+    context_length: int = setting(0, "sequence length of a text; 0: the preset's", Range(0, 2**14), fixed=False)
+    tokenizer: str = setting("clip", "tokenizer of the texts: `clip`, or your own")
     pixel_mean: tuple[float, float, float] = setting(
-        PIXEL_MEAN, "of pixels in [0, 1]; CLIP's (SigLIP: 0.5 each)", Each(FRACTION, FRACTION, FRACTION)
+        PIXEL_MEAN,
+        "mean of red, green and blue in [0, 1]; default: CLIP's (SigLIP: 0.5 each)",
+        Each(FRACTION, FRACTION, FRACTION),
     )
-    pixel_std: tuple[float, float, float] = setting(PIXEL_STD, "the same", Each(*[Range(0, 1, exclude_low=True)] * 3))
+    pixel_std: tuple[float, float, float] = setting(
+        PIXEL_STD,
+        "standard deviation of red, green and blue, likewise",
+        Each(*[Range(0, 1, exclude_low=True)] * 3),
+    )
     activation: str = setting("", "`quick_gelu`, CLIP's, or `gelu`; empty: the preset's", Choice(("", *ACTIVATIONS)))
-    initial_logit_scale: float = setting(
-        1 / 0.07, "the multiplier that similarities start with (siglip: 10)", Range(1, 100)
-    )
+    initial_logit_scale: float = setting(1 / 0.07, "initial multiplier of similarities (siglip: 10)", Range(1, 100))
     dtype: str = setting(
         "float32",
         "compute type: `float32`, `bfloat16`, or `auto`: the faster of both on the device",
@@ -45,16 +49,19 @@ class ModelSettings(Settings):
     )
     remat: str = setting(
         "cheap",
-        "what the backward pass computes again: `cheap`, all but matrix products; `blocks`, everything; or `none`",
+        "what the backward pass recomputes: `cheap`, all but matrix products; `blocks`, everything; or `none`",
         Choice(remat.CHOICES),
         fixed=False,
     )
     attention: str = setting(
         "auto",
-        "cuDNN's flash attention where there is one and rows are long; `cudnn`, `xla`",
+        "`auto`: cuDNN's flash attention where supported and sequences are long; `cudnn`, `xla`",
         Choice(attention.IMPLEMENTATIONS),
         fixed=False,
     )
     scan_layers: bool | None = setting(
-        None, "compile one layer and loop; None: on TPUs, and on GPUs from 13 layers", Optional(bool), fixed=False
+        None,
+        "compile one layer and scan over the stack; None: on TPUs, and on GPUs from 13 layers",
+        Optional(bool),
+        fixed=False,
     )

@@ -1,4 +1,4 @@
-"""CLIP's text transformer: causal, read out at the end-of-text token (Radford et al., 2021)."""
+"""CLIP's causal text transformer, pooled at the end-of-text token (Radford et al., 2021)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,22 +25,22 @@ _SIZE = Range(1, 2**16)
 
 @dataclasses.dataclass(frozen=True)
 class TextTransformerConfig(TextConfig):
-    """A causal transformer over token ids."""
+    """The sizes of a causal transformer over token ids."""
 
     width: int = setting(512, "features of a token", _SIZE)
     layers: int = setting(12, "blocks", Range(1, 512))
     heads: int = setting(8, "attention heads of a block", _SIZE)
 
     def module(self, embedding_size: int, execution: Execution) -> nn.Module:
-        """`TextTransformer`."""
+        """Returns a `TextTransformer`."""
         return TextTransformer(self, embedding_size, execution)
 
     def check(self, flag: str) -> None:
-        """Heads divide the width."""
+        """Raises UserError unless the heads divide the width."""
         check_heads(flag, self.width, self.heads)
 
     def weight_map(self, library: Library) -> list[TensorMapping]:
-        """OpenAI's layout, which open_clip and the RankCLIP release share, or that of ``transformers.CLIPModel``."""
+        """Returns the mappings to OpenAI's layout (open_clip, the RankCLIP release) or ``transformers.CLIPModel``'s."""
         if library == "open_clip":
             return [
                 TensorMapping("token_embedding.weight", ("params", "token_embedding", "embedding")),
@@ -59,17 +59,17 @@ class TextTransformerConfig(TextConfig):
 
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any]) -> Self | None:
-        """A ``text_cfg`` without another library's model."""
+        """Returns the transformer for a ``text_cfg``; None if it names a Hugging Face model."""
         if "hf_model_name" in config:
             return None
         names = {"context_length": 77, "vocab_size": 49_408, "width": 512, "heads": 8, "layers": 12}
-        if other := sorted(config.keys() - names.keys()):
-            raise UserError(f"text_cfg.{other[0]}: not supported; expected {', '.join(names)}.")
+        if unsupported := sorted(config.keys() - names.keys()):
+            raise UserError(f"text_cfg.{unsupported[0]}: not supported; expected {', '.join(names)}.")
         length, vocabulary, width, heads, layers = (config.get(name, default) for name, default in names.items())
         return cls(length, vocabulary, width, layers, heads)
 
     def to_open_clip(self) -> dict[str, Any]:
-        """``text_cfg``."""
+        """Returns the ``text_cfg`` for an open_clip JSON file."""
         return {
             "context_length": self.context_length,
             "vocab_size": self.vocabulary_size,
@@ -80,7 +80,7 @@ class TextTransformerConfig(TextConfig):
 
 
 class TextTransformer(nn.Module):
-    """Token and position embeddings, causal blocks, a final norm; the end-of-text token is projected."""
+    """CLIP's text encoder: embeddings, causal blocks and a final norm, pooled at the end-of-text token."""
 
     config: TextTransformerConfig
     embedding_size: int
@@ -96,8 +96,8 @@ class TextTransformer(nn.Module):
         rows: jax.Array | None = None,
         tokens: bool = False,
     ) -> Encoded:
-        """Token ids ``[B, context_length]`` to ``[B, embedding_size]``; tokens after the end of a text are padding."""
-        del train, rows  # nothing is drawn
+        """Encodes token ids ``[B, context_length]`` as ``[B, embedding_size]``; ids after end-of-text are padding."""
+        del train, rows  # the encoder is deterministic
         config, dtype = self.config, self.execution.dtype
         embed = nn.Embed(
             config.vocabulary_size,
@@ -113,7 +113,7 @@ class TextTransformer(nn.Module):
         blocks = Transformer(
             config.width, config.heads, config.layers, causal=True, execution=self.execution, name="transformer"
         )
-        end = jnp.argmax(text, axis=-1)  # the end-of-text token has the largest id of all
+        end = jnp.argmax(text, axis=-1)  # the end-of-text token has the largest id
         norm = LayerNorm(dtype, name="final_norm")
         scaled = nn.initializers.normal(config.width**-0.5)
         project = nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")

@@ -29,14 +29,14 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[..., width]`` to the same."""
+        """Normalises ``[..., width]`` over its last axis."""
         return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.promote_types(self.dtype, jnp.float32), name="norm")(
             x
         ).astype(self.dtype)
 
 
 class Dense(nn.Module):
-    """A linear map, of whose outputs a part can be asked for."""
+    """A linear layer that can compute only a slice of its outputs."""
 
     features: int
     kernel_init: nn.initializers.Initializer
@@ -44,18 +44,17 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, outputs: slice = slice(None)) -> jax.Array:
-        """``[..., inputs]`` to ``[..., features]``, or to those of them."""
+        """Maps ``[..., inputs]`` to ``[..., features]``, or to the features in the slice ``outputs``."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return x.astype(self.dtype) @ kernel[:, outputs].astype(self.dtype) + bias[outputs].astype(self.dtype)
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised before and added after.
+    """A pre-norm block: attention and MLP, each with a residual connection.
 
-    Tokens of all rows stand in one axis, so that a weight's gradient contracts a single one: twice as fast on CPUs.
-    Where one token of a row is read out, only its query is asked, and only it goes through the MLP: what the others
-    would become is not needed.
+    The tokens of all rows share one axis, so that a weight's gradient contracts a single axis: twice as fast on CPUs.
+    Where a row is pooled at one token, only that token's query and MLP are computed; the others' outputs are unused.
     """
 
     width: int
@@ -67,9 +66,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, token: jax.Array | None = None) -> jax.Array:
-        """``[B * length, width]`` to the same; with a token's place in each row, int ``[B]``, to ``[B, width]``.
+        """Maps ``[B * length, width]`` to the same shape, or to ``[B, width]`` if ``token`` is given.
 
-        ``mask``, bool ``[B, length]``, says which tokens may be attended to.
+        Args:
+          x: the tokens of all rows.
+          mask: bool ``[B, length]``, True for tokens that may be attended to.
+          token: the index of the token to pool in each row, int ``[B]``.
         """
         dtype = self.execution.dtype
         into = nn.initializers.normal(self.width**-0.5)
@@ -79,18 +81,18 @@ class Block(nn.Module):
         if token is None:
             query, key, value = jnp.split(self._by_head(project(norm(x))), 3, axis=-2)
             execution = self.execution
-            how = choose(execution.attention, platform=execution.platform, dtype=dtype, length=self.length)
-            h = attention(query, key, value, causal=self.causal, implementation=how, mask=mask)
+            implementation = choose(execution.attention, platform=execution.platform, dtype=dtype, length=self.length)
+            h = attention(query, key, value, causal=self.causal, implementation=implementation, mask=mask)
         else:
             key, value = jnp.split(self._by_head(project(norm(x), slice(self.width, None))), 2, axis=-2)
             x = jnp.take_along_axis(x.reshape(-1, self.length, self.width), token[:, None, None], axis=1)[:, 0]
             query = project(norm(x), slice(self.width)).reshape(-1, self.heads, self.width // self.heads)
             exact = jnp.promote_types(dtype, jnp.float32)
             scores = jnp.einsum("bhd,bkhd->bhk", query, key, preferred_element_type=exact) * query.shape[-1] ** -0.5
-            seen = jnp.arange(self.length) <= token[:, None, None] if self.causal else None
+            visible = jnp.arange(self.length) <= token[:, None, None] if self.causal else None
             if mask is not None:
-                seen = mask[:, None] if seen is None else seen & mask[:, None]
-            h = jnp.einsum("bhk,bkhd->bhd", jax.nn.softmax(scores, where=seen).astype(dtype), value)
+                visible = mask[:, None] if visible is None else visible & mask[:, None]
+            h = jnp.einsum("bhk,bkhd->bhd", jax.nn.softmax(scores, where=visible).astype(dtype), value)
         x = x + Dense(self.width, residual, dtype, name="attention_out")(h.reshape(x.shape))
 
         h = LayerNorm(dtype, name="mlp_norm")(x)
@@ -100,12 +102,12 @@ class Block(nn.Module):
         return x + Dense(self.width, residual, dtype, name="mlp_out")(h)
 
     def _by_head(self, x: jax.Array) -> jax.Array:
-        """``[B * length, n * width]`` to ``[B, length, n * heads, width / heads]``."""
+        """Reshapes ``[B * length, n * width]`` to ``[B, length, n * heads, width / heads]``."""
         return x.reshape(-1, self.length, x.shape[-1] * self.heads // self.width, self.width // self.heads)
 
 
 class Transformer(nn.Module):
-    """A stack of blocks, whose parameters have a leading axis of ``layers``."""
+    """A stack of blocks, whose parameters are stacked along a leading axis of ``layers``."""
 
     width: int
     heads: int
@@ -115,15 +117,18 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, token: jax.Array | None = None) -> jax.Array:
-        """``[B, L, width]`` to the same; with the place of a token in each row, int ``[B]``, to ``[B, width]``.
+        """Maps ``[B, L, width]`` to the same shape, or to ``[B, width]`` if ``token`` is given.
 
-        ``mask``, bool ``[B, L]``, says which tokens may be attended to; None: all.
+        Args:
+          x: the tokens.
+          mask: bool ``[B, L]``, True for tokens that may be attended to; None: all.
+          token: the index of the token to pool in each row, int ``[B]``.
         """
         execution, shape = self.execution, x.shape
-        in_loop, alone = (self._block(shape[1], execution, in_loop=in_loop) for in_loop in (True, False))
+        scanned, unrolled = (self._block(shape[1], execution, in_loop=in_loop) for in_loop in (True, False))
 
-        def draw(key: jax.Array) -> optax.Params:
-            # JAX cannot map flash attention over layers, and weights do not depend on it.
+        def init(key: jax.Array) -> optax.Params:
+            # JAX cannot vmap flash attention over layers, and the initial weights do not depend on it.
             block = self._block(shape[1], dataclasses.replace(execution, attention="xla"))
             return jax.vmap(lambda key: block.init(key, x)["params"])(jax.random.split(key, self.layers))
 
@@ -131,15 +136,15 @@ class Transformer(nn.Module):
             return block.apply({"params": parameters}, x, mask, token)
 
         x = x.reshape(-1, self.width)
-        parameters = self.param("blocks", draw)
+        parameters = self.param("blocks", init)
         if execution.loops_over(self.layers):
             before, last = _split(parameters, (self.layers - 1, 1))
-            x, _ = jax.lax.scan(lambda x, one: (apply(in_loop, x, one), None), x, before)
+            x, _ = jax.lax.scan(lambda x, layer: (apply(scanned, x, layer), None), x, before)
         else:
             *before, last = _split(parameters, (1,) * self.layers)
-            for one in before:
-                x = apply(alone, x, _first(one))
-        x = apply(alone, x, _first(last), token)
+            for layer in before:
+                x = apply(unrolled, x, _first(layer))
+        x = apply(unrolled, x, _first(last), token)
         return x.reshape(shape) if token is None else x
 
     def _block(self, length: int, execution: Execution, in_loop: bool = False) -> nn.Module:
@@ -148,7 +153,7 @@ class Transformer(nn.Module):
 
 
 def _split(tree: Any, sizes: tuple[int, ...]) -> list[Any]:
-    """Trees of parts of each array's leading axis; a gradient comes back through one concatenation."""
+    """Splits each array along its leading axis; the gradient is a single concatenation."""
     leaves, structure = jax.tree.flatten(tree)
     return [
         jax.tree.unflatten(structure, parts)
@@ -157,12 +162,12 @@ def _split(tree: Any, sizes: tuple[int, ...]) -> list[Any]:
 
 
 def _first(tree: Any) -> Any:
-    """Each array's first part along its leading axis."""
+    """Returns each array's first element along its leading axis."""
     return jax.tree.map(lambda x: x[0], tree)
 
 
 def open_clip_blocks(prefix: str, layers: int) -> list[TensorMapping]:
-    """Where the weights of `Transformer` stand in OpenAI's and open_clip's files."""
+    """Returns the mappings of the weights of `Transformer` to OpenAI's and open_clip's files."""
     mappings: list[TensorMapping] = []
     blocks = ("transformer", "blocks")
     for layer in range(layers):
@@ -180,7 +185,7 @@ def open_clip_blocks(prefix: str, layers: int) -> list[TensorMapping]:
 
 
 def hugging_face_blocks(prefix: str, layers: int) -> list[TensorMapping]:
-    """Where the weights of `Transformer` stand in files of ``transformers.CLIPModel``."""
+    """Returns the mappings of the weights of `Transformer` to files of ``transformers.CLIPModel``."""
     mappings: list[TensorMapping] = []
     blocks = ("transformer", "blocks")
     for layer in range(layers):

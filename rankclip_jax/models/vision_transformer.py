@@ -36,37 +36,37 @@ _HEAD_WIDTH = 64  # open_clip's default
 
 @dataclasses.dataclass(frozen=True)
 class VisionTransformerConfig(VisionConfig):
-    """An image transformer; ``width`` is also the size of a token."""
+    """The sizes of a vision transformer."""
 
     patch_size: int = setting(32, "side of a patch in pixels", _SIZE)
     width: int = setting(768, "features of a token", _SIZE)
     layers: int = setting(12, "blocks", Range(1, 512))
     heads: int = setting(12, "attention heads of a block", _SIZE)
     pooling: str = setting(
-        "class_token", "`class_token`, or `mean` of the patches, without such a token", Choice(("class_token", "mean"))
+        "class_token", "`class_token`, or `mean`: of the patches, no class token", Choice(("class_token", "mean"))
     )
     patch_dropout: float = setting(
-        0.0, "fraction of an image's patches that a training step leaves out (FLIP, Li et al., 2023)", FRACTION_BELOW_1
+        0.0, "fraction of an image's patches dropped in training (FLIP, Li et al., 2023)", FRACTION_BELOW_1
     )
 
     @property
     def stride(self) -> int:
-        """The side of a patch."""
+        """The side of a patch in pixels."""
         return self.patch_size
 
     def module(self, embedding_size: int, execution: Execution) -> nn.Module:
-        """`VisionTransformer`."""
+        """Returns a `VisionTransformer`."""
         return VisionTransformer(self, embedding_size, execution)
 
     def check(self, flag: str) -> None:
-        """Heads divide the width."""
+        """Raises UserError unless the heads divide the width."""
         check_heads(flag, self.width, self.heads)
 
     def weight_map(self, library: Library) -> list[TensorMapping]:
-        """OpenAI's layout, which open_clip and the RankCLIP release share, or that of ``transformers.CLIPModel``."""
+        """Returns the mappings to OpenAI's layout (open_clip, the RankCLIP release) or ``transformers.CLIPModel``'s."""
         if self.pooling != "class_token":
             raise UserError(
-                f"--format: no other library's CLIP pools its patches by their {self.pooling}; found "
+                "--format: other libraries' CLIP models support only the pooling class_token; found "
                 f"config.model.vision.pooling={self.pooling}. Use the run from Python: rankclip_jax.load(DIR)"
             )
         if library == "open_clip":
@@ -92,7 +92,7 @@ class VisionTransformerConfig(VisionConfig):
         ]
 
     def resize_positions(self, parameters: optax.Params, image_size: int) -> optax.Params:
-        """The grid of position embeddings, resized."""
+        """Returns the parameters with the grid of position embeddings resized."""
         old, new = self.image_size // self.stride, image_size // self.stride
         if old == new:
             return parameters
@@ -100,12 +100,12 @@ class VisionTransformerConfig(VisionConfig):
 
     @classmethod
     def from_open_clip(cls, config: Mapping[str, Any]) -> Self | None:
-        """A ``vision_cfg`` whose ``layers`` is a number."""
+        """Returns the transformer for a ``vision_cfg`` whose ``layers`` is a number; None for others."""
         if not isinstance(config.get("layers", 12), int) or "timm_model_name" in config:
             return None
-        known = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"}
-        if other := sorted(config.keys() - known):
-            raise UserError(f"vision_cfg.{other[0]}: not supported; expected {', '.join(sorted(known))}.")
+        supported = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"}
+        if unsupported := sorted(config.keys() - supported):
+            raise UserError(f"vision_cfg.{unsupported[0]}: not supported; expected {', '.join(sorted(supported))}.")
         if config.get("mlp_ratio", 4) != 4:
             raise UserError(f"vision_cfg.mlp_ratio: expected 4; found {config['mlp_ratio']!r}.")
         width = config.get("width", 768)
@@ -113,7 +113,7 @@ class VisionTransformerConfig(VisionConfig):
         return cls(config.get("image_size", 224), config.get("patch_size", 16), width, config.get("layers", 12), heads)
 
     def to_open_clip(self) -> dict[str, Any]:
-        """``vision_cfg``."""
+        """Returns the ``vision_cfg`` for an open_clip JSON file."""
         return {
             "image_size": self.image_size,
             "width": self.width,
@@ -124,7 +124,7 @@ class VisionTransformerConfig(VisionConfig):
 
 
 class PatchEmbedding(nn.Module):
-    """A convolution whose windows lie side by side, as the product of matrices that it is: half its time on CPUs."""
+    """A convolution with non-overlapping windows, computed as a matrix product, which halves its time on CPUs."""
 
     width: int
     side: int  # of a patch, in pixels
@@ -132,7 +132,7 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Pixels ``[B, H, W, 3]`` to ``[B, N, width]``, patches from left to right and then down."""
+        """Maps pixels ``[B, H, W, 3]`` to patches ``[B, N, width]`` in row-major order."""
         side, channels = self.side, image.shape[-1]
         # PyTorch's default for a convolution, which CLIP keeps: uniform within 1 / sqrt(inputs).
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -144,7 +144,7 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches and a class token, normalised before and after the blocks; what is pooled is projected."""
+    """CLIP's image encoder: patches and a class token, layer norms before and after the blocks, pooling, projection."""
 
     config: VisionTransformerConfig
     embedding_size: int
@@ -160,10 +160,10 @@ class VisionTransformer(nn.Module):
         rows: jax.Array | None = None,
         tokens: bool = False,
     ) -> Encoded:
-        """Normalised pixels ``[B, H, W, 3]`` to ``[B, embedding_size]``; the tokens are the patches'.
+        """Encodes normalised pixels ``[B, H, W, 3]`` as ``[B, embedding_size]``; the tokens are the patches.
 
-        Training with patch dropout takes its randomness from the stream ``"patch_dropout"`` and from each row's number,
-        so that it draws the same however a batch is divided; ``rows``, int ``[B]``, are the numbers, or else from 0.
+        Patch dropout is seeded by the stream ``"patch_dropout"`` and each row's index in the global batch, so the draw
+        does not depend on how the batch is sharded. ``rows``, int ``[B]``, are these indices; None: counted from 0.
         """
         if mask is not None:
             raise NotImplementedError("images of one size have no padding to mask")
@@ -186,14 +186,14 @@ class VisionTransformer(nn.Module):
         )
         norm = LayerNorm(dtype, name="post_norm")
         project = nn.Dense(self.embedding_size, use_bias=False, kernel_init=scaled, dtype=dtype, name="projection")
-        if first and not tokens:  # what the other tokens would become is not needed
+        if first and not tokens:  # only the class token's output is used
             return Encoded(project(norm(blocks(x, token=jnp.zeros(len(x), jnp.int32)))))
         x = blocks(x)
         pooled = project(norm(x[:, 0] if first else x.mean(axis=1)))
         return Encoded(pooled, norm(x[:, first:])) if tokens else Encoded(pooled)
 
     def _drop_patches(self, x: jax.Array, rows: jax.Array) -> jax.Array:
-        """``[B, N, width]`` to a random choice of patches for each row, at least one."""
+        """Keeps a random subset of the patches ``[B, N, width]`` of each row, at least one."""
         kept = max(1, int(x.shape[1] * (1 - self.config.patch_dropout)))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("patch_dropout"), rows)
         draws = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:2]))(keys)

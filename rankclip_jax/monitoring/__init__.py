@@ -1,1 +1,1 @@
-"""What a run logs, and the pages and figures made of it."""
+"""Logs of a run, and the reports and figures made from them."""

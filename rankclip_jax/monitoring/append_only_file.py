@@ -1,4 +1,4 @@
-"""Files that are added to while a run goes on, on disks that may be full for a while, and in object stores."""
+"""Append-only files for logs, which tolerate disks that are temporarily full, and object stores."""
 
 import logging
 import threading
@@ -9,15 +9,15 @@ from rankclip_jax.input_pipeline import object_stores
 from rankclip_jax.input_pipeline.object_stores import is_remote
 
 _LOGGER = logging.getLogger(__name__)
-_PAUSE = 30  # seconds between two times that an object, which cannot be added to, is written anew
+_PAUSE = 30  # seconds between writes of an object, which object stores cannot append to and must rewrite
 
 
 class AppendOnlyFile:
-    """What cannot be written is kept, and written with what comes next.
+    """Appends to a file; content that cannot be written is buffered and written with the next.
 
     Args:
-      path: of the file; what it holds stays.
-      makes_folder: the file's folder is made anew where somebody removes it, but not those above.
+      path: the file; its existing content stays.
+      makes_folder: whether to create the file's folder again if it is removed, but not its parents.
     """
 
     def __init__(self, path: Path, *, makes_folder: bool = False) -> None:
@@ -27,30 +27,30 @@ class AppendOnlyFile:
         self._last = -float("inf")
 
     def add(self, content: bytes) -> None:
-        """Adds to the file, or to what is to be added to an object in a moment."""
+        """Appends to the file, or to the buffer of an object, which is written at intervals."""
         with self._writing:
             self._left += content
             if not is_remote(self.path) or time.monotonic() - self._last > _PAUSE:
                 self.flush()
 
     def flush(self) -> None:
-        """Writes what is left to be."""
+        """Writes the buffered content."""
         with self._writing:
             try:
                 self._write_left()
             except OSError as error:
                 if not self._failed:
-                    _LOGGER.warning("note: %s cannot be written (%s); later it is tried again", self.path, error)
+                    _LOGGER.warning("note: %s cannot be written (%s); retrying later", self.path, error)
                 self._failed = True
 
     def _write_left(self) -> None:
         if not self._left:
             return
-        if self._whole is None:  # the first time, when nobody else writes it any more
+        if self._whole is None:  # the first write, when no other process writes the file any more
             whole = self.path.read_bytes() if self.path.exists() else b""
             if self.path.suffix == ".jsonl" and whole and not whole.endswith(b"\n"):
-                self._left = b"\n" + self._left  # its last line was cut in half
-            self._whole = whole if is_remote(self.path) else b""  # which alone is written anew
+                self._left = b"\n" + self._left  # its last line is incomplete
+            self._whole = whole if is_remote(self.path) else b""  # only objects are rewritten
         if is_remote(self.path):
             self._last = time.monotonic()
             object_stores.write(self.path, self._whole + self._left)

@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn to be read in light and dark: text takes the page's colour, lines one for each series."""
+"""Charts as SVG for light and dark pages: text has the page's colour, and each series its own."""
 
 import html
 import math
@@ -8,24 +8,24 @@ import numpy as np
 
 _WIDTH, _HEIGHT = 400, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 16, 26
-_FEW = 12  # points, of which each is marked
+_FEW = 12  # points up to which each is marked
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 Points = Sequence[tuple[float, float]]
 
 
 def lines(title: str, series: Mapping[str, Points], across: str) -> str:
-    """Lines over a common axis; the legend says which is which.
+    """Returns a line chart with a legend.
 
     Args:
-      title: what is shown.
+      title: the chart's title.
       series: points by name, in order.
-      across: what the axis below counts.
+      across: the label of the x axis.
     """
     shown = {name: points for name, points in series.items() if points}
     if not shown:
         return ""
-    xs, ys = (np.asarray([point[place] for points in shown.values() for point in points]) for place in (0, 1))
+    xs, ys = (np.asarray([point[axis] for points in shown.values() for point in points]) for axis in (0, 1))
     plot = _Plot((xs.min(), xs.max()), (min(ys.min(), 0.0), ys.max()))
     marks = []
     for number, (name, points) in enumerate(shown.items()):
@@ -43,12 +43,12 @@ def lines(title: str, series: Mapping[str, Points], across: str) -> str:
 
 
 def densities(title: str, series: Mapping[str, np.ndarray], across: str) -> str:
-    """Histograms of some values, each scaled to the same area, as lines.
+    """Returns a chart of histograms as lines, each scaled to the same area.
 
     Args:
-      title: what is shown.
+      title: the chart's title.
       series: values by name.
-      across: what they are.
+      across: the label of the x axis.
     """
     low = min(float(values.min()) for values in series.values())
     high = max(float(values.max()) for values in series.values())
@@ -61,16 +61,16 @@ def densities(title: str, series: Mapping[str, np.ndarray], across: str) -> str:
 
 
 def pairs(title: str, first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> str:
-    """Two kinds of points in the plane, those of a pair joined.
+    """Returns a scatter plot of two kinds of points, with a line between the two points of each pair.
 
     Args:
-      title: what is shown.
+      title: the chart's title.
       first: ``[n, 2]``.
       second: ``[n, 2]``.
-      names: of the kinds.
+      names: the names of the two kinds.
     """
     both = np.concatenate([first, second])
-    plot = _Plot(*((float(both[:, place].min()), float(both[:, place].max())) for place in (0, 1)))
+    plot = _Plot(*((float(both[:, axis].min()), float(both[:, axis].max())) for axis in (0, 1)))
     joined = "".join(
         f'<line class="join" x1="{plot.x(a[0]):.1f}" y1="{plot.y(a[1]):.1f}" x2="{plot.x(b[0]):.1f}" '
         f'y2="{plot.y(b[1]):.1f}"/>'
@@ -85,7 +85,7 @@ def pairs(title: str, first: np.ndarray, second: np.ndarray, names: tuple[str, s
 
 
 class _Plot:
-    """From values to places in the picture."""
+    """Maps values to coordinates in the chart."""
 
     def __init__(self, across: tuple[float, float], up: tuple[float, float]) -> None:
         self._across, self._up = _widened(across), _widened(up)
@@ -99,7 +99,7 @@ class _Plot:
         return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     def axes(self, across: str) -> str:
-        """Grid, numbers, and what the axis below counts."""
+        """Returns grid lines, tick labels and the label of the x axis."""
         parts = []
         for value in _ticks(*self._up):
             y = self.y(value)
@@ -112,7 +112,7 @@ class _Plot:
 
 
 def _widened(ends: tuple[float, float]) -> tuple[float, float]:
-    """Ends that differ by what can be seen and computed with."""
+    """Returns the ends of an interval, widened if it is too short to draw."""
     low, high = float(ends[0]), float(ends[1])
     least = 1e-9 * max(abs(low), abs(high)) + 1e-100
     if high - low > least:
@@ -122,7 +122,7 @@ def _widened(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, four to eight of them."""
+    """Returns four to eight round numbers in an interval."""
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     while (high - low) / step > 8:
         step *= 2 if (high - low) / step <= 16 else 5

@@ -1,4 +1,4 @@
-"""What happened to a run beside its steps: a line each in ``events.jsonl``, and a word on the console."""
+"""The event log of a run: one line per event in ``events.jsonl``, and messages on the console."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from rankclip_jax.monitoring.append_only_file import AppendOnlyFile
 
 
 class Events:
-    """Of all attempts of a run: what was written before stays.
+    """Appends events to the log of a run, which covers all its attempts.
 
     Args:
-      workdir: the run's folder, which is there.
+      workdir: the run's folder, which must exist.
     """
 
     def __init__(self, workdir: Path) -> None:
@@ -26,7 +26,7 @@ class Events:
         self._counts: dict[str, int] = {}
 
     def write(self, event: str, **about: Any) -> None:
-        """Adds a line, by one process: when, where, what."""
+        """Appends an event with time, host and process, on the primary process."""
         self._counts[event] = self.count(event) + 1
         if is_primary_process():
             line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "process": os.getpid()}
@@ -35,19 +35,19 @@ class Events:
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """The path of the log."""
         return self._file.path
 
     def count(self, event: str) -> int:
-        """How often it was written by this process."""
+        """Returns how often this process wrote an event."""
         return self._counts.get(event, 0)
 
     def say(self, line: str) -> None:
-        """A line on the console, of one process."""
+        """Prints a line on the primary process."""
         if is_primary_process():
             say(printable(line, 10_000))
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """What happened to a run, in order; a line that was cut in half is left out."""
-    return [found for found in json_lines.read_objects(workdir / "events.jsonl") if isinstance(found.get("event"), str)]
+    """Returns the events of a run in order, without incomplete lines."""
+    return [event for event in json_lines.read_objects(workdir / "events.jsonl") if isinstance(event.get("event"), str)]

@@ -1,7 +1,7 @@
-"""Where the time of a run goes, over all its attempts: ``goodput.jsonl`` in its workdir, a line each.
+"""The goodput ledger of a run: its wall time by cause, one line per attempt in ``goodput.jsonl`` of its workdir.
 
-A line is written anew every few seconds, so that an attempt that is killed has told how far it came. What steps made
-and the next attempt makes again, having begun at an earlier checkpoint, is lost.
+The current line is rewritten every few seconds, so that it is up to date if the attempt is killed. Steps that the next
+attempt repeats, because it resumes from an earlier checkpoint, count as lost.
 """
 
 import json
@@ -26,32 +26,32 @@ CAUSES = {
     "evaluation": "evaluation",
     "start": "starting",
     "compile": "compiling",
-    "recovery": "reading checkpoints to go on from",
+    "recovery": "restoring checkpoints",
     "other": "other",
-    "lost": "steps made again",
+    "lost": "repeated steps",
     "down": "between attempts",
 }
 
 
 class Ledger:
-    """The lines of this process's attempts.
+    """Writes the ledger lines of this process's attempts.
 
     Args:
-      workdir: the run's folder, which is there.
-      timeline: what takes time.
-      started: when the first attempt of this process began, by the clock that nobody sets (`time.monotonic`).
+      workdir: the run's folder, which must exist.
+      timeline: the time spent on each cause.
+      started: the start of this process's first attempt, by `time.monotonic`.
     """
 
     def __init__(self, workdir: Path, timeline: Timeline, started: float) -> None:
         self._path, self._timeline = workdir / NAME, timeline
         self._start(started)
-        self._before = [json.dumps(found) for found in json_lines.read_objects(self._path)]
+        self._before = [json.dumps(line) for line in json_lines.read_objects(self._path)]
         self._counted: dict[str, float] = defaultdict(float)
         self._line: dict[str, Any] = {}
         self._writing = threading.RLock()
 
     def begin(self, step: int) -> None:
-        """A new attempt goes on from a step; the one before of this process, if any, ended here."""
+        """Starts a new attempt from a step, and ends this process's previous attempt, if any."""
         with self._writing:
             if self._line:
                 self.write()
@@ -63,11 +63,11 @@ class Ledger:
             self.write()
 
     def _start(self, started: float) -> None:
-        """An attempt began then; the time of day is asked for once, since somebody may set it meanwhile."""
+        """Sets the start of an attempt; reads the wall clock only once, since it may be adjusted later."""
         self._started, self._began = started, time.time() - (time.monotonic() - started)
 
     def write(self) -> None:
-        """Writes how things stand."""
+        """Writes the current line."""
         with self._writing:
             took, ever = time.monotonic() - self._started, self._timeline.seconds()
             seconds = {cause: round(ever[cause] - self._counted[cause], 3) for cause in CAUSES}
@@ -77,20 +77,20 @@ class Ledger:
 
 
 def seconds_of(workdir: Path) -> dict[str, float]:
-    """Seconds of a run's wall time by `CAUSES`, over all its attempts; nothing where it has told none."""
-    found = _lines(workdir / NAME)
-    attempts = [_of_attempt(found, number) for number in range(len(found))]
+    """Returns the seconds of a run's wall time by `CAUSES` over all its attempts; empty without a ledger."""
+    lines = _lines(workdir / NAME)
+    attempts = [_of_attempt(lines, number) for number in range(len(lines))]
     sums = {cause: sum(attempt.get(cause, 0.0) for attempt in attempts) for cause in CAUSES}
     return {cause: seconds for cause, seconds in sums.items() if seconds > 0}
 
 
 def attempts_of(workdir: Path) -> int:
-    """How often a run was begun or went on."""
+    """Returns the number of a run's attempts."""
     return len(_lines(workdir / NAME))
 
 
 def share_of_steps(seconds: dict[str, float]) -> float:
-    """The goodput: the share of the time that steps took whose results were kept."""
+    """Returns the goodput: the fraction of the time spent on steps whose results were kept."""
     return seconds.get("step", 0.0) / max(sum(seconds.values()), 1e-9)
 
 
@@ -110,12 +110,16 @@ def _of_attempt(attempts: Sequence[dict[str, Any]], number: int) -> dict[str, fl
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The attempts in a file; what is no attempt is left out."""
-    found = []
+    """Returns the valid attempts in a file."""
+    attempts = []
     for attempt in json_lines.read_objects(path):
         numbers = {name: files.number(attempt.get(name)) for name in ("started", "ended", "from_step", "step")}
-        told = attempt.get("seconds")
-        seconds = {name: files.number(value) for name, value in told.items()} if isinstance(told, dict) else {"": None}
+        by_cause = attempt.get("seconds")
+        seconds = (
+            {name: files.number(value) for name, value in by_cause.items()}
+            if isinstance(by_cause, dict)
+            else {"": None}
+        )
         if None not in numbers.values() and None not in seconds.values():
-            found.append(numbers | {"seconds": seconds})
-    return found
+            attempts.append(numbers | {"seconds": seconds})
+    return attempts

@@ -1,4 +1,4 @@
-"""A sign of life for those who watch from outside: ``heartbeat.json`` in the workdir, and the ledger of time."""
+"""The heartbeat of a run for outside monitors: ``heartbeat.json`` in the workdir, written with the goodput ledger."""
 
 import contextlib
 import json
@@ -19,14 +19,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Heartbeat(contextlib.ExitStack):
-    """Tells every so many seconds, in a thread of its own, at which step the run is, and what it does since when.
+    """Writes the run's step and current activity at an interval, in a thread.
 
     Args:
-      workdir: the run's folder, which is there.
-      timeline: what the run does.
-      ledger: written each time.
-      seconds: between two beats.
-      total_steps: of the run.
+      workdir: the run's folder, which must exist.
+      timeline: the run's current activity.
+      ledger: written with each heartbeat.
+      seconds: the interval.
+      total_steps: the length of the run.
     """
 
     def __init__(
@@ -38,10 +38,12 @@ class Heartbeat(contextlib.ExitStack):
         self._over, self._failed = threading.Event(), False
 
     def __enter__(self) -> "Heartbeat":
-        """Beats from here on, and a last time at the end."""
+        """Starts the heartbeats; the last one is written on exit."""
         thread = threading.Thread(target=self._beat_on, daemon=True)
         thread.start()
-        self.callback(thread.join, timeout=self._seconds)  # unless the folder cannot be reached any more
+        self.callback(
+            thread.join, timeout=self._seconds
+        )  # with a timeout, in case the folder is not reachable any more
         self.callback(self._over.set)
         return self
 
@@ -66,18 +68,18 @@ class Heartbeat(contextlib.ExitStack):
         try:
             write_atomically(self._path, json.dumps(line) + "\n")
             self._ledger.write()
-        except OSError as error:  # what cannot be told is no reason to stop
+        except OSError as error:  # a failed heartbeat is no reason to stop
             if not self._failed:
                 _LOGGER.warning("note: %s cannot be written (%s)", self._path, error)
             self._failed = True
 
 
 def last(workdir: Path) -> dict | None:
-    """The last sign of life of a run; None: there is none that can be read."""
+    """Returns the last heartbeat of a run; None: missing or unreadable."""
     try:
-        found = read_json(workdir / NAME)
+        beat = read_json(workdir / NAME)
     except (OSError, UserError):
         return None
-    numbers = [number(found.get(name)) for name in ("time", "process", "step", "seconds")]
-    words = [found.get(name) for name in ("host", "doing")]
-    return found if None not in numbers and all(isinstance(word, str) for word in words) else None
+    numbers = [number(beat.get(name)) for name in ("time", "process", "step", "seconds")]
+    words = [beat.get(name) for name in ("host", "doing")]
+    return beat if None not in numbers and all(isinstance(word, str) for word in words) else None

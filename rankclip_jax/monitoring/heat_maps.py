@@ -1,8 +1,8 @@
-"""Where in an image each word of its caption is seen: what covering a part takes from the similarity with the word.
+"""Occlusion heat maps: where in an image each word of its caption is seen (Zeiler and Fergus, 2014, section 2).
 
-A word is the difference that it makes to the caption's embedding; a part is a square of a grid, covered with the
-image's mean colour. So the maps need nothing of a tower but its embeddings, and serve transformers and ResNets alike.
-Source: occlusion, Zeiler and Fergus 2014, section 2.
+A map shows how much occluding a part of the image reduces the similarity with a word. A word is represented by the
+difference that it makes to the caption's embedding; a part is a square of a grid, covered with the image's mean colour.
+The maps need only embeddings, so they work for transformers and ResNets alike.
 """
 
 import html
@@ -16,12 +16,12 @@ from rankclip_jax.evaluation.encoder import Encoder
 from rankclip_jax.monitoring import page
 
 _GRID = 8
-_WORDS = 8  # of a caption, that are drawn
+_WORDS = 8  # words of a caption that are drawn
 _WIDTH = 112
 
 
 def draw(encoder: Encoder, pairs: Sequence[tuple[np.ndarray, str]]) -> str:
-    """HTML with a picture for each word of each caption.
+    """Returns HTML with a heat map for each word of each caption.
 
     Args:
       encoder: the model.
@@ -30,7 +30,7 @@ def draw(encoder: Encoder, pairs: Sequence[tuple[np.ndarray, str]]) -> str:
     cards = []
     for pixels, caption in pairs:
         heats = np.clip(heat_of_words(encoder, pixels, caption), 0, None)
-        heats /= heats.max(initial=1e-12)  # one scale for the caption: words that matter little stay dark
+        heats /= heats.max(initial=1e-12)  # one scale per caption: words that matter little stay dark
         shown = "".join(
             f"<li><figure>{page.image(_warmed(pixels, heat), f'{word}: where in the image', width=_WIDTH)}"
             f"<figcaption>{html.escape(word)}</figcaption></figure></li>"
@@ -42,12 +42,12 @@ def draw(encoder: Encoder, pairs: Sequence[tuple[np.ndarray, str]]) -> str:
 
 
 def heat_of_words(encoder: Encoder, pixels: np.ndarray, caption: str) -> np.ndarray:
-    """How much of each word covering each square takes away: ``[words, 8, 8]``, rows from the top.
+    """Returns how much occluding each square reduces the similarity with each word: ``[words, 8, 8]``.
 
     Args:
       encoder: the model.
-      pixels: uint8 ``[H, W, 3]``.
-      caption: the image's.
+      pixels: the image, uint8 ``[H, W, 3]``.
+      caption: the image's caption.
     """
     words = caption.split()
     without = [" ".join(words[:number] + words[number + 1 :]) for number in range(len(words))]
@@ -58,20 +58,20 @@ def heat_of_words(encoder: Encoder, pixels: np.ndarray, caption: str) -> np.ndar
 
 
 def _covered(pixels: np.ndarray) -> list[np.ndarray]:
-    """The image without each square of the grid."""
+    """Returns copies of the image, each with one square of the grid occluded."""
     colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
     down, across = (np.linspace(0, size, _GRID + 1).round().astype(int) for size in pixels.shape[:2])
-    found = []
+    occluded_images = []
     for row in range(_GRID):
         for column in range(_GRID):
-            one = pixels.copy()
-            one[down[row] : down[row + 1], across[column] : across[column + 1]] = colour
-            found.append(one)
-    return found
+            occluded = pixels.copy()
+            occluded[down[row] : down[row + 1], across[column] : across[column + 1]] = colour
+            occluded_images.append(occluded)
+    return occluded_images
 
 
 def _warmed(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The image in grey, and over it the heat, from 0 to 1."""
+    """Returns the image in grey, overlaid with the heat, which is in [0, 1]."""
     height, width = pixels.shape[:2]
     share = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
     share = np.clip(share, 0, 1)[..., None]

@@ -1,4 +1,4 @@
-"""The report about one run or several: their workdirs' files, and what their models make of validation data."""
+"""The HTML report of one or several runs: settings, results, curves, goodput, and the models' outputs."""
 
 import html
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ from rankclip_jax.monitoring.writers import read_lines
 from rankclip_jax.settings.schema import flatten
 
 _NOT_DRAWN = ("step", "finite", "unreadable")
-_MOST_POINTS = 400  # of a line
+_MOST_POINTS = 400  # of a curve
 
 
 def write(workdirs: Sequence[Path], output: Path) -> None:
-    """Writes the page.
+    """Writes the report.
 
     Args:
-      workdirs: of the runs; the first is what the others are compared with.
-      output: the file.
+      workdirs: the folders of the runs; the others are compared with the first.
+      output: the HTML file.
 
     Raises:
-      UserError: one of them holds no run, or the file cannot be written.
+      UserError: a folder holds no run, or the file cannot be written.
     """
     configs = {_name(folder, workdirs): read_config(folder) for folder in workdirs}
     folders = dict(zip(configs, workdirs, strict=True))
@@ -51,15 +51,17 @@ def write(workdirs: Sequence[Path], output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         content = page.document(f"Report: {', '.join(configs)}", sections)
-        write_atomically(output, content.encode("utf8", "backslashreplace"))  # names of metrics may be no Unicode
+        write_atomically(
+            output, content.encode("utf8", "backslashreplace")
+        )  # names of metrics may hold invalid Unicode
     except OSError as error:
-        raise UserError(f"--output: {output} cannot be written ({error}). Name another path.") from error
+        raise UserError(f"--output: {output} cannot be written ({error}). Use another path.") from error
 
 
 def _name(folder: Path, workdirs: Sequence[Path]) -> str:
-    """The folder's own name, or all of its path where another run is called the same."""
-    alike = [other for other in workdirs if resolve(other).name == resolve(folder).name]
-    return str(folder) if len(alike) > 1 else resolve(folder).name
+    """Returns the folder's name, or its full path if another run has the same name."""
+    namesakes = [other for other in workdirs if resolve(other).name == resolve(folder).name]
+    return str(folder) if len(namesakes) > 1 else resolve(folder).name
 
 
 def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:
@@ -67,12 +69,12 @@ def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:
     for name, config in configs.items():
         steps = saved_steps(folders[name])
         batch = f"{config['train']['global_batch_size']:,}"
-        told = (config["model"]["name"], config["objective"]["name"], batch, str(steps[-1]) if steps else "none")
+        facts = (config["model"]["name"], config["objective"]["name"], batch, str(steps[-1]) if steps else "none")
         state = status.state_of(folders[name], config)
         mark = "finished" if state.finished else "unfinished"
         shown = f'<span class="{mark}">{html.escape(state.words)}</span>'
-        rows.append([html.escape(name), shown, *map(html.escape, told)])
-    content = page.table(["run", "state", "model", "objective", "pairs a step", "newest checkpoint"], rows)
+        rows.append([html.escape(name), shown, *map(html.escape, facts)])
+    content = page.table(["run", "state", "model", "objective", "pairs per step", "newest checkpoint"], rows)
     values = {name: dict(flatten(config)) for name, config in configs.items()}
     keys = dict.fromkeys(key for each in values.values() for key in each)
     different = [key for key in keys if len({repr(each.get(key)) for each in values.values()}) > 1]
@@ -85,22 +87,22 @@ def _runs(configs: dict[str, dict], folders: dict[str, Path]) -> str:
 
 
 def _value(value: object) -> str:
-    """A setting's value; of a number, as many digits as tell it from others."""
+    """Formats a setting's value; floats with six significant digits."""
     return html.escape(f"{value:.6g}" if isinstance(value, float) else repr(value))
 
 
 def _evaluation(configs: dict[str, dict], folders: dict[str, Path]) -> str:
-    """The newest results of each run side by side, with what each has more or less than the first."""
-    found = {name: _newest_results(folder) for name, folder in folders.items()}
-    names = list(dict.fromkeys(metric for _, values in found.values() for metric in values))
+    """Formats the newest results of each run side by side, with differences from the first run."""
+    newest = {name: _newest_results(folder) for name, folder in folders.items()}
+    names = list(dict.fromkeys(metric for _, values in newest.values() for metric in values))
     if not names:
         return ""
     directions = {name: way for folder in folders.values() for name, way in results.directions(folder).items()}
     rows = []
     for metric in names:
         cells = [page.name(metric)]
-        first = next(iter(found.values()))[1].get(metric)
-        for number, (_, values) in enumerate(found.values()):
+        first = next(iter(newest.values()))[1].get(metric)
+        for number, (_, values) in enumerate(newest.values()):
             value = values.get(metric)
             cells.append("-" if value is None else f"{value:.4f}")
             if number and value is not None and first is not None and value != first:
@@ -112,14 +114,14 @@ def _evaluation(configs: dict[str, dict], folders: dict[str, Path]) -> str:
         "metric",
         *(
             f"{html.escape(name)}, step {step}{' (unfinished)' if name in unfinished else ''}"
-            for name, (step, _) in found.items()
+            for name, (step, _) in newest.items()
         ),
     ]
     return page.table(head, rows)
 
 
 def _judged(higher_is_better: bool | None, difference: float) -> str:
-    """Whether a difference is for the better, of metrics that know."""
+    """Returns whether a difference is better or worse, or plain for metrics without a direction."""
     if higher_is_better is None:
         return "plain"
     return "better" if (difference > 0) == higher_is_better else "worse"
@@ -144,25 +146,25 @@ def _curves(folders: dict[str, Path]) -> str:
         for name, lines in logged.items():
             points = [(line["step"], line[metric]) for line in lines if isinstance(line.get(metric), int | float)]
             series[name] = points[:: max(len(points) // _MOST_POINTS, 1)]
-        if any(len(points) > 1 for points in series.values()):  # one point is in the table above
+        if any(len(points) > 1 for points in series.values()):  # single points are in the table above
             drawn.append(charts.lines(metric, series, "step"))
     return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ""
 
 
 def _time(folders: dict[str, Path]) -> str:
-    told = {name: goodput.seconds_of(folder) for name, folder in folders.items()}
-    if not any(told.values()):
+    times = {name: goodput.seconds_of(folder) for name, folder in folders.items()}
+    if not any(times.values()):
         return ""
-    shares = [f"{goodput.share_of_steps(seconds):.1%}" if seconds else "-" for seconds in told.values()]
+    shares = [f"{goodput.share_of_steps(seconds):.1%}" if seconds else "-" for seconds in times.values()]
     rows = [["goodput", *shares]]
     for cause, words in goodput.CAUSES.items():
-        if any(cause in seconds for seconds in told.values()):
-            rows.append([words, *(format_duration(seconds.get(cause, 0.0)) for seconds in told.values())])
-    return page.table(["time", *map(html.escape, told)], rows)
+        if any(cause in seconds for seconds in times.values()):
+            rows.append([words, *(format_duration(seconds.get(cause, 0.0)) for seconds in times.values())])
+    return page.table(["time", *map(html.escape, times)], rows)
 
 
 def _findings(folder: Path, stored: dict) -> str:
-    """What its newest checkpoint makes of its validation data; nothing where it lacks either."""
+    """Renders the outputs of the newest checkpoint on the validation data; empty without a checkpoint or data."""
     config = ConfigDict(stored)
     if not saved_steps(folder) or not input_pipeline.has_validation(config.data):
         return ""
@@ -171,7 +173,7 @@ def _findings(folder: Path, stored: dict) -> str:
             config.data, "validation", image_size=preset_of(config.model).vision.image_size, seed=config.seed
         )
     except UserError as error:
-        say(printable(f"note: no pictures of {folder}, whose validation data are not here: {error}", 1000))
+        say(printable(f"note: skipping the examples of {folder}: cannot open its validation data: {error}", 1000))
         return ""
     weights = loading.read(folder, weights=config.evaluation.weights)
     embedder = Embedder(weights.model, Layout(make_local_mesh()))

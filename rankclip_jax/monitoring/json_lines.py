@@ -1,4 +1,4 @@
-"""Files of JSON Lines as anybody may have left them."""
+"""A tolerant reader of JSON Lines files, which may be incomplete or damaged."""
 
 import io
 import json
@@ -16,23 +16,26 @@ _LONGEST_LINE = 1 << 20
 
 
 def read_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects in a file, a line each, without what is none, as a line cut in half; none where there is no file.
+    """Yields the JSON objects in a file, one per line, and skips invalid lines; yields nothing for a missing file.
 
     Raises:
-      OSError: it is not a regular file, or cannot be read.
-      UserError: it is larger than any log.
+      OSError: the file is not a regular file, or cannot be read.
+      UserError: the file is too large.
     """
     try:
         opened = open_regular(path)
     except FileNotFoundError:
         return
-    with io.BufferedReader(cast(io.RawIOBase, opened)) as file:  # an object's own reads lines of any length
+    with io.BufferedReader(cast(io.RawIOBase, opened)) as file:  # the reader of objects has no line limit of its own
         if not is_remote(path) and os.fstat(opened.fileno()).st_size > _LARGEST_FILE:
-            raise UserError(f"{printable(path)}: expected at most {_LARGEST_FILE:,} bytes. Move it elsewhere.")
+            raise UserError(
+                f"{printable(path)}: expected at most {_LARGEST_FILE:,} bytes; found "
+                f"{os.fstat(opened.fileno()).st_size:,}. Move the file elsewhere."
+            )
         while line := file.readline(_LONGEST_LINE):
             try:
-                found = json.loads(line)
+                value = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(found, dict) and not is_deep(found):
-                yield found
+            if isinstance(value, dict) and not is_deep(value):
+                yield value

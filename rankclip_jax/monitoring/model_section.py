@@ -1,4 +1,4 @@
-"""What a model makes of a validation set: galleries both ways, similarities, and how its two modalities lie."""
+"""The report's section about a model: retrieval galleries, heat maps, similarities and the geometry of embeddings."""
 
 import html
 
@@ -13,18 +13,18 @@ from rankclip_jax.input_pipeline.loader import evaluation_pixels
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.monitoring import charts, heat_maps, page
 
-PAIRS = 256  # of the validation set, that are looked at
+PAIRS = 256  # pairs of the validation set that the section uses
 _SHOWN, _RANKED, _WARMED, _CAPTIONS = 6, 5, 3, 3
 _MATRIX = 64
 _PIXELS = 160
 
 
 def render(source: Source, embedded: Embedded, encoder: Encoder) -> str:
-    """Sections of HTML about the first pairs of a dataset.
+    """Renders HTML about a model's embeddings of the first pairs of a dataset.
 
     Args:
       source: the dataset.
-      embedded: its first pairs, by a model.
+      embedded: the model's embeddings of its first pairs.
       encoder: the model.
     """
     images, texts = embedded.image, embedded.first_text
@@ -49,7 +49,7 @@ def render(source: Source, embedded: Embedded, encoder: Encoder) -> str:
 
 
 def _image_card(source: Source, embedded: Embedded, own: list[list[str]], similarity: np.ndarray, row: int) -> str:
-    """An image above its own captions and those nearest to it, of which some that say the same are one."""
+    """Renders an image with its own captions and the nearest captions, without duplicates."""
     order = np.argsort(-similarity[row], kind="stable")
     ranked = list(dict.fromkeys(own[column][0] for column in order))[:_RANKED]
     items = "".join(f'<li class="{_mark(text in own[row])}">{html.escape(text)}</li>' for text in ranked)
@@ -58,13 +58,13 @@ def _image_card(source: Source, embedded: Embedded, own: list[list[str]], simila
 
 
 def _captions(texts: list[str]) -> str:
-    """The first few captions of an image, and how many there are beside them."""
+    """Renders the first few captions of an image, and the number of the others."""
     more = [f"and {len(texts) - _CAPTIONS} more"] if len(texts) > _CAPTIONS else []
     return "".join(f"<p>{html.escape(text)}</p>" for text in texts[:_CAPTIONS] + more)
 
 
 def _text_card(source: Source, embedded: Embedded, own: list[list[str]], similarity: np.ndarray, column: int) -> str:
-    """An image is right if it has this caption, be it its first or not."""
+    """Renders a caption with the nearest images; an image is correct if any of its captions is this one."""
     ranked, text = np.argsort(-similarity[:, column], kind="stable")[:_RANKED], own[column][0]
     items = "".join(
         f'<li><figure class="{_mark(text in own[row])}">'
@@ -79,7 +79,7 @@ def _mark(right: bool) -> str:
 
 
 def _pixels(source: Source, embedded: Embedded, row: int) -> np.ndarray:
-    """Of an image that was embedded, so that it is none too large."""
+    """Returns the pixels of an embedded image, whose size was checked when it was embedded."""
     image = source[int(embedded.index[row])]["image"]
     return evaluation_pixels(image, getattr(source, "image_size", _PIXELS), MOST_PIXELS)
 
@@ -97,18 +97,18 @@ def _densities(similarity: np.ndarray) -> str:
         return ""
     own = np.eye(len(similarity), dtype=bool)
     return charts.densities(
-        "How similar images and captions are",
-        {"of a pair": similarity[own], "of different pairs": similarity[~own]},
+        "Similarity of images and captions",
+        {"same pair": similarity[own], "different pairs": similarity[~own]},
         "cosine similarity",
     )
 
 
 def _reliability(images: np.ndarray, texts: np.ndarray, words: list[str], scale: float) -> str:
-    """How often the likeliest caption is right, by how likely the model holds it; those that say the same are one."""
+    """Renders a reliability diagram of the most probable caption; duplicate captions are merged."""
     different = list(dict.fromkeys(words))
     candidates = texts[[words.index(text) for text in different]]
     likeliest = (images @ candidates.T).argmax(axis=1)
-    hits = np.asarray([different[place] == text for place, text in zip(likeliest, words, strict=True)], float)
+    hits = np.asarray([different[index] == text for index, text in zip(likeliest, words, strict=True)], float)
     confidence, accuracy, _ = in_bins(confidences(images, candidates, scale), hits)
     title = f"Reliability: how often the likeliest of {len(different)} captions is right"
     series = {"this model": list(zip(confidence, accuracy, strict=True)), "as often as it says": [(0, 0), (1, 1)]}
@@ -116,12 +116,12 @@ def _reliability(images: np.ndarray, texts: np.ndarray, words: list[str], scale:
 
 
 def _map(images: np.ndarray, texts: np.ndarray) -> str:
-    """The plane in which all embeddings spread most; the gap between the modalities is part of it."""
+    """Renders the embeddings in their first two principal components, which include the modality gap."""
     if len(images) < 2:
         return ""
     both = np.concatenate([images, texts]).astype(np.float64)
     centred = both - both.mean(axis=0)
-    places = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    projected = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
     gap = np.linalg.norm(images.mean(axis=0) - texts.mean(axis=0))
     title = f"Embeddings of pairs in their first two principal components; modality gap {gap:.3f}"
-    return charts.pairs(title, places[: len(images)], places[len(images) :], ("images", "captions"))
+    return charts.pairs(title, projected[: len(images)], projected[len(images) :], ("images", "captions"))

@@ -1,4 +1,4 @@
-"""One page about one run or several: a file without scripts that needs no network."""
+"""Building blocks of the HTML report: a single file without scripts or network access."""
 
 import base64
 import html
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-_NO_TEXT = re.compile("[^\\t\\n -~\\xa0-\\ud7ff\\ue000-\U0010ffff]")  # control characters, halves of others
+_NO_TEXT = re.compile("[^\\t\\n -~\\xa0-\\ud7ff\\ue000-\U0010ffff]")  # control characters and lone surrogates
 _STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf8")
 
 
 def document(title: str, sections: Mapping[str, str]) -> str:
-    """A whole page; sections by their headings, of which empty ones are left out."""
+    """Returns a complete page; sections are by heading, and empty ones are omitted."""
     shown = {name: content for name, content in sections.items() if content}
     links = "".join(f'<li><a href="#{_anchor(name)}">{html.escape(name)}</a></li>' for name in shown)
     parts = "".join(
@@ -34,12 +34,12 @@ def document(title: str, sections: Mapping[str, str]) -> str:
 
 
 def name(text: str) -> str:
-    """A name in a narrow column, escaped: lines may break after its dots and slashes, and between its words."""
+    """Returns an escaped name with optional line breaks after dots and slashes and between words."""
     return re.sub(r"(?<=[a-z0-9])([./]|_(?=[a-z]))", r"\1<wbr>", html.escape(text))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls by itself where the screen is narrow; cells are HTML."""
+    """Returns a table of HTML cells that scrolls on narrow screens."""
     names = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join(
         f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
@@ -51,7 +51,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def image(pixels: np.ndarray, described: str, css: str = "", width: int = 0) -> str:
-    """An image inside the page: uint8 ``[H, W, 3]``."""
+    """Returns an inline image of pixels, uint8 ``[H, W, 3]``."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     size = f' width="{width}"' if width else ""

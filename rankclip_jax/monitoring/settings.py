@@ -1,4 +1,4 @@
-"""Settings of what a run logs, under ``config.logging``."""
+"""Settings of a run's logs, under ``config.logging``."""
 
 import dataclasses
 
@@ -8,20 +8,22 @@ from rankclip_jax.input_pipeline.setting import COUNT, COUNT_OR_ZERO, Choice, Ea
 
 @dataclasses.dataclass(frozen=True)
 class LoggingSettings(Settings):
-    """Metrics, profiles and Weights & Biases."""
+    """Settings of metrics, profiles and Weights & Biases."""
 
     section = "logging"
 
-    every_steps: int = setting(50, "steps between two lines of metrics, which are means over them", COUNT, fixed=False)
+    every_steps: int = setting(
+        50, "interval of logged metrics in steps, over which they are averaged", COUNT, fixed=False
+    )
     profile_steps: tuple[int, int] = setting(
         (0, 0),
-        "trace from one step to another, for XProf; (0, 0): none",
+        "first and last step of a profile for XProf; (0, 0): no profile",
         Each(COUNT_OR_ZERO, COUNT_OR_ZERO),
         fixed=False,
     )
     wandb: str = setting(
         "",
-        "Weights & Biases: `online`, or `offline`, to be sent later with `wandb sync`",
+        "Weights & Biases: `online`, or `offline` for a later `wandb sync`; empty: off",
         Choice(("", "offline", "online")),
         fixed=False,
     )
@@ -31,5 +33,5 @@ class LoggingSettings(Settings):
         if first > last or (last and not first):
             raise UserError(
                 "config.logging.profile_steps: expected the first and the last step, from 1, or (0, 0) for none; "
-                f"found {(first, last)}."
+                f'found {(first, last)}. Use for example --config.logging.profile_steps="(10, 15)".'
             )

@@ -1,4 +1,4 @@
-"""How a run stands, from the files of its workdir."""
+"""The status of a run, read from the files of its workdir."""
 
 import dataclasses
 import time
@@ -12,14 +12,14 @@ from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.monitoring import events, goodput, heartbeat
 from rankclip_jax.settings.schema import flatten
 
-_SILENT = 60  # seconds, six beats, after which a run is not taken for running
+_SILENT = 60  # seconds (six heartbeats) without a heartbeat after which a run no longer counts as running
 
 
 def lines(workdir: Path) -> Iterator[str]:
-    """Lines: the run, its checkpoints, its last sign of life, where its time goes, and what happened to it.
+    """Yields lines about a run: its state, checkpoints, last heartbeat, goodput and events.
 
     Raises:
-      UserError: there is no run.
+      UserError: the folder holds no run.
     """
     config = read_config(workdir)
     yield f"{workdir}: {config['model']['name']}, {config['objective']['name']}; {state_of(workdir, config).words}"
@@ -39,14 +39,14 @@ def lines(workdir: Path) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Whether a run has made all its steps, and how it stands in words."""
+    """The state of a run: whether all its steps are done, and a description."""
 
     finished: bool
     words: str
 
 
 def state_of(workdir: Path, config: dict) -> State:
-    """How a run stands: finished, running, diverged, stopped, or silent.
+    """Returns the state of a run: finished, running, diverged, stopped, or silent.
 
     Args:
       workdir: the run's folder.
@@ -74,23 +74,23 @@ def state_of(workdir: Path, config: dict) -> State:
 
 
 def describe_differences(workdir: Path, other: Path) -> Iterator[str]:
-    """Lines: the settings of two runs that are not the same.
+    """Yields a line for each setting in which two runs differ.
 
     Raises:
-      UserError: one of them is no run.
+      UserError: a folder holds no run.
     """
-    here, there = (dict(flatten(read_config(folder))) for folder in (workdir, other))
-    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    own, others = (dict(flatten(read_config(folder))) for folder in (workdir, other))
+    names = [name for name in {**own, **others} if own.get(name) != others.get(name)]
     yield f"settings: {len(names) or 'none'} differ from {other}"
     for name in names:
-        yield f"  config.{name}: {here.get(name)!r} in {workdir}, {there.get(name)!r} in {other}"
+        yield f"  config.{name}: {own.get(name)!r} in {workdir}, {others.get(name)!r} in {other}"
 
 
 def _sign_of_life(workdir: Path) -> str:
     beat = heartbeat.last(workdir)
     if beat is None:
-        return "last heard of: never"
+        return "last heartbeat: never"
     ago = format_duration(max(time.time() - beat["time"], 0.0))
     where = f"process {beat['process']} on {printable(beat['host'])}"
     doing = f", in {printable(beat['doing'])} for {format_duration(beat['seconds'])}" if beat["doing"] else ""
-    return f"last heard of: {ago} ago, at step {beat['step']}{doing}; {where}"
+    return f"last heartbeat: {ago} ago, at step {beat['step']}{doing}; {where}"

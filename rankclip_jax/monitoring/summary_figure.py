@@ -1,4 +1,4 @@
-"""The picture of a run: how the loss fell, what the model holds similar, and what it says of images."""
+"""The summary figure of a run: loss curves, similarity matrices and examples of retrieved captions."""
 
 import io
 from pathlib import Path
@@ -29,19 +29,19 @@ _CAPTIONS = 3
 
 
 def draw(workdir: Path, source: Source, embedded: Embedded) -> Path:
-    """Draws ``report.png`` from the run's ``metrics.jsonl`` and the embeddings of its validation set."""
+    """Draws ``report.png`` from the run's ``metrics.jsonl`` and the embeddings of its validation data."""
     figure = plt.figure(figsize=(15, 9), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     top, bottom = halves
     relevance = ground_truth_of(source).relevance
     panels = top.subplots(1, 3 if relevance else 2)
     _draw_curves(panels[0], workdir)
-    few = _alike_together(source, embedded)
-    similarity = embedded.image[few] @ embedded.first_text[few].T
-    _draw_matrix(panels[1], similarity, f"similarity of {len(few)} images (rows) to captions, learned")
+    rows = _sorted_by_class(source, embedded)
+    similarity = embedded.image[rows] @ embedded.first_text[rows].T
+    _draw_matrix(panels[1], similarity, f"learned similarity of {len(rows)} images (rows) to captions")
     if relevance:
-        truth = relevance(embedded.index[few].tolist())
-        _draw_matrix(panels[2], truth, "the same, true share of what is said")
+        truth = relevance(embedded.index[rows].tolist())
+        _draw_matrix(panels[2], truth, "true relevance of the same pairs")
     for axes, row in zip(bottom.subplots(1, _EXAMPLES), range(min(_EXAMPLES, len(embedded.index))), strict=False):
         _draw_example(axes, source, embedded, row)
     path = workdir / NAME
@@ -53,7 +53,7 @@ def draw(workdir: Path, source: Source, embedded: Embedded) -> Path:
 
 
 def _draw_curves(axes: Axes, workdir: Path) -> None:
-    """The losses over the steps; where validation has other batches than training, its curve says that it is apart."""
+    """Draws the losses over steps; a validation loss with another batch size than training is marked as such."""
     path = workdir / "metrics.jsonl"
     lines = read_lines(path)
     training = read_config(workdir)["train"]["global_batch_size"]
@@ -61,7 +61,9 @@ def _draw_curves(axes: Axes, workdir: Path) -> None:
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         sizes = {line["validation/batch_size"] for line in lines if line.get("validation/batch_size") is not None}
         apart = name == "validation/loss" and sizes != {training}
-        label = f"{name}, of {max(sizes):.0f} pairs (training: {training}), not comparable" if apart and sizes else name
+        label = (
+            f"{name} with {max(sizes):.0f} pairs (training: {training}), not comparable" if apart and sizes else name
+        )
         if points:
             axes.plot(
                 *zip(*points, strict=True),
@@ -82,7 +84,7 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, title: str) -> None:
 
 
 def _draw_example(axes: Axes, source: Source, embedded: Embedded, row: int) -> None:
-    """An image above the captions of the validation set that the model finds most like it; its own is marked."""
+    """Draws an image with the captions that are most similar to it; its own caption is marked."""
     record = source[int(embedded.index[row])]
     axes.imshow(evaluation_pixels(record["image"], getattr(source, "image_size", _EXAMPLE_PIXELS), MOST_PIXELS))
     own = captions_of(record)[0]
@@ -99,11 +101,11 @@ def _draw_example(axes: Axes, source: Source, embedded: Embedded, row: int) -> N
     axes.set_xlabel("\n".join(ranked), fontsize=8)
 
 
-def _alike_together(source: Source, embedded: Embedded) -> np.ndarray:
-    """Rows for the matrices: sorted by class where there are classes, so that what is shared shows as blocks."""
-    few = np.arange(min(_MATRIX, len(embedded.index)))
+def _sorted_by_class(source: Source, embedded: Embedded) -> np.ndarray:
+    """Returns the rows of the matrices, sorted by class where there are classes, so that classes show as blocks."""
+    rows = np.arange(min(_MATRIX, len(embedded.index)))
     classes = ground_truth_of(source).classes
-    return few[np.argsort(classes.labels(embedded.index[few].tolist()), kind="stable")] if classes else few
+    return rows[np.argsort(classes.labels(embedded.index[rows].tolist()), kind="stable")] if classes else rows
 
 
 def _wrap(caption: str, width: int = 40) -> str:

@@ -1,4 +1,4 @@
-"""What the main thread of a run is in, and how long each kind of it has taken so far."""
+"""The timeline of a run: the current activity of its main thread, and the time spent on each cause."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """A thing that is under way: one of `goodput.CAUSES`, in words, and since when on the monotonic clock."""
+    """An activity in progress: its cause (a key of `goodput.CAUSES`), a description, and its monotonic start time."""
 
     cause: str
     words: str
@@ -16,7 +16,7 @@ class Span(NamedTuple):
 
 
 class Timeline:
-    """Read by other threads: the one that ends what stands still, and the one that tells those outside."""
+    """Records the main thread's activities; the threads of the watchdog and the heartbeat read it."""
 
     def __init__(self) -> None:
         self.step = 0  # updates done
@@ -25,7 +25,7 @@ class Timeline:
 
     @contextlib.contextmanager
     def span(self, cause: str, words: str) -> Iterator[None]:
-        """The time that a thing takes; not inside of another."""
+        """A context whose duration counts for a cause; contexts must not be nested."""
         doing = self.doing = Span(cause, words, time.monotonic())
         try:
             yield
@@ -34,11 +34,11 @@ class Timeline:
             self.add(cause, time.monotonic() - doing.since)
 
     def add(self, cause: str, seconds: float) -> None:
-        """Counts time that was measured otherwise."""
+        """Adds time that was measured elsewhere."""
         self._seconds[cause] += seconds
 
     def seconds(self) -> defaultdict[str, float]:
-        """By cause, with what the thing under way has taken so far."""
+        """Returns the seconds by cause, including the activity in progress."""
         doing, seconds = self.doing, self._seconds.copy()
         if doing:
             seconds[doing.cause] += time.monotonic() - doing.since

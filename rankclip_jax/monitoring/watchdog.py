@@ -1,4 +1,4 @@
-"""A run that stands still is ended, and says where each of its threads stands."""
+"""The watchdog: ends a run that hangs, and prints the stacks of all its threads."""
 
 import contextlib
 import faulthandler
@@ -14,14 +14,14 @@ from rankclip_jax.monitoring.timeline import Timeline
 
 
 class Watchdog(contextlib.ExitStack):
-    """Ends the process where one thing takes too long: a collective that others do not join, a reader that is stuck.
+    """Ends the process if one activity takes too long, such as a collective that other processes do not join.
 
-    What is stuck in one process holds up all; each says what it was in, and the stacks show which of them the cause is
-    in. Seconds are counted in waits of a thread's own: a machine that sleeps meanwhile is no standstill.
+    A process that hangs blocks all others. Each reports its activity, and the stacks show which process is the cause.
+    Time is counted in waits of a thread, so that a suspended machine does not count as a hang.
 
     Args:
-      timeline: what the run does.
-      seconds: that one thing may take; 0: any.
+      timeline: the run's current activity.
+      seconds: the limit for one activity; 0: no limit.
     """
 
     def __init__(self, timeline: Timeline, seconds: float) -> None:
@@ -30,7 +30,7 @@ class Watchdog(contextlib.ExitStack):
         self._over = threading.Event()
 
     def __enter__(self) -> "Watchdog":
-        """Watches from here on."""
+        """Starts the watching thread."""
         if self._seconds:
             self.callback(self._over.set)
             threading.Thread(target=self._watch, daemon=True).start()
@@ -49,12 +49,12 @@ class Watchdog(contextlib.ExitStack):
     def _end(self, doing: str) -> None:
         print(
             f"{socket.gethostname()}, process {jax.process_index()}: {doing} has taken longer than {self._seconds:g} "
-            "seconds, so the run is ended, with what was saved before; the same command goes on from there. Where it "
-            "takes so long, give it longer with --config.processes.hang_seconds. All threads, the newest call first:",
+            "seconds. The run exits with its last checkpoint; run the same command to resume. If this is not a hang, "
+            "increase --config.processes.hang_seconds. Stacks of all threads, most recent call first:",
             file=sys.stderr,
             flush=True,
         )
         faulthandler.dump_traceback(sys.__stderr__ or 2)
-        for worker in multiprocessing.active_children():  # which decode, and may be what is stuck
+        for worker in multiprocessing.active_children():  # decoding workers, which may be what hangs
             worker.kill()
         os._exit(1)

@@ -1,16 +1,16 @@
-"""Metrics between two log lines: means over the steps, and the last value of what only changes slowly."""
+"""Aggregation of metrics between log lines: means over the steps, or the last value of slowly changing ones."""
 
 import jax
 import jax.numpy as jnp
 from clu import metrics
 
-_LAST = ("learning_rate", "logit_scale")  # whose value at the line's own step is expected
+_LAST = ("learning_rate", "logit_scale")  # logged with their value at the logged step
 
 Sums = dict[str, metrics.Metric]
 
 
 class Window:
-    """Collects scalars on the devices, and reads them once: adding waits for no step."""
+    """Accumulates scalars on the devices and reads them once, so that adding does not block."""
 
     def __init__(self) -> None:
         self._sums: Sums = {}
@@ -21,9 +21,9 @@ class Window:
         self._sums = _merge(self._sums, own) if self._sums.keys() == own.keys() else own
 
     def means(self) -> dict[str, float]:
-        """What was added since the last call, by name."""
+        """Returns the aggregated scalars since the last call, by name."""
         sums, self._sums = self._sums, {}
-        return {name: float(one.compute()) for name, one in jax.device_get(sums).items()}
+        return {name: float(metric.compute()) for name, metric in jax.device_get(sums).items()}
 
 
 @jax.jit

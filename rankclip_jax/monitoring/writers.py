@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: ``metrics.jsonl``, TensorBoard events, and Weights & Biases where asked for."""
+"""Metric writers of a run: ``metrics.jsonl``, TensorBoard events, and optionally Weights & Biases."""
 
 import hashlib
 import importlib.util
@@ -25,31 +25,31 @@ from rankclip_jax.monitoring import json_lines
 from rankclip_jax.monitoring.append_only_file import AppendOnlyFile
 
 Values = Mapping[str, float | None]
-_MOST_STEPS = 10**12  # no run has as many
+_MOST_STEPS = 10**12  # more than any run has
 
 
 class Writer(Protocol):
-    """A place for numbers; None, and what is not finite, is a number that is not defined."""
+    """A writer of metrics; None and non-finite values count as undefined."""
 
     def write(self, step: int, values: Values) -> None:
-        """Adds the numbers of a step."""
+        """Writes the values of a step."""
         ...
 
     def flush(self) -> None:
-        """Makes sure that all is written."""
+        """Flushes buffered values."""
         ...
 
     def close(self) -> None:
-        """The same, a last time."""
+        """Flushes and closes the writer."""
         ...
 
 
 class JsonLines:
-    """One object a step, with its number: ``{"step": 50, "loss": 3.2, ...}``.
+    """Writes one JSON object per logged step: ``{"step": 50, "loss": 3.2, ...}``.
 
     Args:
-      path: of the file, which is added to.
-      start_step: later lines of an attempt that was cut off are dropped.
+      path: the file to append to.
+      start_step: later lines of an interrupted attempt are dropped.
     """
 
     def __init__(self, path: Path, start_step: int) -> None:
@@ -57,7 +57,7 @@ class JsonLines:
         self._file = AppendOnlyFile(path)
 
     def write(self, step: int, values: Values) -> None:
-        """Adds a line; numbers that are not defined are null."""
+        """Appends a line; undefined values are null."""
         line = {"step": step} | {name: value if _is_number(value) else None for name, value in values.items()}
         self._file.add((json.dumps(line, allow_nan=False) + "\n").encode())
 
@@ -69,13 +69,13 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars as TensorBoard's events: records as TensorFlow frames them.
+    """Writes scalars as TensorBoard events, in TensorFlow's record format.
 
-    (tensorboardX's own writer is a thread that a full disk ends, and that is then waited for.)
+    (tensorboardX's own writer hangs on a full disk: its thread ends and is then waited for.)
 
     Args:
-      folder: of the events.
-      start_step: later ones of an attempt that was cut off are not shown.
+      folder: the folder of the event files.
+      start_step: TensorBoard hides later events of an interrupted attempt.
     """
 
     def __init__(self, folder: Path, start_step: int) -> None:
@@ -86,7 +86,7 @@ class TensorBoard:
         self._add(Event(step=start_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Values) -> None:
-        """Adds scalars; those that are not defined are left out."""
+        """Writes scalars, without undefined ones."""
         scalars = [Summary.Value(tag=name, simple_value=x) for name, x in values.items() if _is_number(x)]
         self._add(Event(step=step, summary=Summary(value=scalars)))
 
@@ -105,10 +105,11 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases with the workdir's name and settings; its project is ``WANDB_PROJECT``.
+    """Logs to a run of Weights & Biases with the workdir's name and settings, in the project ``WANDB_PROJECT``.
 
     Args:
-      workdir: the run's folder; offline runs lie in it until they are sent, of one in a store in ``wandb/`` here.
+      workdir: the run's folder, which keeps offline runs until they are synced; for a folder in an object store they
+        are in ``wandb/`` of the current folder.
       config: the settings.
     """
 
@@ -125,31 +126,31 @@ class WeightsAndBiases:
             mode=config.logging.wandb,
             settings=wandb.Settings(console="off", silent=True),
         )
-        self._run.define_metric("*", step_metric="step")  # an attempt may repeat steps of the one before
+        self._run.define_metric("*", step_metric="step")  # an attempt may repeat steps of the previous one
 
     def write(self, step: int, values: Values) -> None:
-        """Sends the numbers, or keeps them to be sent."""
+        """Sends the values, or stores them for a later sync."""
         self._run.log({"step": step} | {name: value for name, value in values.items() if _is_number(value)})
 
     def flush(self) -> None:
-        """The library sends and keeps by itself."""
+        """Does nothing: the library flushes on its own."""
 
     def close(self) -> None:
-        """Waits until all is sent or kept."""
+        """Waits until all values are sent or stored."""
         self._run.finish()
 
 
 def check_writers(config: ConfigDict) -> None:
-    """Raises UserError where a writer that the settings ask for is not installed."""
+    """Raises UserError if the package of a requested writer is not installed."""
     if config.logging.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
-            f"config.logging.wandb: {config.logging.wandb!r} needs the package wandb. Install it (pip install wandb), "
-            "or say --config.logging.wandb="
+            f"config.logging.wandb: {config.logging.wandb!r} needs the package wandb, which is not installed. Run: pip "
+            "install wandb (or use --config.logging.wandb=)"
         )
 
 
 def make_writers(workdir: Path, start_step: int, config: ConfigDict) -> list[Writer]:
-    """The writers of a run that goes on from a step, as its settings say."""
+    """Returns the configured writers of a run that starts or resumes from a step."""
     writers: list[Writer] = [JsonLines(workdir / "metrics.jsonl", start_step)]
     writers.append(TensorBoard(workdir / "tensorboard", start_step))
     return [*writers, WeightsAndBiases(workdir, config)] if config.logging.wandb else writers
@@ -160,21 +161,21 @@ def _is_number(value: float | None) -> bool:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The objects of a `JsonLines` file: their steps, and numbers or None; none where there is no file.
+    """Reads the objects of a `JsonLines` file, with numbers or None as values; empty for a missing file.
 
     Raises:
-      OSError: as `json_lines.read_objects`.
-      UserError: the same.
+      OSError: see `json_lines.read_objects`.
+      UserError: see `json_lines.read_objects`.
     """
     return [
-        {name: files.number(value) for name, value in found.items()}
-        for found in json_lines.read_objects(path)
-        if type(found.get("step")) is int and 0 <= found["step"] < _MOST_STEPS
+        {name: files.number(value) for name, value in line.items()}
+        for line in json_lines.read_objects(path)
+        if type(line.get("step")) is int and 0 <= line["step"] < _MOST_STEPS
     ]
 
 
 def _drop_later_steps(path: Path, start_step: int) -> None:
-    """Drops what an attempt that was cut off wrote after its last checkpoint, and a line cut in half."""
+    """Drops lines that an interrupted attempt wrote after its last checkpoint, and incomplete lines."""
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= start_step]
         write_atomically(path, "".join(kept))

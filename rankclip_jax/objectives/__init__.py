@@ -1,4 +1,4 @@
-"""The training objectives, by name: each is one file with its formula, and one row of this table."""
+"""The registry of training objectives: each is one file with its formula, and one row of this table."""
 
 from typing import Any
 
@@ -48,16 +48,16 @@ OBJECTIVES: Registry[Objective] = Registry(
 
 
 def build(config: ConfigDict) -> Objective:
-    """The objective that the settings under ``config.objective`` describe.
+    """Builds the objective that the settings under ``config.objective`` describe.
 
     Raises:
-      UserError: there is none of that name, or it cannot have these values.
+      UserError: the name is unknown, or the objective does not support these values.
     """
     return OBJECTIVES[config.name].from_config(config)
 
 
 def abstract_variables(objective: Objective | None, model: models.Clip) -> models.Variables:
-    """The shapes and types of a model's variables with what an objective learns beside them."""
+    """Returns the shapes and dtypes of a model's variables with what an objective learns beside them."""
     variables = models.abstract_variables(model)
     if objective is None:
         return variables

@@ -1,14 +1,14 @@
-"""CLIP's contrastive loss (Radford et al., 2021): each image tells its text from all others, and the reverse.
+"""CLIP's contrastive loss (Radford et al., 2021): each image is classified among all texts, and each text among images.
 
 L = (CE(s x t', diagonal) + CE(s t x', diagonal)) / 2
 
-Where a batch holds augmented views ``x_a`` and ``t_a`` too (``config.objective.second_view``), each image is also told
-from the others by its own view, and each text by its own:
+Where a batch holds augmented views ``x_a`` and ``t_a`` too (``config.objective.second_view``), each image is also
+contrasted with the images' augmented views, and each text with the texts':
 
 L = (L_clip + L_second) / 2,  L_second = (CE(s x x_a', diagonal) + CE(s t t_a', diagonal)) / 2
 
-as CyCLIP and RankCLIP's release do with ``--inmodal``. Every method with a contrastive term shares this one: what it
-adds to the term is not averaged.
+as CyCLIP and RankCLIP's release do with ``--inmodal``. All objectives with a contrastive term share this one; their
+additional terms are added to this average, not averaged with it.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ class Clip(PairwiseObjective):
 
     @property
     def needs_second_views(self) -> bool:
-        """As the setting says."""
+        """Whether ``config.objective.second_view`` is set."""
         return self.second_view
 
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """Each pair's part of the contrastive loss."""
+        """Returns each pair's contrastive loss."""
         return contrastive_rows(similarity, scalars["scale"])
 
 
 def contrastive_rows(similarity: Similarities, scale: jax.Array) -> tuple[jax.Array, Metrics]:
-    """Each pair's part of the contrastive term, second views included, and what it consists of: ``[chunk]``."""
+    """Returns each pair's contrastive term, second views included, and its components as metrics: ``[chunk]``."""
     texts = similarity.cross_entropy("image", "text", scale)
     contrastive = (texts + similarity.cross_entropy("text", "image", scale)) / 2
     return with_second_view(contrastive, similarity, scale, "contrastive")
@@ -46,7 +46,7 @@ def contrastive_rows(similarity: Similarities, scale: jax.Array) -> tuple[jax.Ar
 def with_second_view(
     term: jax.Array, similarity: Similarities, scale: jax.Array, name: str
 ) -> tuple[jax.Array, Metrics]:
-    """The mean of a contrastive term and ``L_second`` where there are second views; the metrics have both."""
+    """Returns the mean of a contrastive term and ``L_second`` where there are second views, and both as metrics."""
     if "image_augmented" not in similarity.views:
         return term, {name: term}
     images = similarity.cross_entropy("image", "image_augmented", scale)

@@ -19,11 +19,11 @@ class CyClip(clip.Clip):
     """CLIP's loss, second views included (see `clip`), plus the two cyclic terms."""
 
     cyclic: tuple[float, float] = setting(
-        (0.25, 0.25), "weights of cross- and in-modal cyclic consistency (its paper's)", Each(WEIGHT, WEIGHT)
+        (0.25, 0.25), "weights of cross- and in-modal cyclic consistency (the paper's)", Each(WEIGHT, WEIGHT)
     )
 
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """Each pair's part of the three terms."""
+        """Returns each pair's sum of the three weighted terms."""
         cross_weight, in_weight = self.cyclic
         contrastive, metrics = clip.contrastive_rows(similarity, scalars["scale"])
         cross = jnp.sum((similarity("image", "text") - similarity("text", "image")) ** 2, axis=-1)

@@ -1,7 +1,7 @@
-"""What an objective is given, and what it provides: the seam between models and training methods.
+"""The interface of an objective: its inputs and its outputs, between models and training methods.
 
-An objective is one file: a subclass of `Objective`, or of `pairwise.PairwiseObjective`, and a row in ``__init__.py``,
-or ``config.objective.name="package.module:Name"``.
+An objective is one file with a subclass of `Objective` or of `pairwise.PairwiseObjective`. Register it with a row in
+``__init__.py``, or select it with ``config.objective.name="package.module:Name"``.
 """
 
 import abc
@@ -22,20 +22,20 @@ from rankclip_jax.models.clip import Outputs
 
 Metrics = dict[str, jax.Array]
 
-LARGEST_SCALE = 1000  # ten times what CLIP's is clamped to
+LARGEST_SCALE = 1000  # ten times the value to which CLIP clamps its scale
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """When and where a loss is computed.
+    """The context in which a loss is computed.
 
     Args:
       progress: fraction of training done, ``[]`` in [0, 1].
-      key: the step's PRNG key: it orders columns and so breaks ties, the same on every device; None: in their own
-        order.
-      mesh: the devices that share the batch, split over all its axes; None: no sharding.
-      state: what the objective remembers, by name; see `Objective.initial_state`.
-      sample: each pair's number in the training data, int32 ``[B]``; None for objectives that remember nothing.
+      key: the step's PRNG key, the same on every device: it permutes the columns and so breaks ties at random; None:
+        columns keep their order.
+      mesh: the devices over which the batch is sharded, along all mesh axes; None: no sharding.
+      state: the objective's state, by name; see `Objective.initial_state`.
+      sample: each pair's index in the training data, int32 ``[B]``; None for stateless objectives.
     """
 
     progress: jax.Array | float
@@ -46,12 +46,12 @@ class Step:
 
 
 class LossResult(NamedTuple):
-    """What an objective returns.
+    """The result of an objective.
 
     Args:
       loss: scalar, over the global batch.
       metrics: scalars to log, by name.
-      state: what the objective remembers after the step, all of it; empty where it remembers nothing.
+      state: the objective's complete state after the step; empty for stateless objectives.
     """
 
     loss: jax.Array
@@ -61,14 +61,14 @@ class LossResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective(Settings, abc.ABC):
-    """A training method: a frozen dataclass of its options, each a `setting` under ``config.objective``.
+    """A training objective: a frozen dataclass of its options, each a `setting` under ``config.objective``.
 
-    A subclass checks in ``__post_init__`` which values it cannot have, and raises UserError.
+    A subclass validates its options in ``__post_init__`` and raises UserError for unsupported values.
     """
 
     section = "objective"
 
-    # What it reads beside the pooled embeddings of images and texts.
+    # Inputs besides the pooled embeddings of images and texts.
     needs_tokens: ClassVar[bool] = False  # the features of each patch and token, in ``outputs.tokens``
 
     @property
@@ -78,60 +78,62 @@ class Objective(Settings, abc.ABC):
 
     @abc.abstractmethod
     def loss(self, outputs: Outputs, step: Step) -> LossResult:
-        """The loss over the global batch; a pure function."""
+        """Computes the loss over the global batch; a pure function."""
 
     def parameters(self) -> Mapping[str, Any]:
-        """Numbers or arrays that are learned beside the model, by name with their initial values.
+        """Returns the initial values, by name, of numbers or arrays that are learned with the model.
 
-        They are trained, saved and resumed with the model's, never decayed, and found in ``outputs.scalars``.
+        They are trained, saved and restored with the model's parameters, never decayed, and passed to `loss` in
+        ``outputs.scalars``.
         """
         return {}
 
     def head(self, embedding_size: int) -> nn.Module | None:
-        """A module that is trained, sharded and saved with the model: ``(outputs, batch) -> {name: [B, ...]}``.
+        """Returns a module that is trained with the model, ``(outputs, batch) -> {name: [B, ...]}``; None: no module.
 
-        It is applied to each device's rows of the model's outputs and of the batch. What it returns is found in
-        ``outputs.head``. None: there is none.
+        Its parameters are sharded and saved with the model's. It is applied to each device's rows of the model's
+        outputs and of the batch; its results are passed to `loss` in ``outputs.head``.
         """
         del embedding_size
         return None
 
     def initial_state(self, examples: int) -> Mapping[str, Any]:
-        """What is remembered from step to step and not learned, by name, such as a normaliser for each training pair.
+        """Returns the initial state that is carried between steps but not learned, by name.
 
-        `loss` finds it in ``step.state`` and returns all of it, as it is after the step. It is saved and resumed.
+        An example is a normaliser for each training pair. `loss` reads it from ``step.state`` and returns the complete
+        state after the step. It is saved and restored with checkpoints.
         """
         del examples
         return {}
 
     @property
     def is_stateful(self) -> bool:
-        """Whether it remembers anything, and so needs to know which samples it sees."""
+        """Whether the objective has a state, and so needs the indices of a batch's samples."""
         return type(self).initial_state is not Objective.initial_state
 
     def state(self, examples: int) -> dict[str, jax.Array]:
-        """`initial_state` as arrays."""
+        """Returns `initial_state` as arrays."""
         return {name: jnp.asarray(value) for name, value in self.initial_state(examples).items()}
 
     def initial_parameters(self) -> dict[str, np.ndarray]:
-        """`parameters` as float32 arrays."""
+        """Returns `parameters` as float32 arrays."""
         return {name: np.asarray(value, np.float32) for name, value in self.parameters().items()}
 
     def final_loss(self, outputs: Outputs, key: jax.Array, mesh: Mesh | None) -> LossResult:
-        """The loss as at the end of training, for pairs that are not of the training data."""
+        """Computes the loss at the end of training, for pairs outside the training data."""
         count = len(outputs.embeddings["image"])
         return self.loss(outputs, Step(1.0, key, mesh, self.state(count), jnp.arange(count)))
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaleChoice:
-    """What similarities are multiplied by: the learned scale, with or without its gradient, or a number."""
+    """The values of a setting for the scale of similarities: learned, with or without its gradient, or a number."""
 
     def __str__(self) -> str:
         return f"learned, learned_without_gradient or a number above 0 and at most {LARGEST_SCALE}"
 
     def check(self, flag: str, choice: Any) -> None:
-        """Raises UserError for anything else."""
+        """Raises UserError for any other value."""
         if choice in ("learned", "learned_without_gradient"):
             return
         try:
@@ -143,7 +145,7 @@ class ScaleChoice:
 
 
 def chosen_scale(choice: str, learned: jax.Array) -> jax.Array:
-    """What similarities are multiplied by: the learned scale, the same without its gradient, or a number.
+    """Returns the multiplier of similarities: the learned scale, the same without its gradient, or a number.
 
     Args:
       choice: ``"learned"``, ``"learned_without_gradient"`` or a number such as ``"14.3"``.

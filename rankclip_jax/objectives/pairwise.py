@@ -1,17 +1,17 @@
-"""Means over the rows of pairwise losses, without ever holding a square of the batch.
+"""Pairwise losses as means over rows, computed in chunks without materialising the ``[B, B]`` similarity matrix.
 
-Every objective here is a mean over the rows of the global batch of some function of that row's similarities to
-all columns. So each device takes its own rows, in chunks, against all columns (one all-gather of each
-modality), and walks each chunk forward and backward at once: with ``r`` the chunk's rows and ``C`` the columns,
+Every objective here is a mean, over the rows of the global batch, of a function of the row's similarities to all
+columns. Each device processes its own rows in chunks against all columns (one all-gather of each modality), and runs
+forward and backward for each chunk at once. With ``r`` the chunk's rows and ``C`` the columns,
 
     loss = sum_chunks f(r, C) / B        dr = df/dr        dC = sum_chunks df/dC
 
-where ``dC`` is summed on the way and handed back to the rows' owners by one reduce-scatter. What is kept
-between the passes is one gradient per embedding, ``[B / devices, D]``; a chunk's ``[chunk, B]`` arrays die with
-the chunk. The backward pass only scales the kept gradients.
+where ``dC`` is accumulated over chunks and returned to the rows' devices by one reduce-scatter. Only one gradient per
+embedding, ``[B / devices, D]``, is kept between the forward and the backward pass; a chunk's ``[chunk, B]`` arrays are
+freed with the chunk. The backward pass only scales the kept gradients.
 
-Columns are visited in an order drawn from ``key``, the same on every device: a stable sort of a chunk's rows then
-breaks ties at random.
+Columns are permuted by ``key``, in the same order on every device, so that a stable sort of a chunk's rows breaks ties
+at random.
 """
 
 import abc
@@ -30,7 +30,7 @@ from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives.objective import LossResult, Metrics, Objective, Step
 from rankclip_jax.objectives.products import PRECISIONS, Columns, chosen_precision, prepare, product
 
-# Working memory of one chunk, and how many [chunk, columns] arrays it was measured to hold at its peak.
+# Memory budget of one chunk, and the measured peak number of [chunk, columns] arrays that are alive in it.
 CHUNK_BYTES = 64 * 2**20
 CHUNK_ARRAYS = 28
 
@@ -39,7 +39,7 @@ Scalars = Mapping[str, jax.Array]
 
 
 class Similarities:
-    """Dot products of a chunk of rows with all columns, each computed once, when first asked for."""
+    """Dot products of a chunk of rows with all columns, each computed on first use and cached."""
 
     def __init__(
         self,
@@ -52,14 +52,17 @@ class Similarities:
         self.views = frozenset(rows)  # image, text, and the augmented views where there are any
         self._rows = rows
         self._columns = columns
-        self._sums = sums  # of the columns' gradients; None: there are none
+        self._sums = sums  # accumulators of the columns' gradients; None: forward only
         self._precision = precision
         self.size = own.shape[1]  # B
-        self.own = own  # bool [chunk, B]: where a column is the row's own pair
+        self.own = own  # bool [chunk, B]: True where a column is the row's own pair
         self._products: dict[tuple[str, str, int | None], jax.Array] = {}
 
     def __call__(self, row: str, column: str, count: int | None = None) -> jax.Array:
-        """Similarity of each row of one kind to all columns, or the first ``count``, of another: ``[chunk, count]``."""
+        """Returns similarities of rows of one view to all columns, or the first ``count``, of another view.
+
+        The shape is ``[chunk, B]`` or ``[chunk, count]``.
+        """
         name = (row, column, count)
         if name not in self._products:
             sums = None if self._sums is None else self._sums[column]
@@ -68,15 +71,15 @@ class Similarities:
         return self._products[name]
 
     def paired(self, row: str, column: str) -> jax.Array:
-        """Similarity of the two kinds within each row's own pair: ``[chunk]``."""
+        """Returns the similarity of two views within each row's own pair: ``[chunk]``."""
         return jnp.sum(self._rows[row] * self._rows[column], axis=-1)
 
     def margins(self, row: str, column: str) -> jax.Array:
-        """Similarity to all columns less that to the row's own: ``[chunk, B]``."""
+        """Returns similarities to all columns minus that to the row's own column: ``[chunk, B]``."""
         return self(row, column) - self.paired(row, column)[:, None]
 
     def cross_entropy(self, row: str, column: str, scale: jax.Array) -> jax.Array:
-        """``-log softmax(scale * similarity)`` at the row's own column, exact however small it is: ``[chunk]``."""
+        """Returns ``-log softmax(scale * similarity)`` at the row's own column, accurate near 0: ``[chunk]``."""
         others = jax.nn.logsumexp(scale * self.margins(row, column), axis=-1, where=~self.own)
         return jax.nn.softplus(others)
 
@@ -86,24 +89,26 @@ RowLoss = Callable[[Similarities, Scalars], tuple[jax.Array, Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class PairwiseObjective(Objective):
-    """An objective that is a mean over the rows of the global batch; a subclass writes one chunk of rows."""
+    """An objective that is a mean over the rows of the global batch; a subclass defines the loss of a chunk of rows."""
 
-    chunk_size: int = setting(0, "rows a device handles at once; 0: by a memory budget", Range(0, MANY))
+    chunk_size: int = setting(0, "rows that a device processes at once; 0: by a memory budget", Range(0, MANY))
     precision: str = setting(
-        "auto", "of similarities: `highest`, `f16_x3`, `tf32_x3`, `bf16_x3`, `bf16_x6`", Choice(("auto", *PRECISIONS))
+        "auto",
+        "of similarities: `auto`, `highest`, `f16_x3`, `tf32_x3`, `bf16_x3`, `bf16_x6`",
+        Choice(("auto", *PRECISIONS)),
     )
 
     @abc.abstractmethod
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """From a chunk's similarities and the scalars to a loss and metrics, each ``[chunk]``."""
+        """Computes the loss and metrics of a chunk's rows, each ``[chunk]``, from similarities and scalars."""
 
     def scheduled(self, step: Step) -> Scalars:
-        """Scalars that change over training, by name; `row_loss` finds them among its scalars, and they are logged."""
+        """Returns scalars that change over training, by name; they are passed to `row_loss` and logged."""
         del step
         return {}
 
     def loss(self, outputs: Outputs, step: Step) -> LossResult:
-        """The mean of `row_loss`."""
+        """Computes the mean of `row_loss` over the global batch."""
         scheduled = self.scheduled(step)
         loss, metrics = mean_over_rows(
             self.row_loss,
@@ -125,14 +130,14 @@ def mean_over_rows(
     chunk_size: int = 0,
     precision: str = "auto",
 ) -> tuple[jax.Array, Metrics]:
-    """The mean over all rows of ``row_loss``, with exact gradients, in memory linear in the batch.
+    """Computes the mean of ``row_loss`` over all rows, with exact gradients, in memory linear in the batch size.
 
     Args:
       row_loss: from a chunk's `Similarities` and the scalars to a loss ``[chunk]`` and metrics, each ``[chunk]``.
       embeddings: name to ``[B, D]``, sharded over the mesh; gradients reach them and the scalars.
-      scalars: whatever else the loss depends on, by name, the same on every device: the scale, a method's parameters.
-      step: its key orders the columns at random, and so breaks ties; its mesh shares the rows.
-      chunk_size: rows that a device handles at once; 0: as many as `CHUNK_BYTES` has room for.
+      scalars: the scale, the objective's parameters and other inputs of the loss, by name, the same on every device.
+      step: its key permutes the columns, which breaks ties at random; its mesh shards the rows.
+      chunk_size: rows that a device processes at once; 0: as many as fit in `CHUNK_BYTES`.
       precision: of similarities, a key of `products.PRECISIONS`, or ``"auto"``.
 
     Returns:
@@ -154,7 +159,7 @@ def mean_over_rows(
         raise ValueError(f"{size} rows cannot be split evenly over {devices} devices")
     local_size = size // devices
     largest = min(chunk_size or max(1, CHUNK_BYTES // (CHUNK_ARRAYS * dtype.itemsize * size)), local_size)
-    chunk = -(-local_size // -(-local_size // largest))  # as many chunks as it takes, of equal size
+    chunk = -(-local_size // -(-local_size // largest))  # the smallest number of chunks, of equal size
 
     def over_devices(with_gradients: bool) -> Callable:
         local = functools.partial(_local_mean, row_loss, precision, size, chunk, axes, with_gradients)
@@ -196,19 +201,19 @@ def _local_mean(
     scalars: Scalars,
     order: jax.Array,
 ) -> tuple[Any, Any]:
-    """One device's part: ``((loss, metrics), (gradients of its rows, of the scalars) or None)``."""
+    """Computes one device's part: ``((loss, metrics), (gradients of its rows, of the scalars) or None)``."""
     local_size = next(iter(rows.values())).shape[0]
     first = jax.lax.axis_index(axes) * local_size if axes else 0
-    places = jnp.zeros_like(order).at[order].set(jnp.arange(size), unique_indices=True)  # of each pair's column
+    positions = jnp.zeros_like(order).at[order].set(jnp.arange(size), unique_indices=True)  # of each pair's column
     columns = _in_turn(lambda x: prepare((all_gather(x, axes) if axes else x)[order], precision), rows)
 
     def chunk_loss(
         rows: Embeddings, sums: Embeddings | None, scalars: Scalars, index: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         numbers = _chunk_start(index, chunk, local_size) + jnp.arange(chunk)
-        own = jnp.arange(size) == places[first + numbers][:, None]
+        own = jnp.arange(size) == positions[first + numbers][:, None]
         loss, metrics = row_loss(Similarities(rows, columns, sums, own, precision), scalars)
-        new = numbers >= index * chunk  # the last chunk may begin with rows of the one before
+        new = numbers >= index * chunk  # the last chunk may overlap the one before
         return jax.tree.map(lambda value: jnp.sum(jnp.where(new, value, 0)) / size, (loss, metrics))
 
     def rows_of(index: jax.Array) -> Embeddings:
@@ -223,16 +228,17 @@ def _local_mean(
 
         def loss_and_sum(rows: Embeddings, sums: Embeddings, scalars: Scalars) -> tuple[jax.Array, Any]:
             results = chunk_loss(rows, sums, scalars, index)
-            # The gradient of this product with the sums is what was summed so far: a matrix product then adds to it in
-            # place, instead of to a new array of the columns' size. The product itself is never computed.
+            # The gradient of this product with respect to the sums is the accumulated gradient, so a matrix product
+            # adds to it in place instead of allocating an array of the columns' size. The product itself is never
+            # computed.
             products = jax.tree.map(jnp.vdot, summed, sums)
             return results[0] + jax.tree.reduce(jnp.add, products), results
 
         gradients, results = jax.grad(loss_and_sum, argnums=(0, 1, 2), has_aux=True)(rows_of(index), summed, scalars)
         row_gradients, summed, more_scalar_gradients = gradients
         start = first + _chunk_start(index, chunk, local_size)
-        here = jax.lax.dynamic_slice_in_dim(places, start, chunk)
-        summed = jax.tree.map(lambda x, row: x.at[here].add(row, unique_indices=True), summed, row_gradients)
+        chunk_positions = jax.lax.dynamic_slice_in_dim(positions, start, chunk)
+        summed = jax.tree.map(lambda x, row: x.at[chunk_positions].add(row, unique_indices=True), summed, row_gradients)
         total = jax.tree.map(jnp.add, total, results)
         return (total, summed, jax.tree.map(jnp.add, scalar_gradients, more_scalar_gradients)), None
 
@@ -246,14 +252,14 @@ def _local_mean(
     sums = {name: jnp.zeros((size, own.shape[1]), own.dtype) for name, own in rows.items()}
     start = (zero_total, sums, zeros(scalars))
     (total, gradients, scalar_gradients), _ = jax.lax.scan(forward_and_backward, start, chunks)
-    gradients = _in_turn(lambda x: reduce_scatter(x[places], axes) if axes else x[places], gradients)
+    gradients = _in_turn(lambda x: reduce_scatter(x[positions], axes) if axes else x[positions], gradients)
     if axes:
         total, scalar_gradients = jax.lax.psum((total, scalar_gradients), axes)
     return total, (gradients, scalar_gradients)
 
 
 def _in_turn(function: Callable[[jax.Array], Any], arrays: Embeddings) -> dict[str, Any]:
-    """Applies the function to one array after the other, so that only one's intermediate results are alive."""
+    """Applies the function to the arrays in sequence, so that the intermediates of only one are alive at a time."""
     results: dict[str, Any] = {}
     for name, array in arrays.items():
         array, results = jax.lax.optimization_barrier((array, results))  # noqa: PLW2901
@@ -262,5 +268,5 @@ def _in_turn(function: Callable[[jax.Array], Any], arrays: Embeddings) -> dict[s
 
 
 def _chunk_start(index: jax.Array, chunk: int, local_size: int) -> jax.Array:
-    """Row at which a chunk begins; the last one begins early rather than end late."""
+    """Returns the first row of a chunk; the last chunk starts early, so that it does not run past the end."""
     return jnp.minimum(index * chunk, local_size - chunk)

@@ -19,16 +19,16 @@ class RankClip(ranking.RankingOptions, clip.Clip):
 
     ramp: tuple[float, float, float] = setting(
         (0.0, 2.0, 2 / 3),
-        "ranking weight: from, to, reached at this fraction of training",
+        "ranking weight: start, end, fraction of training at which the end is reached",
         Each(WEIGHT, WEIGHT, FRACTION),
     )
 
     def scheduled(self, step: Step) -> Scalars:
-        """The ramp ``w``."""
+        """Returns the ranking weight ``w`` of the ramp."""
         return {"ranking_weight": schedules.ramp(step.progress, *self.ramp)}
 
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """Each pair's part of the three terms."""
+        """Returns each pair's sum of the three weighted terms."""
         contrastive, metrics = clip.contrastive_rows(similarity, scalars["scale"])
         ranking_loss, more = ranking.weighted_rows(similarity, scalars["scale"], self)
         return contrastive + scalars["ranking_weight"] * ranking_loss, metrics | more

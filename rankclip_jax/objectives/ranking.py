@@ -8,14 +8,14 @@ scores ``p`` of a list put in descending order of their relevance,
 
 so value and gradient cost one sort and two cumulative sums.
 
-**Range.** Scores reach ``+-100``, so ``exp`` leaves float32. Sums are of positive terms and lose nothing to
-rounding, only to range, so terms are put in windows of 64 nats below the row's maximum and each window has a
-cumulative sum of its own; windows are then joined in the log domain. How many there are depends on the data: one
-while the scale is small, three or four at its limit.
+**Range.** Scores reach ``+-100``, so ``exp`` overflows or underflows float32. All terms are positive, so their sums
+lose no accuracy to cancellation, only to range. Terms are therefore grouped into windows of 64 nats below the row's
+maximum; each window has its own cumulative sum, and the windows are joined in the log domain. The number of windows
+depends on the data: one while the scale is small, three or four at its limit.
 
-**Sort.** A descending order of floats is an ascending order of integers (an order-preserving bit cast). On the CPU
-the column's number is packed below that key into one 64-bit integer, which sorts 2.5 times faster than a key with
-a payload; elsewhere key and number are two operands, which XLA turns into a radix sort on CUDA.
+**Sort.** A descending order of floats is an ascending order of integers (an order-preserving bit cast). On CPUs the
+column's index is packed below that key into one 64-bit integer, which sorts 2.5 times faster than a key with a payload.
+Elsewhere key and index are two operands, which XLA turns into a radix sort on CUDA.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from rankclip_jax.objectives.pairwise import Scalars, Similarities, mean_over_ro
 
 Variant = Literal["exact", "released"]
 
-# A list: the kinds whose similarity scores the columns, and the kinds whose similarity orders them.
+# A list: the views whose similarity scores the columns, and the views whose similarity orders them.
 List = tuple[tuple[str, str], tuple[str, str]]
 CROSS_MODAL: tuple[List, ...] = (
     (("image", "text"), ("text", "image")),
@@ -53,20 +53,22 @@ _BLOCK = 32
 
 @dataclasses.dataclass(frozen=True)
 class RankingOptions(Settings):
-    """How the ranking terms are computed and weighed; a part of the objectives that have them."""
+    """Options of the ranking terms, a base of the objectives that have them."""
 
     variant: Variant = setting(
-        "exact", "of the ranking terms: `exact`, or `released`: fades out as the scale grows", Choice(get_args(Variant))
+        "exact",
+        "form of the ranking terms: `exact`, or `released`: fades out as the scale grows",
+        Choice(get_args(Variant)),
     )
     lambda_cross: float = setting(1.0, "weight of the cross-modal ranking term", WEIGHT)
     lambda_in: float = setting(1.0, "weight of the in-modal ranking term", WEIGHT)
     ranking_scale: str = setting(
         "learned",
-        "of ranked similarities: `learned`, `learned_without_gradient`, or a number such as 14.3",
+        "scale of ranked similarities: `learned`, `learned_without_gradient`, or a number such as 14.3",
         ScaleChoice(),
     )
-    position_decay: bool = setting(False, "weigh the k-th place of a list by 1 / log(k + 1)")
-    list_size: int = setting(0, "rank each row against so many random columns; 0: all", Range(0, MANY))
+    position_decay: bool = setting(False, "weight the k-th position of a list by 1 / log(k + 1)")
+    list_size: int = setting(0, "rank each row against this many random columns; 0: all", Range(0, MANY))
 
 
 def listmle(
@@ -77,15 +79,15 @@ def listmle(
     key: jax.Array | None = None,
     position_decay: bool = False,
 ) -> jax.Array:
-    """Negative log-likelihood of each row's order by relevance, under the Plackett-Luce model of its scores.
+    """Returns the negative log-likelihood of each row's order by relevance under the Plackett-Luce model of its scores.
 
     Args:
       scores: ``[rows, n]``; gradients flow.
-      relevance: ``[rows, n]``, descending sets the order; no gradient flows.
+      relevance: ``[rows, n]``, defines the order, largest first; no gradient flows.
       variant: ``"exact"``, or ``"released"``: as RankCLIP's code computes it, with 1e-10 added to each sum of
         exponentials relative to the row's largest, which makes low-scored tails fade.
       key: breaks ties at random; None: ties keep their columns' order.
-      position_decay: weight the k-th place by ``1 / log(k + 1)``, as in RankCLIP's text but not in its code.
+      position_decay: weight the k-th position by ``1 / log(k + 1)``, as in RankCLIP's paper but not in its code.
 
     Returns:
       ``[rows]``, in nats.
@@ -123,7 +125,7 @@ def consistency(
     position_decay: bool = False,
     list_size: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """RankCLIP's two ranking terms (Zhang et al., ICCV 2025), unweighted, over the global batch.
+    """Returns RankCLIP's two ranking terms (Zhang et al., ICCV 2025), unweighted, over the global batch.
 
     With ``s`` the scale, ``x`` the images and ``t`` the texts,
 
@@ -138,19 +140,20 @@ def consistency(
       scale: the multiplier ``s`` itself, ``[]``, not its logarithm.
       variant: see `listmle`.
       key: see `listmle`.
-      chunk_size: rows handled at once by a device; None: by a memory budget.
-      mesh: the devices that share the rows; None: no sharding.
+      chunk_size: rows that a device processes at once; None: by a memory budget.
+      mesh: the devices over which the rows are sharded; None: no sharding.
       position_decay: see `listmle`.
-      list_size: rank each row against that many random columns, the same for all rows, instead of all (needs a key).
-        The sum is then over, and divided by, ``list_size`` places instead of B. This is unbiased for the mean loss of
-        such sublists, and so a composite likelihood with the optimum of the whole one (the Plackett-Luce model of a
-        list gives that of its sublists), but not for the loss of the whole list, whose tail sums are longer.
+      list_size: rank each row against this many random columns, the same for all rows, instead of all (needs a key).
+        The sum then runs over, and is divided by, ``list_size`` positions instead of B. It is an unbiased estimate of
+        the mean loss of such sublists: a composite likelihood with the same optimum as that of the whole list, since
+        the Plackett-Luce model of a list implies that of its sublists. It is biased for the loss of the whole list,
+        whose tail sums are longer.
 
     Returns:
       ``(cross_modal, in_modal)``, scalars.
 
     Raises:
-      ValueError: a list size without a key to draw its columns by, or rows that the devices do not divide.
+      ValueError: ``list_size`` is given without a key, or the rows cannot be split evenly over the devices.
 
     Example:
       >>> import jax
@@ -166,7 +169,7 @@ def consistency(
       Zhang et al., RANKCLIP: Ranking-Consistent Language-Image Pretraining, ICCV 2025.
     """
     if list_size and key is None:
-        raise ValueError("list_size: needs a key, which draws the columns")
+        raise ValueError(f"list_size: expected a key to sample the columns; found list_size={list_size} and key=None")
     embeddings = {"image": image_embedding, "text": text_embedding}
 
     def term(lists: Sequence[List]) -> jax.Array:
@@ -181,10 +184,10 @@ def consistency(
 
 
 def weighted_rows(similarity: Similarities, scale: jax.Array, options: RankingOptions) -> tuple[jax.Array, Metrics]:
-    """Each row's share of both terms, weighted and summed, and each of them unweighted: ``[chunk]``."""
+    """Returns each row's weighted sum of both terms, and each term unweighted as metrics: ``[chunk]``."""
     scale = chosen_scale(options.ranking_scale, scale)
-    how = (options.variant, options.position_decay, options.list_size or None)
-    losses = list_rows(similarity, scale, (*CROSS_MODAL, *IN_MODAL), *how)
+    list_options = (options.variant, options.position_decay, options.list_size or None)
+    losses = list_rows(similarity, scale, (*CROSS_MODAL, *IN_MODAL), *list_options)
     cross_modal, in_modal = losses[0] + losses[1], losses[2] + losses[3]
     total = options.lambda_cross * cross_modal + options.lambda_in * in_modal
     return total, {"cross_modal": cross_modal, "in_modal": in_modal}
@@ -198,9 +201,9 @@ def list_rows(
     position_decay: bool,
     list_size: int | None,
 ) -> jax.Array:
-    """Each row's share of each list: ``[lists, chunk]``.
+    """Returns each row's loss for each list: ``[lists, chunk]``.
 
-    All lists are stacked and ranked at once: one sort of many rows keeps a GPU busier than many sorts of few.
+    All lists are stacked and ranked at once: one sort of many rows uses a GPU better than many sorts of few rows.
     """
     scores = jnp.concatenate([similarity(*scored, list_size) for scored, _ in lists])
     relevance = jnp.concatenate([similarity(*ordering, list_size) for _, ordering in lists])
@@ -236,15 +239,15 @@ _listmle.defvjp(_listmle_forward, _listmle_backward)
 
 
 def _plackett_luce(scores: jax.Array, variant: Variant, position_decay: bool) -> tuple[jax.Array, jax.Array]:
-    """Loss ``[rows]`` and its gradient ``[rows, n]`` for scores ``[rows, n]`` already in their order."""
-    places = jnp.arange(1, scores.shape[-1] + 1, dtype=scores.dtype)
-    weights = 1 / jnp.log(places + 1) if position_decay else jnp.ones_like(places)
+    """Returns the loss ``[rows]`` and its gradient ``[rows, n]`` for scores ``[rows, n]`` already in their order."""
+    positions = jnp.arange(1, scores.shape[-1] + 1, dtype=scores.dtype)
+    weights = 1 / jnp.log(positions + 1) if position_decay else jnp.ones_like(positions)
     shifted = scores - jnp.max(scores, axis=-1, keepdims=True)
     if variant == "released":
         sums = cumulative_sum(jnp.exp(shifted), reverse=True) + RELEASED_EPSILON
         log_sums = jnp.log(sums)
         gradient = jnp.exp(shifted) * cumulative_sum(weights / sums) - weights
-        # The maximum depends on the scores too, and no longer cancels.
+        # The maximum depends on the scores too, and the epsilon keeps its gradient from cancelling.
         is_top = shifted == 0
         share = is_top / jnp.sum(is_top, axis=-1, keepdims=True)
         gradient += share * jnp.sum(weights * RELEASED_EPSILON / sums, axis=-1, keepdims=True)
@@ -256,10 +259,10 @@ def _plackett_luce(scores: jax.Array, variant: Variant, position_decay: bool) ->
 
 
 def _log_tail_sums(shifted: jax.Array, windows: jax.Array) -> jax.Array:
-    """``log sum_{j >= k} exp(shifted_j)`` for scores at or below zero: ``[rows, n]``."""
+    """Returns ``log sum_{j >= k} exp(shifted_j)`` for scores at or below zero: ``[rows, n]``."""
 
     def inside(window: jax.Array | int) -> jax.Array:
-        """``log`` of the sum over the terms in a window alone."""
+        """Returns the logarithm of the sum over only the terms in a window."""
         base = _WINDOW * window
         terms = jnp.where((shifted <= -base) & (shifted > -base - _WINDOW), jnp.exp(shifted + base), 0)
         return jnp.log(cumulative_sum(terms, reverse=True)) - base
@@ -271,14 +274,14 @@ def _log_tail_sums(shifted: jax.Array, windows: jax.Array) -> jax.Array:
 
 
 def _tail_shares(shifted: jax.Array, log_sums: jax.Array, weights: jax.Array, windows: jax.Array) -> jax.Array:
-    """``exp(shifted_k) sum_{j <= k} weights_j exp(-log_sums_j)``: ``[rows, n]``."""
+    """Returns ``exp(shifted_k) sum_{j <= k} weights_j exp(-log_sums_j)``: ``[rows, n]``."""
 
     def inside(window: jax.Array | int) -> jax.Array:
-        """The part of the places whose tail sums are in a window."""
+        """Returns the contribution of the positions whose tail sums are in a window."""
         base = _WINDOW * window
         among = (log_sums > -base - _WINDOW) & ((log_sums <= -base) | (window == 0))
         sums = cumulative_sum(jnp.where(among, weights * jnp.exp(-log_sums - base), 0))
-        return jnp.exp(jnp.minimum(shifted + base, 0)) * sums  # where the exponent is above zero the sum is empty
+        return jnp.exp(jnp.minimum(shifted + base, 0)) * sums  # where the exponent is positive, the sum is empty
 
     def add(window: jax.Array, shares: jax.Array) -> jax.Array:
         return shares + inside(window)
@@ -287,7 +290,7 @@ def _tail_shares(shifted: jax.Array, log_sums: jax.Array, weights: jax.Array, wi
 
 
 def cumulative_sum(x: jax.Array, reverse: bool = False) -> jax.Array:
-    """Running sums along the last axis: blocks by a triangular matrix product, then the blocks' totals.
+    """Returns cumulative sums along the last axis, by triangular matrix products within blocks and a sum of totals.
 
     Args:
       x: ``[rows, n]``.
@@ -300,13 +303,13 @@ def cumulative_sum(x: jax.Array, reverse: bool = False) -> jax.Array:
     within = jnp.matmul(x, triangle if reverse else triangle.T, precision=jax.lax.Precision.HIGHEST)
     totals = within[..., 0 if reverse else -1]
     before = jax.lax.cumsum(totals, axis=1, reverse=reverse)
-    # Shifted by one block; never by subtraction, which would lose a small tail to a large head.
+    # Shifted by one block; a subtraction instead would cancel a small tail against a large head.
     before = jnp.pad(before[:, 1:], ((0, 0), (0, 1))) if reverse else jnp.pad(before[:, :-1], ((0, 0), (1, 0)))
     return (within + before[..., None]).reshape(rows, -1)[:, :size]
 
 
 def descending_order(values: jax.Array) -> jax.Array:
-    """The stable order of each row, largest first: int32 ``[rows, n]``; NaNs come somewhere."""
+    """Returns the stable descending order of each row: int32 ``[rows, n]``; the positions of NaNs are unspecified."""
     columns = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
     if values.dtype.itemsize == 8:
         return jax.lax.sort((-values, columns), dimension=1, num_keys=1, is_stable=True)[1]

@@ -1,4 +1,4 @@
-"""Ranking consistency without a contrastive term: what the ranking terms learn by themselves.
+"""Ranking consistency without a contrastive term, an ablation of RankCLIP.
 
 L = lambda_cross L_cross + lambda_in L_in
 """
@@ -16,17 +16,17 @@ from rankclip_jax.objectives.pairwise import PairwiseObjective, Scalars, Similar
 
 @dataclasses.dataclass(frozen=True)
 class RankingAlone(ranking.RankingOptions, PairwiseObjective):
-    """The two terms of `ranking.consistency`, without a ramp, since there is nothing to ramp against."""
+    """The two terms of `ranking.consistency`, without a ramp, since there is no contrastive term to balance."""
 
     second_view: bool = setting(False, "contrast each image and text with an augmented view of itself too")
 
     def __post_init__(self) -> None:
         if self.second_view:
             raise UserError(
-                "config.objective.second_view: ranking has no contrastive term that a second view would count in. Use "
-                "--config.objective.second_view=False, or --config.objective.name=rankclip."
+                "config.objective.second_view: expected False, since the objective 'ranking' has no contrastive term; "
+                "found True. Use --config.objective.second_view=False, or --config.objective.name=rankclip."
             )
 
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """Each pair's part of both terms."""
+        """Returns each pair's weighted sum of both terms."""
         return ranking.weighted_rows(similarity, scalars["scale"], self)

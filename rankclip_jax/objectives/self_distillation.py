@@ -1,14 +1,14 @@
-"""After progressive self-distillation (Andonian et al., CVPR 2022): soft targets from the model's own logits.
+"""A variant of progressive self-distillation (Andonian et al., CVPR 2022): soft targets from the model's own logits.
 
-An image's target over texts mixes its own text with what the texts say of it, the other direction's similarities at a
-scale ``s_q`` of their own:
+An image's target over texts mixes its own text with a softmax over the other direction's similarities, at a separate
+scale ``s_q``:
 
     target(i) = (1 - a(progress)) onehot(i) + a(progress) softmax_j(s_q t_i x_j)
     L = mean over both directions of CE(target, softmax_j(s x_i t_j))
 
-The paper draws at random which pairs of a batch get soft targets, a growing share ``a``; cross-entropy is linear in the
-target, so this mixture is the mean over such draws, without their noise. No gradient flows through targets. ``s_q`` is
-fixed: at CLIP's learned scale, which goes to 100, the targets would become one-hot.
+The paper samples which pairs of a batch get soft targets, a growing fraction ``a``. Cross-entropy is linear in the
+target, so this mixture is the expectation over such samples, without their noise. No gradient flows through targets.
+``s_q`` is fixed: at CLIP's learned scale, which grows to 100, the targets would become one-hot.
 """
 
 import dataclasses
@@ -25,20 +25,20 @@ from rankclip_jax.objectives.softclip import SoftTargets
 
 @dataclasses.dataclass(frozen=True)
 class SelfDistillation(SoftTargets):
-    """CLIP's loss, second views included (see `clip`), with targets that follow the model's own beliefs ever more."""
+    """CLIP's loss, second views included (see `clip`), with a growing fraction of soft targets from the model."""
 
     distillation_ramp: tuple[float, float, float] = setting(
         (0.0, 0.5, 1.0),
-        "fraction of soft targets: from, to, reached at this fraction of training",
+        "fraction of soft targets: start, end, fraction of training at which the end is reached",
         Each(FRACTION, FRACTION, FRACTION),
     )
 
     def scheduled(self, step: Step) -> Scalars:
-        """The fraction ``a`` of soft targets."""
+        """Returns the fraction ``a`` of soft targets."""
         return {"soft_fraction": schedules.ramp(step.progress, *self.distillation_ramp)}
 
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """Each pair's part of both terms."""
+        """Returns each pair's weighted sum of both terms."""
         scale = scalars["scale"]
         target_scale = chosen_scale(self.target_scale, scale)
         contrastive, metrics = clip.contrastive_rows(similarity, scale)

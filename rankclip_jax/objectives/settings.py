@@ -1,4 +1,4 @@
-"""The choice of the training objective; each has settings of its own in its file."""
+"""The setting that selects the training objective; each objective declares its options in its own file."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from rankclip_jax.input_pipeline.setting import Settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveSettings(Settings):
-    """Which objective is trained with."""
+    """The setting that selects the training objective."""
 
     section = "objective"
 

@@ -1,14 +1,14 @@
-"""After SoftCLIP (Gao et al., AAAI 2024): targets softened by similarity within a modality.
+"""A variant of SoftCLIP (Gao et al., AAAI 2024): targets softened by similarity within a modality.
 
-With ``p`` the distribution of a row over the other modality at scale ``s``, ``q`` that over its own at a scale ``s_q``
-of its own, and ``-`` for a distribution renormalised without the row's own column, so that the negatives' relations are
-not drowned by it:
+``p`` is a row's distribution over the other modality at scale ``s``, and ``q`` its distribution over its own modality
+at a separate scale ``s_q``. ``-`` marks a distribution renormalised without the row's own column, which would otherwise
+dominate the relations between negatives:
 
     L = (1 - f) L_clip + mean over both directions of ( f KL(q, p) + relation KL(q-, p-) )
 
-No gradient flows through ``q``. The paper takes the in-modal similarity from an object detector's regions and tags;
-here it is that of the embeddings themselves, which needs no detector. ``s_q`` is fixed: at CLIP's learned scale, which
-goes to 100, the targets would become one-hot.
+No gradient flows through ``q``. The paper computes the in-modal similarity from an object detector's regions and tags;
+this version uses the embeddings themselves, which needs no detector. ``s_q`` is fixed: at CLIP's learned scale, which
+grows to 100, the targets would become one-hot.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from rankclip_jax.objectives.pairwise import Scalars, Similarities
 
 @dataclasses.dataclass(frozen=True)
 class SoftTargets(clip.Clip):
-    """CLIP's loss with a scale ``s_q`` for soft targets."""
+    """CLIP's loss with a separate scale ``s_q`` for soft targets."""
 
     target_scale: str = setting(
         "14.3", "sharpness of soft targets: a number, `learned` or `learned_without_gradient`", ScaleChoice()
@@ -39,7 +39,7 @@ class SoftClip(SoftTargets):
     relation_weight: float = setting(0.5, "weight of the term between negatives", WEIGHT)
 
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
-        """Each pair's part of the three terms."""
+        """Returns each pair's weighted sum of the three terms."""
         scale = scalars["scale"]
         contrastive, metrics = clip.contrastive_rows(similarity, scale)
         target_scale = chosen_scale(self.target_scale, scale)
@@ -55,7 +55,7 @@ class SoftClip(SoftTargets):
 
 
 def _divergence(target: jax.Array, logits: jax.Array, among: jax.Array) -> jax.Array:
-    """``KL(softmax(target), softmax(logits))`` of each row, both over the columns in ``among``."""
+    """Returns ``KL(softmax(target), softmax(logits))`` of each row, both over the columns in ``among``."""
     log_q = jax.nn.log_softmax(target, axis=-1, where=among)
     log_p = jax.nn.log_softmax(logits, axis=-1, where=among)
     difference = jnp.where(among, log_q, 0) - jnp.where(among, log_p, 0)

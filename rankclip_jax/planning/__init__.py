@@ -1,1 +1,1 @@
-"""What a recipe would take on devices that need not be here: the real step, compiled for them, and read."""
+"""The planner: compiles the training step for devices that need not be attached, and predicts memory and speed."""

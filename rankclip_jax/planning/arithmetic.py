@@ -1,4 +1,4 @@
-"""Floating-point operations of a program, from what it was traced to: products, counted with the loops around them."""
+"""Counts the FLOPs of matrix products and convolutions in a traced program, including those in loops."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ import jax
 import jax.extend.core
 from jax.lax import DotAlgorithmPreset, Precision
 
-# How many products of a cheaper type one of these is made of.
+# The dtype and number of the lower-precision products that each algorithm consists of.
 _PASSES: dict[Any, tuple[str, int]] = {
     DotAlgorithmPreset.TF32_TF32_F32: ("tf32", 1),
     DotAlgorithmPreset.TF32_TF32_F32_X3: ("tf32", 3),
@@ -19,18 +19,18 @@ _PASSES: dict[Any, tuple[str, int]] = {
 }
 
 
-# Products of flash attention: scores and results; in the backward pass, scores again and four gradients.
+# Matrix products of flash attention. Forward: scores and results. Backward: recomputed scores and four gradients.
 _FLASH_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
 
 
 def flops(traced: Any) -> Counter[str]:
-    """Operations of matrix products and convolutions on one device, by the type that they are computed in.
+    """Returns the FLOPs of matrix products and convolutions on one device, by compute dtype.
 
-    Multiplications and additions count one each. What is computed again counts again. Types are ``bfloat16``, ``tf32``
-    (float32 where nothing asks for all of its digits) and ``float32``.
+    Multiplications and additions count one each; recomputation counts again. Dtypes are ``bfloat16``, ``tf32`` (float32
+    without an explicit request for full precision) and ``float32``.
 
     Args:
-      traced: of ``jax.jit(...).trace(...)``; products inside ``shard_map`` are one device's own.
+      traced: the result of ``jax.jit(...).trace(...)``; products inside ``shard_map`` are those of one device.
     """
     return _count(traced.jaxpr.jaxpr)
 
@@ -53,7 +53,7 @@ def _count(jaxpr: Any) -> Counter[str]:
 
 
 def _inside(values: Iterable[Any]) -> Iterable[Any]:
-    """The programs among an operation's parameters; of several branches all."""
+    """Yields the subprograms among an operation's parameters, including all branches."""
     for value in values:
         if isinstance(value, tuple | list):
             yield from _inside(value)
@@ -71,7 +71,7 @@ def _product(equation: Any) -> Counter[str]:
 
 
 def _convolution(equation: Any) -> Counter[str]:
-    """Each result is a sum over the window and a group's input features, however windows are dilated."""
+    """Counts a convolution: each output is a sum over the window and a group's input features."""
     kernel, result = equation.invars[1].aval, equation.outvars[0].aval
     numbers = equation.params["dimension_numbers"]
     features = numbers.rhs_spec[0]
@@ -80,7 +80,7 @@ def _convolution(equation: Any) -> Counter[str]:
 
 
 def _flash_attention(equation: Any) -> Counter[str]:
-    """Of queries ``[B, L, heads, width]`` with keys; a causal mask is not deducted, as it is not elsewhere."""
+    """Counts the attention of queries ``[B, L, heads, width]`` to keys; a causal mask is not deducted."""
     query, key = (variable.aval for variable in equation.invars[:2])
     count = 2 * math.prod(query.shape) * key.shape[1] * _FLASH_PRODUCTS[equation.primitive.name]
     return _typed(query.dtype, None, count)
@@ -88,7 +88,9 @@ def _flash_attention(equation: Any) -> Counter[str]:
 
 def _typed(dtype: Any, precision: Any, count: int) -> Counter[str]:
     if dtype != "float32":
-        return Counter({"bfloat16" if dtype == "float16" else str(dtype): count})  # both at one rate
+        return Counter(
+            {"bfloat16" if dtype == "float16" else str(dtype): count}
+        )  # float16 and bfloat16 have the same rate
     if isinstance(precision, DotAlgorithmPreset):
         kind, passes = _PASSES.get(precision, ("float32", 1))
         return Counter({kind: passes * count})

@@ -1,4 +1,4 @@
-"""The story of a plan: compile, show, search, and say how to start what was found."""
+"""The plan command: compiles plans, searches for better settings, and prints the command that starts the run."""
 
 import math
 import shlex
@@ -26,42 +26,45 @@ def run(
     price: float | None,
     pairs: int | None,
 ) -> list[Plan]:
-    """Plans and prints; the plans, the best first.
+    """Computes and prints plans; returns them, the best first.
 
     Args:
       config: the settings.
-      recipe: as the command line names it.
+      recipe: the recipe, as given on the command line.
       topology_name: the devices.
       trace: see `plan`.
-      memory: bytes of each; None: its own.
-      find: look for the largest batch that fits.
-      sweep: compare meshes, rematerialisation and accumulation.
-      price: of a device for an hour; None: no cost is told.
-      pairs: of the data set; None: not known.
+      memory: bytes per device; None: the device's own.
+      find: whether to search for the largest batch that fits.
+      sweep: whether to compare meshes, remat policies and accumulation.
+      price: price of a device-hour; None: no cost estimate.
+      pairs: number of training pairs; None: unknown.
 
     Raises:
-      UserError: no run can have these settings on these devices, or their compiler is not installed.
+      UserError: the settings are invalid on these devices, or their compiler is not installed.
     """
     topology = topology_of(topology_name)
     devices = math.prod(topology.shape)
     changes: dict[str, Any] = {}
 
     def planned(settings: ConfigDict) -> Plan:
-        found = plan(settings, topology, trace, memory)
+        result = plan(settings, topology, trace, memory)
         if find or sweep:
-            total = f"{found.bytes['total'] / 2**30:.2f} GiB" if "total" in found.bytes else "refused"
-            verdict = "fits" if found.fits else "does not fit"
-            print(f"tried {found.pairs:,} pairs, {found.mesh}, {found.settings}: {total}, {verdict}", flush=True)
-        return found
+            total = f"{result.bytes['total'] / 2**30:.2f} GiB" if "total" in result.bytes else "refused"
+            verdict = "fits" if result.fits else "does not fit"
+            print(f"tried {result.pairs:,} pairs, {result.mesh}, {result.settings}: {total}, {verdict}", flush=True)
+        return result
 
     if sweep:
         rows = list(search_space.sweep(config, planned, devices, topology.shape[1] if topology.is_gpu else devices))
-        print(formatting.compared([(search_space.as_flags(flags), found) for flags, found in rows]))
+        print(formatting.compared([(search_space.as_flags(flags), result) for flags, result in rows]))
         rows.sort(key=lambda row: (not row[1].fits, -row[1].pairs_per_second))
-        plans, changes = [found for _, found in rows], rows[0][0]
+        plans, changes = [result for _, result in rows], rows[0][0]
     elif find:
         best, tried = search_space.largest_batch(config, planned, devices * config.train.accumulation)
-        plans, changes = [best, *(one for one in tried if one is not best)], {"train.global_batch_size": best.pairs}
+        plans, changes = (
+            [best, *(other for other in tried if other is not best)],
+            {"train.global_batch_size": best.pairs},
+        )
     else:
         plans = [planned(config)]
     best = plans[0]
@@ -84,11 +87,11 @@ def _cost(config: ConfigDict, best: Plan, devices: int, price: float, pairs: int
     total = config.train.steps * best.pairs or config.train.epochs * (pairs or 0)
     hours = total / best.pairs_per_second / _HOUR
     cost = hours * devices * price
-    return f"  at least {hours:,.1f} hours for {total:,} pairs, {cost:,.2f} at {price:g} a device and hour"
+    return f"  at least {hours:,.1f} hours for {total:,} pairs, {cost:,.2f} at {price:g} per device-hour"
 
 
 def how_to_start(topology: Topology, recipe: str, changes: dict[str, Any]) -> str:
-    """The command that starts a run on such devices."""
+    """Returns the command that starts a run on these devices."""
     flags = f"--config {shlex.quote(recipe)} {search_space.as_flags(changes)}".strip()
     if not topology.is_gpu:
         shape = "x".join(map(str, topology.shape))

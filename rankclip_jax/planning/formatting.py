@@ -1,4 +1,4 @@
-"""A plan as a table and as a picture."""
+"""Plans as text tables and as a figure."""
 
 import io
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _PARTS = ("parameters", "optimizer", "batch", "temporaries")
 
 
 def table(plan: Plan) -> str:
-    """What a step takes on each device, in lines."""
+    """Formats the memory, traffic and speed of a plan as lines of text."""
     gib = 2**30
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    lines = [f"{plan.topology} ({mesh}), {plan.pairs:,} pairs a step; on each device:"]
+    lines = [f"{plan.topology} ({mesh}), {plan.pairs:,} pairs per step; on each device:"]
     if plan.refusal:
         return "\n".join([*lines, f"  the compiler refuses it: {plan.refusal}"])
     lines += [f"  {part:<24}{plan.bytes[part] / gib:10.2f} GiB" for part in _PARTS]
@@ -34,12 +34,12 @@ def table(plan: Plan) -> str:
         where = f"over {row.axis}, {row.devices} devices on {row.hosts} host(s)"
         lines.append(f"  {row.kind:<24}{row.bytes / 2**20:10.2f} MiB, {row.count} {where}")
     lines += [f"  at least, for {what:<10}{seconds * 1e3:10.2f} ms" for what, seconds in plan.seconds.items()]
-    lines.append(f"  at most {plan.pairs_per_second:,.0f} pairs a second in all, {plan.mfu:.0%} of the peak (MFU)")
+    lines.append(f"  at most {plan.pairs_per_second:,.0f} pairs/s in total, {plan.mfu:.0%} of the peak (MFU)")
     return "\n".join(lines)
 
 
 def compared(rows: Sequence[tuple[str, Plan]]) -> str:
-    """Plans beside each other, a line each, the best first; those that do not fit last."""
+    """Formats plans as one line each, the best first and those that do not fit last."""
     ordered = sorted(rows, key=lambda row: (not row[1].fits, -row[1].pairs_per_second))
     lines = [f"{'GiB':>8}  {'pairs/s':>12}  {'MFU':>5}  settings"]
     for flags, plan in ordered:
@@ -50,15 +50,15 @@ def compared(rows: Sequence[tuple[str, Plan]]) -> str:
 
 
 def draw(plans: Sequence[Plan], path: Path) -> None:
-    """A bar for each plan: what its memory holds, against what there is."""
+    """Draws a bar for each plan: its memory by use, and the memory that is available."""
     figure, axes = plt.subplots(figsize=(9, 1.5 + 0.5 * len(plans)), layout="constrained")
-    for place, plan in enumerate(plans):
+    for row, plan in enumerate(plans):
         left = 0.0
         for number, part in enumerate(_PARTS):
             size = plan.bytes.get(part, 0) / 2**30
-            axes.barh(place, size, left=left, color=f"C{number}", label=part if not place else None)
+            axes.barh(row, size, left=left, color=f"C{number}", label=part if not row else None)
             left += size
-    axes.axvline(plans[0].bytes["capacity"] / 2**30, color="black", linestyle="--", label="there is")
+    axes.axvline(plans[0].bytes["capacity"] / 2**30, color="black", linestyle="--", label="available")
     names = [
         f"{plan.topology}, {plan.pairs:,} pairs\n{plan.settings['model.remat']}, "
         f"{plan.settings['train.accumulation']} micro-batch(es)"

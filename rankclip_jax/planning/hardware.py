@@ -1,4 +1,4 @@
-"""Accelerators as data: what their makers' sheets and the devices themselves say of them."""
+"""Accelerator specifications, from the makers' data sheets and from the devices themselves."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """One device and its links; rates are peaks, a second.
+    """The specification of a device and its links; rates are peaks per second.
 
     Args:
-      name: as its maker writes it.
+      name: the maker's name.
       memory: bytes that programs can use.
-      bandwidth: bytes from and to memory.
-      flops: by type of the operands, dense, with float32 sums.
-      link: bytes to neighbours in the host or the slice, in each direction.
-      network: bytes to other hosts or slices, in each direction.
+      bandwidth: bytes per second to and from memory.
+      flops: dense FLOP/s by dtype of the operands, with float32 accumulation.
+      link: bytes per second to neighbours in the host or slice, in each direction.
+      network: bytes per second to other hosts or slices, in each direction.
     """
 
     name: str
@@ -30,16 +30,16 @@ class Accelerator:
 
 @dataclasses.dataclass(frozen=True)
 class Gpu(Accelerator):
-    """An NVIDIA GPU, with what XLA's compiler asks of it.
+    """An NVIDIA GPU, with the properties that XLA's compiler needs.
 
     Args:
       capability: compute capability.
-      cores: streaming multiprocessors.
-      lanes: float32 units of each.
-      clock: gigahertz.
-      cache: bytes of level 2.
-      shared: bytes of shared memory, at most, of a block and of a core.
-      threads: of a core.
+      cores: number of streaming multiprocessors.
+      lanes: float32 units per multiprocessor.
+      clock: clock rate in GHz.
+      cache: bytes of L2 cache.
+      shared: maximum bytes of shared memory per block and per multiprocessor.
+      threads: maximum threads per multiprocessor.
     """
 
     capability: tuple[int, int]
@@ -56,7 +56,7 @@ class Tpu(Accelerator):
     """A TPU chip.
 
     Args:
-      label: of its kind of node in Google's Kubernetes Engine.
+      label: its accelerator label in Google Kubernetes Engine.
     """
 
     label: str
@@ -106,23 +106,25 @@ _TPU_KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 l
 
 
 def has_fast_bfloat16(device: "jax.Device") -> bool:
-    """Whether a device multiplies matrices faster in bfloat16 than in float32.
+    """Returns whether a device multiplies matrices faster in bfloat16 than in float32.
 
-    TPUs do, and GPUs with matrix units for it: NVIDIA's from compute capability 8.0 on. CPUs do not: XLA multiplies at
-    the rate of float32 there, on those with AVX512-BF16 too (docs/benchmarks.md).
+    This holds for TPUs, and for GPUs with bfloat16 matrix units: NVIDIA's from compute capability 8.0. It does not hold
+    for CPUs, where XLA multiplies at the rate of float32, even with AVX512-BF16 (docs/benchmarks.md).
     """
     if device.platform == "tpu":
         return True
     major = str(getattr(device, "compute_capability", "")).partition(".")[0]
-    return device.platform == "gpu" and (int(major) >= 8 if major.isdecimal() else True)  # AMD's are words: gfx942
+    return device.platform == "gpu" and (
+        int(major) >= 8 if major.isdecimal() else True
+    )  # AMD's are not numbers: gfx942
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Of one device, a second, for bfloat16; None: it is not described here.
+    """Returns the peak bfloat16 FLOP/s of a device; None: unknown device.
 
     Args:
-      device_kind: as JAX names it.
+      device_kind: the device's kind, as JAX names it.
     """
-    name = _TPU_KINDS.get(device_kind)
-    found = [one for key, one in ACCELERATORS.items() if device_kind == one.name or key == name]
-    return found[0].flops["bfloat16"] if found else None
+    key = _TPU_KINDS.get(device_kind)
+    matches = [device for name, device in ACCELERATORS.items() if device_kind == device.name or name == key]
+    return matches[0].flops["bfloat16"] if matches else None

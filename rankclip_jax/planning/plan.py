@@ -1,4 +1,4 @@
-"""A recipe on a topology: does it fit, what does it move, and how fast can it be at most."""
+"""The plan of a training step on a topology: whether it fits, its traffic, and upper bounds of its speed."""
 
 import dataclasses
 from collections import Counter
@@ -19,22 +19,22 @@ from rankclip_jax.planning.topology import Topology
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one step takes, on each device unless it says otherwise.
+    """The memory, traffic and speed of one step, per device unless stated otherwise.
 
     Args:
       topology: the devices, by name.
-      mesh: devices along each axis.
-      settings: those that were planned with and change what is taken, by name.
-      pairs: of a step, over all devices.
-      bytes: ``parameters``, ``optimizer`` (and all else that is kept), ``batch``, ``temporaries``, ``total``,
+      mesh: number of devices along each mesh axis.
+      settings: the planned settings that affect the result, by name.
+      pairs: global batch size.
+      bytes: ``parameters``, ``optimizer`` (and the rest of the state), ``batch``, ``temporaries``, ``total``,
         ``capacity``.
-      flops: operations of products; ``useful_flops`` leaves out what is computed again.
-      useful_flops: the same.
-      memory_bytes: to and from memory, by the program's text.
+      flops: FLOPs of matrix products.
+      useful_flops: FLOPs of matrix products without recomputation.
+      memory_bytes: bytes to and from memory, estimated from the program's text.
       collectives: see `Collective`.
-      seconds: the least that ``compute``, ``memory`` (of what is written) and ``network`` can take.
-      peak_flops: of the device, for the type that is fastest.
-      refusal: why the compiler refused the program; None: it did not.
+      seconds: lower bounds for ``compute``, ``memory`` (of what is written) and ``network``.
+      peak_flops: the device's peak FLOP/s for its fastest dtype.
+      refusal: the compiler's error; None: the program compiles.
     """
 
     topology: str
@@ -52,26 +52,26 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the program needs no more memory than there is."""
+        """Whether the program fits in memory."""
         return self.refusal is None and self.bytes["total"] <= self.bytes["capacity"]
 
     @property
     def step_seconds(self) -> float:
-        """The least that a step can take, were compute, memory and network perfectly overlapped."""
+        """The lower bound of a step's time, with perfect overlap of compute, memory and network."""
         return max(self.seconds.values(), default=0.0)
 
     @property
     def pairs_per_second(self) -> float:
-        """The most, over all devices."""
+        """The upper bound of the throughput over all devices."""
         return self.pairs / self.step_seconds if self.step_seconds else 0.0
 
     @property
     def mfu(self) -> float:
-        """The largest share of the devices' peak that useful operations can reach."""
+        """The upper bound of the model FLOPs utilisation (MFU)."""
         return self.useful_flops / (self.step_seconds * self.peak_flops) if self.step_seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, under public names."""
+        """Returns the plan as plain values under public names."""
         return {
             "topology": self.topology,
             "mesh": self.mesh,
@@ -97,8 +97,8 @@ class TracedStep:
     Args:
       config: the settings.
       mesh: the devices.
-      state: shapes, types and layout of what it changes; its ``parameters`` are told apart.
-      batch: the same of what it reads.
+      state: shapes, dtypes and shardings of the training state, with an attribute ``parameters``.
+      batch: shapes, dtypes and shardings of the batch.
       traced: JAX's trace of the step.
     """
 
@@ -113,16 +113,16 @@ Tracer = Callable[[ConfigDict, Sequence[jax.Device]], TracedStep]
 
 
 def plan(config: ConfigDict, topology: Topology, trace: Tracer, capacity: int | None = None) -> Plan:
-    """Compiles the training step for devices that need not be here, and reads what it takes.
+    """Compiles the training step for devices that need not be attached, and returns its plan.
 
     Args:
       config: the settings.
       topology: the devices.
-      trace: from settings and devices to the step; raises UserError for settings that no run can have on them.
-      capacity: bytes of memory of each device; None: the device's own.
+      trace: traces the step of settings on devices; raises UserError for invalid settings.
+      capacity: bytes of memory per device; None: the device's own.
 
     Raises:
-      UserError: no run can have these settings on so many devices, or the compiler for them is not installed.
+      UserError: the settings are invalid for this number of devices, or their compiler is not installed.
     """
     devices = topology.devices()
     step = trace(config, devices)
@@ -139,7 +139,7 @@ def plan_step(
     capacity: int,
     options: dict[str, Any] | None = None,
 ) -> Plan:
-    """The same for a step on any mesh, such as the devices that are here; ``useful`` is from `useful_flops`."""
+    """Returns the plan of a step on any mesh, such as the attached devices; ``useful`` is from `useful_flops`."""
     config = step.config
     sizes = {
         "parameters": bytes_per_device(step.state.parameters),
@@ -176,7 +176,7 @@ def plan_step(
         bytes=sizes | {"temporaries": total - sum(sizes.values()), "total": total, "capacity": capacity},
         flops=sum(operations.values()),
         useful_flops=useful,
-        memory_bytes=2 * written,  # what is written is read again, if not from a cache
+        memory_bytes=2 * written,  # written data are read once, unless from a cache
         collectives=moved,
         seconds=seconds,
         peak_flops=accelerator.flops["bfloat16"],
@@ -184,25 +184,25 @@ def plan_step(
 
 
 def useful_flops(trace: Tracer, config: ConfigDict, devices: Sequence[jax.Device]) -> float:
-    """Operations of a step in which nothing is computed again."""
+    """Returns the FLOPs of a step without recomputation."""
     config = config.copy_and_resolve_references()
     config.model.remat, config.model.attention, config.train.accumulation = "none", "xla", 1
     return sum(arithmetic.flops(trace(config, devices).traced).values())
 
 
 def compute_seconds(operations: Counter[str], accelerator: Accelerator) -> float:
-    """The least that products can take at the device's peaks."""
+    """Returns the time of matrix products at the device's peak rates, a lower bound."""
     return sum(count / accelerator.flops.get(kind, accelerator.flops["float32"]) for kind, count in operations.items())
 
 
 def network_seconds(collective: Collective, accelerator: Accelerator) -> float:
-    """The least that a collective can take: each byte passes the slowest link that it must, all devices sharing it.
+    """Returns a lower bound of a collective's time, from the slowest link that its bytes must cross.
 
-    In a ring of n each device sends ``(n - 1) / n`` of what is gathered or scattered, and twice that of what is summed
-    everywhere. Where it crosses hosts, those of one host send a part each.
+    In a ring of n devices, each sends ``(n - 1) / n`` of the bytes of an all-gather or reduce-scatter, and twice that
+    for an all-reduce. Across hosts, the devices of a host share the bytes to send.
     """
     passes = 2 if collective.kind == "all-reduce" else 1
     inside = passes * collective.bytes * (1 - 1 / collective.devices) / accelerator.link
-    here = collective.devices // collective.hosts
-    across = passes * collective.bytes * (1 - 1 / collective.hosts) / (max(here, 1) * accelerator.network)
-    return max(across, inside if here > 1 else 0.0)
+    per_host = collective.devices // collective.hosts
+    across = passes * collective.bytes * (1 - 1 / collective.hosts) / (max(per_host, 1) * accelerator.network)
+    return max(across, inside if per_host > 1 else 0.0)

@@ -1,4 +1,4 @@
-"""Plans beside each other: the largest batch that fits, the best of many arrangements, what makes a step fit."""
+"""Searches over plans: the largest batch that fits, a sweep of layouts, and changes that make a step fit."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ Planner = Callable[[ConfigDict], Plan]
 
 _LARGEST_BATCH = 2**20
 
-# From the cheapest to the most frugal: what is computed again for the sake of memory.
+# Changes that trade recomputation for memory, from the least to the most recomputation.
 _FRUGAL: tuple[dict[str, Any], ...] = (
     {"model.remat": "cheap"},
     {"model.remat": "blocks"},
@@ -23,29 +23,29 @@ _FRUGAL: tuple[dict[str, Any], ...] = (
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """A copy of the settings with changes by dotted names."""
+    """Returns a copy of the settings with changes by dotted names."""
     copy = config.copy_and_resolve_references()
     copy.update_from_flattened_dict(dict(changes))
     return copy
 
 
 def as_flags(changes: Mapping[str, Any]) -> str:
-    """Changes as they are written on a command line."""
+    """Returns changes as command-line flags."""
     return " ".join(f"--config.{name}={value}" for name, value in changes.items())
 
 
 def largest_batch(config: ConfigDict, planner: Planner, multiple: int) -> tuple[Plan, list[Plan]]:
-    """The plan of the largest batch that fits, and all that were tried, in turn.
+    """Returns the plan of the largest batch that fits, and all plans that were tried, in order.
 
-    What a step takes grows evenly with the batch, so two plans tell where the limit is; those near it are tried.
+    A step's memory grows linearly with the batch, so two plans predict the limit; batches near it are then tried.
 
     Args:
       config: the settings, whose batch is tried first.
       planner: plans settings.
-      multiple: of which batches are: devices times micro-batches.
+      multiple: the number that batches are a multiple of: devices times micro-batches.
 
     Raises:
-      UserError: not even one row a device fits.
+      UserError: not even one row per device fits.
     """
     tried: dict[int, Plan] = {}
 
@@ -57,9 +57,9 @@ def largest_batch(config: ConfigDict, planner: Planner, multiple: int) -> tuple[
     first = max(config.train.global_batch_size // multiple, 1)
     good, bad = (first, _LARGEST_BATCH // multiple + 1) if fits(first) else (0, first)
     if good == 0 and not fits(1):
-        raise UserError(f"--find: not even {multiple} pairs fit. Take a smaller model or more memory.")
+        raise UserError(f"--find: not even {multiple} pairs fit in memory. Use a smaller model or more memory.")
     good = max(good, 1)
-    # The middle of what is left, or where a straight line through two plans says.
+    # Guess by linear extrapolation from two plans, limited to the remaining interval.
     while bad - good > good // 32 + 1:
         guess = _crossing(tried, good, bad)
         if fits(guess):
@@ -80,16 +80,16 @@ def _crossing(tried: Mapping[int, Plan], good: int, bad: int) -> int:
     return min(max(guess, good + 1), bad - 1)
 
 
-def sweep(config: ConfigDict, planner: Planner, devices: int, devices_a_host: int) -> Iterator[tuple[dict, Plan]]:
-    """Plans of meshes, rematerialisation and accumulation, each with the changes that it makes.
+def sweep(config: ConfigDict, planner: Planner, devices: int, devices_per_host: int) -> Iterator[tuple[dict, Plan]]:
+    """Yields plans of meshes, remat policies and accumulation, each with its changes to the settings.
 
     Args:
       config: the settings.
       planner: plans settings.
-      devices: all of them.
-      devices_a_host: those that may share one copy of the weights over fast links.
+      devices: number of devices.
+      devices_per_host: devices with fast links, which may share one copy of the weights.
     """
-    groups = [size for size in (1, devices_a_host) if devices % size == 0]
+    groups = [size for size in (1, devices_per_host) if devices % size == 0]
     choices = itertools.product(dict.fromkeys(groups), ("none", "cheap", "blocks"), (1, 4, 16))
     for fsdp, remat, accumulation in choices:
         changes = {
@@ -102,11 +102,11 @@ def sweep(config: ConfigDict, planner: Planner, devices: int, devices_a_host: in
         try:
             yield changes, planner(changed(config, changes))
         except UserError:
-            continue  # such as micro-batches that the rows of a device do not make up
+            continue  # such as a number of micro-batches that does not divide a device's rows
 
 
 def find_fitting(config: ConfigDict, fits: Callable[[ConfigDict], bool]) -> dict[str, Any] | None:
-    """The changes, computing as little again as possible, with which settings fit; None: none of those tried."""
+    """Returns the changes with the least recomputation with which the settings fit; None: no tried change fits."""
     for changes in _FRUGAL:
         try:
             if fits(changed(config, changes)):

@@ -1,4 +1,4 @@
-"""Devices that are not here: descriptions to compile for, ahead of time, on any machine.
+"""Topologies: descriptions of devices that need not be attached, for ahead-of-time compilation on any machine.
 
 Commands that use them call `platform.set_variables_to_plan` first.
 """
@@ -19,10 +19,10 @@ _EXAMPLES = "such as h200:1x8 (hosts x GPUs) or v5e:16x16 (a TPU slice)"
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Devices by kind and arrangement.
+    """The kind and arrangement of devices.
 
     Args:
-      name: as it was asked for, such as ``h200:8x8``.
+      name: the requested name, such as ``h200:8x8``.
       kind: a key of `ACCELERATORS`.
       shape: hosts and GPUs of each, or the sides of a TPU slice.
     """
@@ -33,32 +33,32 @@ class Topology:
 
     @property
     def accelerator(self) -> Accelerator:
-        """One of the devices."""
+        """The specification of one device."""
         return ACCELERATORS[self.kind]
 
     @property
     def is_gpu(self) -> bool:
-        """Whether these are GPUs; TPUs otherwise."""
+        """Whether the devices are GPUs; otherwise they are TPUs."""
         return self.kind in GPUS
 
     def devices(self) -> list[jax.Device]:
-        """Descriptions of the devices, for which programs can be compiled, not run.
+        """Returns descriptions of the devices, for which programs can be compiled but not run.
 
         Raises:
-          UserError: the compiler for them is not installed, or knows no such arrangement.
+          UserError: their compiler is not installed, or does not support the arrangement.
         """
         try:
             return self._gpus() if self.is_gpu else self._tpus()
         except (NotImplementedError, RuntimeError, ValueError, ImportError) as error:
             package = '"jax[cuda13]"' if self.is_gpu else "libtpu"
             raise UserError(
-                f"--topology: cannot compile for {self.name}: {str(error).splitlines()[0]}. This needs the compiler of "
-                f"these devices, not the devices: pip install {package} (make plan has both)"
+                f"--topology: cannot compile for {self.name}: {str(error).splitlines()[0]}. This needs only the "
+                f"compiler of these devices, not the devices. Run: pip install {package} (make plan installs both)"
             ) from error
 
     @property
     def compiler_options(self) -> dict[str, Any]:
-        """The platform's, and those that let a program be compiled where its devices are not: nothing is tried out."""
+        """The platform's compiler options; on GPUs without autotuning, which would need the devices."""
         if not self.is_gpu:
             return COMPILER_OPTIONS["tpu"]
         return COMPILER_OPTIONS["gpu"] | {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": False}
@@ -79,24 +79,24 @@ class Topology:
 
 
 def topology_of(name: str) -> Topology:
-    """The topology of a name, ``KIND:AxB``.
+    """Returns the topology with a name of the form ``KIND:AxB``.
 
     Raises:
-      UserError: it has no such form, or no such device is described.
+      UserError: the name has another form, or the device is unknown.
     """
     match = re.fullmatch(r"(\w+):([1-9]\d{0,3}(?:x[1-9]\d{0,3}){1,2})", name)
     if not match:
-        raise UserError(f"--topology: expected a form {_EXAMPLES}; found {name!r}.")
+        raise UserError(f"--topology: expected KIND:AxB, {_EXAMPLES}; found {name!r}.")
     kind, shape = match[1], tuple(map(int, match[2].split("x")))
     if kind not in ACCELERATORS:
         raise UserError(f"--topology: unknown device {kind!r}; choose from {', '.join(ACCELERATORS)}.")
     if kind in GPUS and len(shape) != 2:
-        raise UserError(f"--topology: expected hosts x GPUs of each, such as {kind}:8x8; found {name!r}.")
+        raise UserError(f"--topology: expected hosts x GPUs per host, such as {kind}:8x8; found {name!r}.")
     return Topology(name, kind, shape)
 
 
 def _target(gpu: Gpu) -> str:
-    """The description that XLA's compiler takes, a GpuTargetConfigProto as text."""
+    """Returns the GPU's description for XLA's compiler, a GpuTargetConfigProto as text."""
     return f"""
 gpu_device_info {{
   cuda_compute_capability {{ major: {gpu.capability[0]} minor: {gpu.capability[1]} }}

@@ -1,1 +1,1 @@
-"""Searching a prepared dataset with one's own model."""
+"""Search of a prepared dataset by text or image with a trained model."""

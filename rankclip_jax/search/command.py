@@ -1,4 +1,4 @@
-"""From a model and a dataset on the command line to what searches."""
+"""The search command: opens the model, the dataset and its index."""
 
 import hashlib
 import json
@@ -23,16 +23,16 @@ from rankclip_jax.search.server import Search
 
 
 def prepare(model: Path, data: Path, split: str, folder: Path) -> Search:
-    """Opens the index, or makes it where there is none of this model and data.
+    """Opens the index of a model and a dataset, or builds it if there is none.
 
     Args:
-      model: whatever `rankclip_jax.load` reads.
+      model: a path that `rankclip_jax.load` reads.
       data: a prepared dataset.
-      split: of it.
-      folder: of the index.
+      split: the split of the dataset.
+      folder: the folder of the index.
 
     Raises:
-      UserError: there is no such model, dataset or split, or the index cannot be written.
+      UserError: the model, dataset or split does not exist, or the index cannot be written.
     """
     source = array_record.open_split(data, split, flag="data")
     step, digest = loading.identify(model)
@@ -41,7 +41,7 @@ def prepare(model: Path, data: Path, split: str, folder: Path) -> Search:
 
     def embed() -> Embedded:
         check_writable(folder)
-        say(f"embedding {len(source):,} records once, into {folder}")
+        say(f"building the index: embedding {len(source):,} records into {folder}")
         layout = Layout(make_local_mesh())
         variables = jax.device_put(weights.variables, layout.replicated)
         return ModelUnderTest(Embedder(weights.model, layout), variables).embed(source)
@@ -49,12 +49,12 @@ def prepare(model: Path, data: Path, split: str, folder: Path) -> Search:
     try:
         index = open_index(folder, about, embed)
     except OSError as error:
-        raise UserError(f"--index: {folder} cannot be written ({error}). Name another folder.") from error
+        raise UserError(f"--index: {folder} cannot be written ({error}). Use another folder.") from error
     return Search(Encoder(weights.model, weights.variables), source, index)
 
 
 def identify_data(data: Path, split: str) -> str:
-    """A digest that tells a prepared split from others: of what its manifest says, and of its files' sizes."""
+    """Returns a digest that identifies a prepared split, from its manifest entry and its files' sizes."""
     sizes = {name: size for name, size in sizes_below(data).items() if f"-{split}." in name}
     entry = manifest.read(data)["splits"].get(split)
     return hashlib.sha256(json.dumps([sizes, entry], sort_keys=True).encode()).hexdigest()

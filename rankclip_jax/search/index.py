@@ -1,4 +1,4 @@
-"""The embeddings of a dataset on disk, and the rows of it nearest to a query."""
+"""The search index: the embeddings of a dataset on disk, and nearest-neighbour search in them."""
 
 import contextlib
 import hashlib
@@ -24,23 +24,22 @@ from rankclip_jax.input_pipeline.files import open_regular, printable, read_json
 _ABOUT = "about.json"
 _KINDS = ("image", "text")
 _NAMES = ("image.npy", "image_record.npy", "text.npy", "text_record.npy", "text_place.npy", "text_count.npy")
-_OURS = re.compile(r"[0-9a-f]{16}(\.[^/]*\.partial)?")  # folders of indexes, and of those that were not finished
-_ABANDONED = 3600  # seconds without a change after which an unfinished index is nobody's any more
-_COARSE = 128  # components that all rows are compared by, where they are many
-_FEW = 100_000  # rows up to which all are compared as they are
-_CANDIDATES = 2000  # rows that are compared as they are, of many
-_SAMPLE = 20_000  # rows that the components are found from
+_OURS = re.compile(r"[0-9a-f]{16}(\.[^/]*\.partial)?")  # folders of finished and unfinished indexes
+_ABANDONED = 3600  # seconds without a change after which an unfinished index counts as abandoned
+_COARSE = 128  # principal components of the coarse search in large indexes
+_FEW = 100_000  # rows up to which the search is exhaustive
+_CANDIDATES = 2000  # rows of the coarse search that are ranked exactly
+_SAMPLE = 20_000  # rows from which the principal components are computed
 
 
 class Index:
-    """Unit embeddings of images and texts, with the number of the record that each belongs to.
+    """Unit embeddings of images and texts, with the record index of each.
 
-    Texts that read the same to the model are one row, of the first of them. Of more than `_FEW` rows those are found
-    first that are nearest in the 128 directions in which rows spread most, and the order among them is exact: a quarter
-    of the memory is read.
+    Texts with the same tokens share one row, that of the first of them. With more than `_FEW` rows, a coarse search in
+    128 principal components selects candidates, which are then ranked exactly; it reads a quarter of the memory.
 
     Args:
-      folder: that `build` has written.
+      folder: a folder that `build` has written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,20 +61,20 @@ class Index:
         return len(self._rows["image"])
 
     def place_of_text(self, number: int) -> int:
-        """Which of its record's captions a row of the texts is."""
+        """Returns the position of a text row among its record's captions."""
         return int(self._places[number])
 
     def count_of_text(self, number: int) -> int:
-        """How many captions of the dataset read as this row of the texts does."""
+        """Returns the number of captions in the dataset that share a text row."""
         return int(self._counts[number])
 
     def nearest(self, query: np.ndarray, kind: str, count: int) -> list[tuple[int, int, float]]:
-        """The rows most similar to a query: number, record and similarity of each, the most similar first.
+        """Returns row index, record index and similarity of the rows nearest to a query, the most similar first.
 
         Args:
           query: a unit row ``[D]``.
           kind: ``"image"`` or ``"text"``.
-          count: how many at most.
+          count: the maximum number of rows.
         """
         rows, among = self._rows[kind], None
         if kind in self._coarse:
@@ -93,53 +92,53 @@ class Index:
 
 
 def local_path(folder: Path, about: dict[str, Any]) -> Path:
-    """Where below a folder the index of these weights and data is: a digest of both names it."""
+    """Returns the path of the index of these weights and data, whose name is a digest of both."""
     return folder / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_index(folder: Path, about: dict[str, Any], embed: Callable[[], Embedded]) -> Index:
-    """The index of these weights and data below a folder, checked to the last byte, or else a new one.
+    """Opens the index of these weights and data after verifying its digests, or builds a new one.
 
     Args:
-      folder: where it is, or is to be.
-      about: what it is of.
-      embed: makes the embeddings.
+      folder: the parent folder of the index.
+      about: the identity of the weights and the data.
+      embed: computes the embeddings.
     """
-    here = local_path(folder, about)
-    wrong = _check(here, about)
-    if wrong is None:
+    path = local_path(folder, about)
+    fault = _check(path, about)
+    if fault is None:
         with contextlib.suppress(OSError, ValueError):  # another process may have removed it since
-            return Index(here)
-    if wrong:
-        say(f"{printable(here)} is damaged ({printable(wrong)}), so it is made again")
+            return Index(path)
+    if fault:
+        say(f"{printable(path)} is damaged ({printable(fault)}); rebuilding it")
     return build(folder, about, embed())
 
 
 def build(folder: Path, about: dict[str, Any], embedded: Embedded) -> Index:
-    """Writes an index into a folder of its own, which gets its name when it is whole, and opens it.
+    """Writes an index to a temporary folder, renames it when it is complete, and opens it.
 
-    What is open elsewhere is never written to: whoever searches an index that is replaced keeps the old one. Indexes of
-    other weights or data in this folder, and what was abandoned unfinished, are removed.
+    Files that another process has open are never modified: it keeps searching the old index. Indexes of other weights
+    or data in this folder, and abandoned unfinished ones, are removed.
     """
-    here = local_path(folder, about)
-    partial = here.with_name(f"{here.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    path = local_path(folder, about)
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
         _write(partial, about, embedded)
         index = Index(partial)
-        if here.exists() and _check(here, about) is not None:  # damaged, or of something else
+        if path.exists() and _check(path, about) is not None:  # damaged, or of other weights or data
             with contextlib.suppress(OSError):  # another process has removed it
-                here.rename(partial.with_name(f"{partial.name[: -len('.partial')]}.old.partial"))
+                path.rename(partial.with_name(f"{partial.name[: -len('.partial')]}.old.partial"))
         with contextlib.suppress(OSError):  # another process was faster: ours stays open until it is closed
-            partial.rename(here)
+            partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _remove_others(folder, here)
+    _remove_others(folder, path)
     return index
 
 
 def _write(folder: Path, about: dict[str, Any], embedded: Embedded) -> None:
-    """The arrays, then what they are of and their digests."""
+    """Writes the arrays, then their identity and digests."""
     owners = embedded.image_of_text
     _, first, count = np.unique(embedded.sentence, return_index=True, return_counts=True)
     order = np.argsort(first)
@@ -160,33 +159,33 @@ def _write(folder: Path, about: dict[str, Any], embedded: Embedded) -> None:
 
 
 def _check(folder: Path, about: dict[str, Any]) -> str | None:
-    """What is wrong with an index; empty: there is none; None: nothing."""
+    """Returns the fault of an index; empty: no index; None: no fault."""
     if not folder.is_dir():
         return ""
     try:
-        found = read_json(folder / _ABOUT)
-        if found.get("of") != json.loads(json.dumps(about)):
-            return "it is of other weights or data"
-        if not isinstance(found.get("files"), dict) or set(found["files"]) != set(_NAMES):
+        content = read_json(folder / _ABOUT)
+        if content.get("of") != json.loads(json.dumps(about)):
+            return "it belongs to other weights or data"
+        if not isinstance(content.get("files"), dict) or set(content["files"]) != set(_NAMES):
             return f"{_ABOUT} does not list its files"
-        for name, facts in found["files"].items():
+        for name, facts in content["files"].items():
             if _facts(folder / name) != facts:
-                return f"{name} is not what was written"
+                return f"{name} does not match its digest"
     except (OSError, UserError) as error:
         return str(error)
     return None
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    """Size and digest of a file."""
+    """Returns size and digest of a file."""
     with open_regular(file) as content:
         digest = hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()
         return {"bytes": os.fstat(content.fileno()).st_size, "sha256": digest}
 
 
-def _remove_others(folder: Path, here: Path) -> None:
+def _remove_others(folder: Path, kept: Path) -> None:
     for other in folder.iterdir():
-        if other == here or not _OURS.fullmatch(other.name) or not other.is_dir():
+        if other == kept or not _OURS.fullmatch(other.name) or not other.is_dir():
             continue
         if other.suffix == ".partial" and ".old." not in other.name and not _is_abandoned(other):
             continue
@@ -201,7 +200,7 @@ def _is_abandoned(folder: Path) -> bool:
 
 
 def _directions(rows: np.ndarray) -> np.ndarray:
-    """The directions in which rows spread most: ``[D, 128]``, orthonormal."""
+    """Returns the first principal directions of the rows, orthonormal: ``[D, 128]``."""
     sample = np.asarray(rows[:: max(len(rows) // _SAMPLE, 1)], np.float64)
     _, vectors = np.linalg.eigh(sample.T @ sample)
     return np.ascontiguousarray(vectors[:, ::-1][:, :_COARSE].astype(np.float32))

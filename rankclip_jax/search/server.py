@@ -1,8 +1,8 @@
-"""A page on this machine on which a person searches: type a sentence or drop an image, see what is nearest.
+"""The search server: a local web page that shows the images and captions nearest to a text or an image.
 
-Uvicorn and Starlette serve it. What they leave open is closed here: connections that wait or drip are cut, bodies are
-bounded in bytes and seconds, images are decoded one at a time, and every reply has the headers that keep other sites
-out.
+Uvicorn and Starlette serve it. This module adds what they lack: idle and slow connections are closed, request bodies
+are limited in bytes and seconds, images are decoded one at a time, and every response has headers that isolate it from
+other sites.
 """
 
 import asyncio
@@ -42,20 +42,20 @@ from rankclip_jax.search.index import Index
 _PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf8")
 _LARGEST_IMAGE = 32 << 20  # bytes of a query
 _LARGEST_TEXT = 1 << 16
-_LETTERS = 4000  # of a query: many times what a model reads
-_IN_MEMORY = 1 << 20  # bytes of a query; larger ones wait on the disk for their turn
-_HEAD_SECONDS = 10.0  # for the head of a request, or between two
-_BODY_SECONDS = 30.0  # for its body
+_LETTERS = 4000  # characters of a query: many times a model's context length
+_IN_MEMORY = 1 << 20  # bytes of a query; larger ones wait on disk
+_HEAD_SECONDS = 10.0  # timeout for a request's headers, or between requests
+_BODY_SECONDS = 30.0  # timeout for a request's body
 _SHOWN = 24
 _OURS = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
-_SIDE = 256  # of what is shown, in pixels
+_SIDE = 256  # of the shown images, in pixels
 
 
 def _source_of(tag: str) -> str:
-    """What a policy calls the one script, or style, that the page has."""
-    found = re.findall(f"<{tag}>(.*?)</{tag}>", _PAGE, re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
+    """Returns the hash source of the page's script or style for the content security policy."""
+    texts = re.findall(f"<{tag}>(.*?)</{tag}>", _PAGE, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
 
 
 _HEADERS = {
@@ -72,12 +72,12 @@ _HEADERS = {
 
 
 class Search:
-    """A model, a dataset and its index, asked with words or an image.
+    """Answers text and image queries with a model, a dataset and its index.
 
     Args:
       encoder: the model.
       source: the dataset.
-      index: of its embeddings by that model.
+      index: the index of the dataset's embeddings by the model.
     """
 
     def __init__(self, encoder: Encoder, source: Source, index: Index) -> None:
@@ -88,26 +88,26 @@ class Search:
         return len(self._index)
 
     def by_text(self, text: str) -> dict[str, Any]:
-        """The nearest images and captions: lists of ``record``, ``score`` and ``caption``, and ``seconds``.
+        """Returns the nearest images and captions: lists of ``record``, ``score`` and ``caption``, and ``seconds``.
 
-        A caption that several records have comes once, and ``count`` says how many.
+        A caption that several records share is listed once, with their number as ``count``.
         """
         return self._found(lambda: self._encoder.encode_text([text])[0])
 
     def by_image(self, content: bytes) -> dict[str, Any]:
-        """The same for an image file.
+        """Returns the nearest images and captions of an image file; see `by_text`.
 
         Raises:
-          UnreadableError: it is none.
+          UnreadableError: the content is not a readable image.
         """
         pixels = np.asarray(decode(content))
         return self._found(lambda: self._encoder.encode_image([pixels])[0])
 
     def picture(self, record: int) -> bytes:
-        """A record's image, made small, as JPEG.
+        """Returns a thumbnail of a record's image as JPEG.
 
         Raises:
-          UnreadableError: it cannot be read, or there is no such record.
+          UnreadableError: the image is unreadable, or the record does not exist.
         """
         if not 0 <= record < len(self._source):
             raise UnreadableError(f"no record {record}")
@@ -140,20 +140,20 @@ class Search:
         }
 
     def _caption(self, record: int, number: int | None = None) -> str:
-        """The first caption of a record, or the one that a row of the index is of."""
+        """Returns the first caption of a record, or the caption of a row of the index."""
         try:
-            told = captions(self._source[record])
+            texts = captions(self._source[record])
         except UnreadableError:
             return ""
-        return told[0] if number is None else told[self._index.place_of_text(number)]
+        return texts[0] if number is None else texts[self._index.place_of_text(number)]
 
 
 class Server:
-    """A server that is bound and not yet started.
+    """A server that is bound to a socket but not yet started.
 
     Args:
-      app: what it serves.
-      listening: its socket.
+      app: the application.
+      listening: the socket.
     """
 
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
@@ -167,7 +167,7 @@ class Server:
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level="critical",  # what strangers send is no news
+                log_level="critical",  # invalid requests need no log
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -177,28 +177,28 @@ class Server:
         )
 
     def serve_forever(self) -> None:
-        """Serves until a signal, or `shutdown` by another thread; Ctrl-C is raised when all is closed."""
+        """Serves until a signal, or `shutdown` by another thread; raises KeyboardInterrupt after Ctrl-C."""
         self._server.run(sockets=[self._socket])
 
     def shutdown(self) -> None:
-        """Asks the server to end."""
+        """Requests the server to stop."""
         self._server.should_exit = True
 
 
 def serve(search: Search, host: str, port: int) -> Server:
-    """A server, bound and not yet started; port 0 is any that is free.
+    """Returns a server that is bound but not yet started; port 0 selects a free port.
 
     Raises:
       OSError: the address cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=2048)
-    is_here_alone = host in ("localhost", "127.0.0.1", "::1")
-    return Server(_guarded(_application(search), is_here_alone), listening)
+    is_local_only = host in ("localhost", "127.0.0.1", "::1")
+    return Server(_guarded(_application(search), is_local_only), listening)
 
 
 def _application(search: Search) -> Starlette:
-    one_image = asyncio.Semaphore(1)  # whatever is asked at once, what anybody may have made is decoded in turn
+    one_image = asyncio.Semaphore(1)  # untrusted images are decoded one at a time, whatever the number of requests
     one_text = asyncio.Semaphore(1)
 
     async def page(_: Request) -> Response:
@@ -207,7 +207,7 @@ def _application(search: Search) -> Starlette:
     async def picture(request: Request) -> Response:
         record = request.path_params["record"]
         if not (record.isascii() and record.isdecimal() and len(record) < 19):
-            raise HTTPException(404, "nothing here")
+            raise HTTPException(404, "not found")
         content = await _in_thread(lambda: search.picture(int(record)), one_image)
         return Response(content, media_type="image/jpeg")
 
@@ -231,7 +231,7 @@ def _application(search: Search) -> Starlette:
         ],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
-    app.router.redirect_slashes = False  # which would read the Host header
+    app.router.redirect_slashes = False  # redirects would use the Host header
     return app
 
 
@@ -246,14 +246,14 @@ async def _in_thread(work: Callable[[], Any], turn: asyncio.Semaphore) -> Any:
 
 
 async def _receive(request: Request, body: Any, limit: int) -> None:
-    """Writes a request's body into a file, and rewinds that.
+    """Writes a request's body to a file, and rewinds the file.
 
     Raises:
-      HTTPException: it is empty, too large, or too slow.
+      HTTPException: the body is empty, too large, or too slow.
     """
-    told = request.headers.get("content-length", "0")
+    content_length = request.headers.get("content-length", "0")
     size = 0
-    if len(told) > 18 or int(told) > limit:
+    if len(content_length) > 18 or int(content_length) > limit:
         raise _ending(413, f"expected up to {limit:,} bytes")
     try:
         async with asyncio.timeout(_BODY_SECONDS):
@@ -270,7 +270,7 @@ async def _receive(request: Request, body: Any, limit: int) -> None:
 
 
 def _ending(status: int, words: str) -> HTTPException:
-    """A refusal after which the rest of the request is not wanted."""
+    """Returns an error response that closes the connection without reading the rest of the request."""
     return HTTPException(status, words, headers={"connection": "close"})
 
 
@@ -289,20 +289,19 @@ def _json(content: dict[str, Any]) -> Response:
 
 def _text_of(content: bytes) -> str:
     try:
-        found = json.loads(content)
+        query = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"expected JSON; {printable(error)}") from error
-    text = found.get("text") if isinstance(found, dict) else None
+    text = query.get("text") if isinstance(query, dict) else None
     if not isinstance(text, str) or not text.strip() or len(text) > _LETTERS:
-        raise HTTPException(400, f'expected {{"text": "some words"}}, of up to {_LETTERS:,} letters')
+        raise HTTPException(400, f'expected {{"text": "some words"}}, of up to {_LETTERS:,} characters')
     return text.encode("utf8", "replace").decode("utf8")
 
 
-def _guarded(app: ASGIApp, is_here_alone: bool) -> ASGIApp:
-    """The application for those who may ask; whatever fails in it is a reply and a line, never a traceback.
+def _guarded(app: ASGIApp, is_local_only: bool) -> ASGIApp:
+    """Wraps the application with checks of the Host and Origin headers, and turns errors into one-line messages.
 
-    A page of another site, whose name was made to lead here, does not see what is here, and one that sends a form here
-    makes nobody work.
+    The checks protect against DNS rebinding and against cross-site form submissions.
     """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
@@ -311,7 +310,7 @@ def _guarded(app: ASGIApp, is_here_alone: bool) -> ASGIApp:
         origin = headers.get(b"origin", b"").decode("latin1").lower().partition("://")[2]
         if host is None:
             await PlainTextResponse("malformed Host header", 400)(scope, receive, send)
-        elif is_here_alone and host[1] not in _OURS:
+        elif is_local_only and host[1] not in _OURS:
             await PlainTextResponse("Host header not allowed", 403)(scope, receive, send)
         elif scope["method"] == "POST" and b"origin" in headers and origin != host[0]:
             await PlainTextResponse("Origin header not allowed", 403)(scope, receive, send)
@@ -323,30 +322,30 @@ def _guarded(app: ASGIApp, is_here_alone: bool) -> ASGIApp:
             await guard(scope, receive, send)
         except ClientDisconnect:
             pass
-        except Exception as error:  # which Starlette has answered
+        except Exception as error:  # Starlette has already sent a response
             say(f"a query failed: {type(error).__name__}: {printable(error)}")
 
     return caught
 
 
 class _Connection(H11Protocol):
-    """Uvicorn's, with a time-out for those who do not ask, and our headers where it answers what is no HTTP."""
+    """Uvicorn's HTTP protocol with a timeout for idle connections, and our headers on its errors for invalid HTTP."""
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Waits for a request from here on."""
+        """Starts the timeout for the first request."""
         super().connection_made(transport)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Waits for nothing."""
+        """Cancels the timeout."""
         super().connection_lost(exc)
         if self._timer is not None:
             self._timer.cancel()
 
     def handle_events(self) -> None:
-        """As Uvicorn does; what its parser cannot bear is no HTTP."""
+        """Handles events as Uvicorn does, and answers any parser error with status 400."""
         try:
             super().handle_events()
         except Exception:
@@ -354,29 +353,29 @@ class _Connection(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Waits for the next request."""
+        """Starts the timeout for the next request."""
         super().on_response_complete()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what is no HTTP, unless another is under way."""
-        named = [
+        """Answers invalid HTTP, unless another response is in progress."""
+        headers = [
             *_HEADERS.items(),
             ("content-type", "text/plain; charset=utf-8"),
             ("content-length", str(len(msg))),
             ("connection", "close"),
         ]
         with contextlib.suppress(h11.LocalProtocolError):
-            reply = h11.Response(status_code=400, headers=named, reason=b"Bad Request")
+            reply = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
             for event in (reply, h11.Data(data=msg.encode()), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     def _watch(self) -> None:
-        """The time-out runs while no request is being answered."""
-        is_asked = self.cycle is not None and not self.cycle.response_complete
-        if is_asked and self._timer is not None:
+        """Runs the timeout only while no request is being answered."""
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if is_answering and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        elif not is_asked and self._timer is None and not self.transport.is_closing():
+        elif not is_answering and self._timer is None and not self.transport.is_closing():
             self._timer = self.loop.call_later(_HEAD_SECONDS, self.transport.abort)

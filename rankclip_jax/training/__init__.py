@@ -1,1 +1,1 @@
-"""How a run is trained: its batches, its step, its loop and how it ends."""
+"""Training of a run: its batches, its step, its loop and its final evaluation."""

@@ -1,4 +1,4 @@
-"""One attempt at a run: from a state to the last step, or to what ends it before."""
+"""One attempt at a run: the steps from a state to the end, a signal, or a rollback."""
 
 import contextlib
 from collections.abc import Sequence, Set
@@ -67,14 +67,14 @@ def take_steps(
                 for step in range(first, last + 1):
                     for hook in hooks:
                         hook.before_step(step)
-                    take = skip_step if step in skipped_steps else step_function
+                    step_or_skip = skip_step if step in skipped_steps else step_function
                     with (
                         memory,
                         jax.transfer_guard("disallow"),
                         timeline.span("step", f"step {step}"),
                         jax.profiler.StepTraceAnnotation("train", step_num=step),
                     ):
-                        state, metrics = take(state, batch)
+                        state, metrics = step_or_skip(state, batch)
                     timeline.step = step
                     info = StepInfo(step, first, last, state, metrics)
                     for hook in hooks:
@@ -83,9 +83,9 @@ def take_steps(
                     if step < last:
                         with timeline.span("input", f"the wait for the batch of step {step + 1}"):
                             batch = next(batches)
-                batches.close()  # what decodes has nothing left to do
+                batches.close()  # stops the decoding workers before the evaluation
         except Interrupted as interrupted:
             return Outcome(interrupted.step, finished=False, signal_number=interrupted.signal_number)
         with timeline.span("evaluation", "the evaluation at the end"):
-            found = results.show(run, state, logging)
-    return Outcome(last, finished=True, results=found)
+            final_results = results.show(run, state, logging)
+    return Outcome(last, finished=True, results=final_results)

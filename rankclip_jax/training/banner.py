@@ -1,4 +1,4 @@
-"""What a run says of itself at its start: where, what, how large, and what may be wrong."""
+"""The summary that a run prints at its start: folder, devices, model, data, and notes on likely mistakes."""
 
 import math
 
@@ -16,11 +16,11 @@ from rankclip_jax.training.state import TrainState
 
 
 def print_banner(run: Run, state: TrainState) -> None:
-    """Prints it, by one process.
+    """Prints the summary on the primary process.
 
     Args:
       run: the run.
-      state: it starts with.
+      state: the initial or restored state.
     """
     if not is_primary_process():
         return
@@ -41,7 +41,7 @@ def print_banner(run: Run, state: TrainState) -> None:
     }
     say("\n".join(f"{name + ':':<11}{line}" for name, line in lines.items()))
     if experiment.layout.shards > 1:
-        say(f"parameters, split over the axis fsdp:\n{table({'parameters': state.parameters}, experiment.layout)}")
+        say(f"parameters, sharded over the axis fsdp:\n{table({'parameters': state.parameters}, experiment.layout)}")
     else:
         say(parameter_overview.get_parameter_overview(state.parameters, include_stats=False))
     tokenizer = TOKENIZERS[experiment.model.tokenizer]()

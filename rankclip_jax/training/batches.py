@@ -1,4 +1,4 @@
-"""From a source to batches on the devices, and what becomes of records that cannot be read."""
+"""Batches on the devices from a data source, and the count of unreadable records."""
 
 from collections.abc import Generator
 
@@ -16,39 +16,39 @@ from rankclip_jax.training.forward import Batch
 
 
 def device_batches(experiment: Experiment, source: Source, start_step: int, tally: UnreadableTally) -> Generator[Batch]:
-    """The batches of steps ``start_step``, ``start_step + 1``, ..., each sent while the step before it is computed.
+    """Yields the batches of steps ``start_step``, ``start_step + 1``, ..., prefetching one batch to the devices.
 
     Args:
-      experiment: the run's parts.
+      experiment: the experiment.
       source: the training data.
       start_step: updates done.
-      tally: counts records, and stops the run where too many cannot be read.
+      tally: counts unreadable records, and stops the run if there are too many.
     """
     config = experiment.config
     batches = _batches(experiment, source, start_step, config.data.threads, config.data.workers)
-    ahead: list[tuple[list[str], Batch]] = []
+    prefetched: list[tuple[list[str], Batch]] = []
     try:
         for batch in batches:
             lines = batch.pop("unreadable")
             if not experiment.objective.is_stateful:
                 del batch["sample"]
-            ahead.append((lines, experiment.layout.put_rows(batch)))
-            if len(ahead) > 1:
-                lines, sent = ahead.pop(0)
+            prefetched.append((lines, experiment.layout.put_rows(batch)))
+            if len(prefetched) > 1:
+                lines, next_batch = prefetched.pop(0)
                 tally.add(lines, len(batch["text"]))
-                yield sent
+                yield next_batch
     finally:
         batches.close()
 
 
 def make_tally(config: ConfigDict, source: Source) -> UnreadableTally:
-    """Counts records of a source that cannot be read, over all processes."""
+    """Returns a tally of a source's unreadable records over all processes."""
     fraction, every = config.data.max_unreadable_fraction, config.logging.every_steps
     return UnreadableTally(fraction, len(source), every_batches=every, sum_across_processes=sum_across_processes)
 
 
 def records_of_step(experiment: Experiment, source: Source, step: int) -> list[str]:
-    """Names of the records in this process's rows of a step's batch, which is made again."""
+    """Returns the names of the records in this process's rows of a step's batch, by loading the batch again."""
     batches = _batches(experiment, source, step - 1, threads=1, workers=0)
     try:
         return [name_of_record(source, int(number)) for number in next(batches)["sample"]]

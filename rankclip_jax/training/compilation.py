@@ -1,4 +1,4 @@
-"""The step as a program, compiled before anything is written, and whether it fits."""
+"""Compilation of the training step before anything is written, and the check that it fits in memory."""
 
 import os
 import time
@@ -19,22 +19,22 @@ from rankclip_jax.training.state import abstract_state
 from rankclip_jax.training.step import StepFunction, abstract_batch, make_step
 
 _ADVICE = (
-    "Less memory is taken by a smaller --config.train.global_batch_size, by --config.model.remat=blocks, by "
-    "--config.model.dtype=bfloat16, or by a smaller model (--config.model.name; ViT-demo is the smallest)."
+    "To reduce memory, use a smaller --config.train.global_batch_size, --config.model.remat=blocks, "
+    "--config.model.dtype=bfloat16, or a smaller model (--config.model.name; ViT-demo is the smallest)."
 )
 
-_KEPT = 3  # times what a step needs: what a process may come to keep of it on CPUs, if it gives nothing back
+_KEPT = 3  # peak memory of a process on CPUs as a multiple of a step's, if the allocator returns no freed memory
 
 
 def compile_step(experiment: Experiment, announce: bool) -> StepFunction:
-    """The step, compiled for the run's shapes.
+    """Compiles the training step for the run's shapes.
 
     Args:
-      experiment: the run's parts.
-      announce: say what is going on, and how long it took.
+      experiment: the experiment.
+      announce: whether to print progress and the time that compilation took.
 
     Raises:
-      UserError: it needs more memory than there is.
+      UserError: the step does not fit in memory.
     """
     if announce:
         say("compiling the training step: seconds for a small model, about a minute for a large one")
@@ -44,7 +44,7 @@ def compile_step(experiment: Experiment, announce: bool) -> StepFunction:
     needed = bytes_needed(compiled)
     if announce:
         say(
-            f"compiled in {format_duration(time.perf_counter() - start)}; a step needs {needed / 2**30:.2f} GiB a "
+            f"compiled in {format_duration(time.perf_counter() - start)}; a step needs {needed / 2**30:.2f} GiB per "
             "device"
         )
     _check_device_memory(needed, experiment)
@@ -53,29 +53,29 @@ def compile_step(experiment: Experiment, announce: bool) -> StepFunction:
 
 
 class ExplainMemory:
-    """A context, entered any number of times, in which memory that runs out is said with what can be done about it.
+    """A reusable context that turns out-of-memory errors into a UserError with advice.
 
     Args:
-      experiment: the parts of the run, which are named.
+      experiment: the experiment, whose batch size and model the error names.
     """
 
     def __init__(self, experiment: Experiment) -> None:
-        self._what = _what(experiment)
+        self._description = _describe_step(experiment)
 
     def __enter__(self) -> None:
-        """Nothing is different until memory runs out."""
+        """Does nothing; errors are handled on exit."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Raises UserError if it did."""
+        """Raises UserError if the error means that memory ran out."""
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error or ""):
             words = (str(error).splitlines() or ["no memory left"])[0]
-            raise UserError(f"{self._what} does not fit in memory ({words[:200]}). {_ADVICE}") from error
+            raise UserError(f"{self._description} is out of memory ({words[:200]}). {_ADVICE}") from error
 
 
 def _bytes_of_state(experiment: Experiment) -> int:
-    """What the state occupies on one device, which it does before the first step."""
+    """Returns the bytes of the state on one device, which are allocated before the first step."""
     return bytes_per_device(abstract_state(experiment))
 
 
@@ -86,18 +86,19 @@ def _check_device_memory(needed: int, experiment: Experiment) -> None:
     changes = find_fitting(experiment.config, lambda config: _needs(config, experiment) <= limit)
     advice = f"It fits with: {as_flags(changes)}" if changes else _ADVICE
     raise UserError(
-        f"{_what(experiment)} needs {needed / 2**30:.1f} GiB on each device, which has {limit / 2**30:.1f}. {advice}"
+        f"{_describe_step(experiment)} needs {needed / 2**30:.1f} GiB on each device; expected at most "
+        f"{limit / 2**30:.1f} GiB. {advice}"
     )
 
 
 def bytes_of_device() -> int | None:
-    """What programs may occupy on one of this process's devices; None: it does not say."""
+    """Returns the bytes that programs may allocate on one of this process's devices; None: unknown."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics.get("bytes_limit")
 
 
 def _needs(config: ConfigDict, like: Experiment) -> int:
-    """Bytes on one device of a step with other settings, on the same devices."""
+    """Returns the bytes per device of a step with other settings on the same devices."""
     check(config, like.layout.mesh.size)
     return bytes_needed(_compile(build_experiment(config, like.layout.mesh, like.total_steps, like.examples)))
 
@@ -108,22 +109,22 @@ def _compile(experiment: Experiment) -> Any:
 
 
 def _check_host_memory(needed: int, experiment: Experiment) -> None:
-    """On the CPU a program that needs more than is left would not be refused, but be killed without a word."""
+    """Raises UserError if a step on CPUs needs more memory than is free: the OS would kill it without a message."""
     if jax.default_backend() != "cpu":
         return
     needed *= len(experiment.layout.mesh.local_devices)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _reclaimable()
-    if needed > there:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _reclaimable()
+    if needed > available:
         raise UserError(
-            f"{_what(experiment)} needs {needed / 2**30:.1f} GiB of memory beside the model's; this machine has "
-            f"{there / 2**30:.1f} GiB left. {_ADVICE}"
+            f"{_describe_step(experiment)} needs {needed / 2**30:.1f} GiB of memory besides the model's; this machine "
+            f"has {available / 2**30:.1f} GiB left. {_ADVICE}"
         )
-    if needed > there / _KEPT:
+    if needed > available / _KEPT:
         give_freed_memory_back()
 
 
 def _reclaimable() -> int:
-    """Bytes of the host's memory that hold copies of files, which make room for programs."""
+    """Returns the bytes of the host's memory in the page cache, which programs can reclaim."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             sizes = dict(line.split(":") for line in file)
@@ -132,6 +133,6 @@ def _reclaimable() -> int:
         return 0
 
 
-def _what(experiment: Experiment) -> str:
+def _describe_step(experiment: Experiment) -> str:
     config = experiment.config
     return f"config.train.global_batch_size: a step of {config.train.global_batch_size:,} pairs of {config.model.name}"

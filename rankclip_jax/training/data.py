@@ -1,4 +1,4 @@
-"""The data of a run: opened, looked at, the same on all processes, and the same as when the run was begun."""
+"""The data of a run: opened, sampled for readability, and checked to be the same on all processes and on resume."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from rankclip_jax.input_pipeline.source import Mixture, Source, identity_of
 from rankclip_jax.models.presets import preset_of
 from rankclip_jax.settings import schema
 
-NAME = "data.json"  # in a workdir: the identity of the data that the run is trained on
-_MAY_CHANGE = {"image sizes"}  # images may be mended
+NAME = "data.json"  # in a workdir: the identity of the training data
+_MAY_CHANGE = {"image sizes"}  # damaged images may be fixed
 
 
 def open_data(config: ConfigDict) -> tuple[Source, Source | None]:
-    """The training data and, where there are some, the validation data, a few of each looked at."""
+    """Opens the training data and, if configured, the validation data, and checks that a sample is readable."""
     source = _open(config, "train")
     return source, _open(config, "validation") if input_pipeline.has_validation(config.data) else None
 
@@ -37,55 +37,56 @@ def _open(config: ConfigDict, split: str) -> Source:
         more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         raise UserError(
             f"config.data.{split}: {damaged:,} of {len(source):,} records are in damaged shards: "
-            f"{'; '.join(reasons[:3])}{more}. Or train without them: --config.data.max_unreadable_fraction=SHARE"
+            f"{'; '.join(reasons[:3])}{more}. To train without them, use "
+            "--config.data.max_unreadable_fraction=FRACTION"
         )
     check_readable(source, f"config.data.{split}", config.data.max_pixels)
     return source
 
 
 def shared_facts(config: ConfigDict, source: Source) -> dict[str, object]:
-    """What every process of a run must have alike: settings, and the identity of its data."""
+    """Returns the facts that must agree across the processes of a run: settings and the identity of the data."""
     digest = hashlib.sha256(json.dumps(identity_of(source)).encode()).hexdigest()
     values = dict(schema.flatten(schema.to_dict(config)))
-    alike = {
+    shared_settings = {
         f"config.{name}": value
         for name, value in values.items()
         if not name.startswith(("data.threads", "data.workers"))
     }
-    return {**alike, "training data": f"{len(source):,} records, digest {digest[:16]}"}
+    return {**shared_settings, "training data": f"{len(source):,} records, digest {digest[:16]}"}
 
 
 def check_unchanged(workdir: Path, source: Source) -> None:
-    """Compares the data with those that the run in a workdir was begun with, where it says.
+    """Checks that the data are those that the run in a workdir started with, if it recorded them.
 
     Raises:
-      UserError: records, captions or names of images differ, so that the run would go on with other data.
+      UserError: the number of records, the captions or the image names differ.
     """
     path, now = workdir / NAME, identity_of(source)
     if not path.exists():
         return
     before = files.read_json(path, list)
-    lines = [f"{len(before)} datasets there, {len(now)} now"] if len(before) != len(now) else []
+    lines = [f"{len(before)} datasets before, {len(now)} now"] if len(before) != len(now) else []
     notes: list[str] = []
     for number, (old, new) in enumerate(zip(before, now, strict=False), 1):
-        which = f"dataset {number}: " if len(now) > 1 else ""
+        prefix = f"dataset {number}: " if len(now) > 1 else ""
         for name in new:
             was = old.get(name) if isinstance(old, dict) else None
             if was != new[name]:
-                numbers = f": {was:,} there, {new[name]:,} now" if isinstance(was, int) else " differ"
-                (notes if name in _MAY_CHANGE else lines).append(f"{which}{name}{numbers}")
+                numbers = f": {was:,} before, {new[name]:,} now" if isinstance(was, int) else " differ"
+                (notes if name in _MAY_CHANGE else lines).append(f"{prefix}{name}{numbers}")
     if lines:
         raise UserError(
-            f"--workdir: the run in {workdir} was trained on other data than config.data.train has now: "
-            f"{'; '.join(lines)}. Restore the data to go on with the run, or name another --workdir. To go on with the "
-            f"changed data all the same, remove {path}."
+            f"--workdir: the run in {workdir} was trained on different data than config.data.train has now: "
+            f"{'; '.join(lines)}. Restore the data to resume the run, or use another --workdir. To resume with the "
+            f"changed data anyway, remove {path}."
         )
     if notes and is_primary_process():
-        say(f"note: since the run was begun the training data have changed: {'; '.join(notes)}")
+        say(f"note: the training data have changed since the run started: {'; '.join(notes)}")
 
 
 def write_identity(workdir: Path, source: Source) -> None:
-    """Writes what `check_unchanged` compares with, by one process."""
+    """Writes the identity of the data, for `check_unchanged`, on the primary process."""
     if is_primary_process():
         files.write_atomically(workdir / NAME, json.dumps(identity_of(source), indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""The hooks of every run, in the order in which they are called after a step."""
+"""The default hooks of a run, in the order in which they are called after a step."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,12 @@ from rankclip_jax.training.run import Run
 
 
 def default_hooks(run: Run, logging: LoggingHook, more: Sequence[Hook]) -> list[Hook]:
-    """The hooks of a run, with ``more`` of the user's before what saves: these see each state that is saved.
+    """Returns the hooks of a run; the user's run before those that save, so that they see each saved state.
 
     Args:
       run: the run.
-      logging: outlives the others, since the evaluation at the end is logged too.
-      more: the user's.
+      logging: closed after the other hooks, since the final evaluation is logged too.
+      more: the user's hooks.
     """
     checkpointing = CheckpointHook(run, flush=logging.flush)
     nonfinite = NonFiniteHook(run, kept=checkpointing.checkpoints.kept)
@@ -28,7 +28,7 @@ def default_hooks(run: Run, logging: LoggingHook, more: Sequence[Hook]) -> list[
     def save_if_finite(info: StepInfo) -> int:
         try:
             nonfinite.check()
-        except Rollback:  # the run resumes from its last checkpoint, whenever it does
+        except Rollback:  # the run will resume from its last checkpoint
             return max(workdirs.saved_steps(run.workdir), default=0)
         checkpointing.save(info)
         return info.step

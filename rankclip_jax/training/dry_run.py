@@ -1,4 +1,4 @@
-"""Everything that a training does but the training, once: what can fail does so before the hours are paid for."""
+"""The dry run: one batch, one step and one checkpoint, so that failures show before a long run starts."""
 
 import contextlib
 import itertools
@@ -27,15 +27,15 @@ _FOLDER = "dry_run"
 
 
 def perform_dry_run(run: Run, step_function: StepFunction, state: TrainState) -> None:
-    """Makes one step of a batch, writes a checkpoint, verifies it and reads it; nothing stays.
+    """Loads a batch, takes one step, and writes, verifies and reads a checkpoint; keeps nothing.
 
     Args:
-      run: the run; the checkpoint is written where its folder is or would be.
-      step_function: compiled.
-      state: to start from; its buffers are reused.
+      run: the run; the checkpoint is written to a temporary folder inside its folder or the nearest existing one.
+      step_function: the compiled step.
+      state: the initial state; its buffers are donated.
 
     Raises:
-      UserError: a batch, a step or a checkpoint cannot be made.
+      UserError: the batch, the step or the checkpoint fails.
     """
     experiment, workdir = run.experiment, run.workdir
     start = time.perf_counter()
@@ -46,31 +46,37 @@ def perform_dry_run(run: Run, step_function: StepFunction, state: TrainState) ->
         state, metrics = step_function(state, batch)
         loss, step = float(metrics["loss"]), int(state.step)
     if not metrics["finite"]:
-        raise UserError(f"the loss of step {step} is {loss}, or its gradients are not finite.")
-    made = time.perf_counter()
-    there = workdir if is_remote(workdir) else nearest_folder(workdir)
-    with _temporary(there / _FOLDER) as folder:
+        raise UserError(
+            f"--dry_run: expected a finite loss and finite gradients at step {step}; found the loss {loss}. Try "
+            "--config.model.dtype=float32, or other weights in config.init_from."
+        )
+    stepped = time.perf_counter()
+    parent = workdir if is_remote(workdir) else nearest_folder(workdir)
+    with _temporary(parent / _FOLDER) as folder:
         _write(experiment, folder, state)
         faults = faults_of(folder, step)
         written = jax.device_get(_sums_of_bits(state))
-        del state  # two may not fit
+        del state  # two copies may not fit in memory
         read = jax.device_get(_sums_of_bits(read_state(folder, abstract_state(experiment), step)))
     if faults or written != read:
-        raise UserError(f"--workdir: in {there} files are not read as they are written. {' '.join(faults)}")
+        raise UserError(
+            f"--workdir: files in {parent} do not read back as written. {' '.join(faults)} Use a folder on another "
+            "file system."
+        )
     if is_primary_process():
-        moments = (start, ready, made, time.perf_counter())
+        moments = (start, ready, stepped, time.perf_counter())
         times = [format_duration(after - before) for before, after in itertools.pairwise(moments)]
         say(
-            f"dry run: a batch was made in {times[0]}, step {step} of it in {times[1]} with a loss of {loss:.4f}; a "
-            f"checkpoint was written, verified and read in {times[2]}. Nothing of it is kept."
+            f"dry run: loaded a batch in {times[0]}; took step {step} in {times[1]}, loss {loss:.4f}; wrote, verified "
+            f"and read a checkpoint in {times[2]}. Nothing was kept."
         )
 
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    """A folder that all processes know, and that is gone afterwards."""
+    """A context with a folder that all processes share, and that is removed afterwards."""
     if is_primary_process() and folder.exists():
-        raise UserError(f"{folder} is there, of a dry run that was killed. Remove it, and give the command again.")
+        raise UserError(f"--workdir: {folder} is left over from a dry run that was killed. Remove it and run again.")
     try:
         yield folder
     finally:
@@ -86,10 +92,10 @@ def _write(experiment: Experiment, folder: Path, state: TrainState) -> None:
         checkpoints.save(state)
         checkpoints.close()
     except SavingFailed as failed:
-        raise UserError(f"--workdir: {failed}. Make room, or name another folder.") from failed
+        raise UserError(f"--workdir: {failed}. Free disk space, or use another --workdir.") from failed
 
 
 @jax.jit
 def _sums_of_bits(state: TrainState) -> list[jax.Array]:
-    """Of each array: the sum of its bits, taken as whole numbers."""
+    """Returns a checksum of each array: the sum of its elements' bits as unsigned integers."""
     return [jnp.sum(x.view(f"uint{8 * x.dtype.itemsize}"), dtype=jnp.uint32) for x in jax.tree.leaves(state)]

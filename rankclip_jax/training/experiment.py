@@ -1,4 +1,4 @@
-"""The parts of a run, put together once from its settings; nothing is read, written or computed."""
+"""The experiment: model, objective, optimizer and schedule, built from the settings without any I/O or computation."""
 
 import dataclasses
 import functools
@@ -29,13 +29,13 @@ _MODEL = ("vision", "text", "logit_scale")
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What training and benchmarks are made of; its parts are built when first asked for.
+    """The parts that training and benchmarks share; each is built on first access.
 
     Args:
       config: the settings.
-      layout: how state and batch lie on the devices.
+      layout: the sharding of state and batch over the devices.
       total_steps: length of the run in updates.
-      examples: records of the training data.
+      examples: number of training records.
     """
 
     config: ConfigDict
@@ -45,7 +45,7 @@ class Experiment:
 
     @functools.cached_property
     def model(self) -> Clip:
-        """Both encoders; those of which nothing is trained run as in evaluation."""
+        """The model; encoders that are frozen as a whole run in evaluation mode."""
         model = clip.build(self.config.model, self.layout.mesh.devices.flat[0].platform)
         return model.clone(frozen=_frozen_encoders(model, self.config.optimizer))
 
@@ -55,30 +55,30 @@ class Experiment:
         return objectives.build(self.config.objective)
 
     def initial_objective_state(self) -> dict[str, jax.Array]:
-        """What the objective remembers and does not learn, as it starts."""
+        """Returns the objective's initial state."""
         return self.objective.state(self.examples)
 
     @functools.cached_property
     def learning_rate(self) -> optax.Schedule:
-        """The rate of each update."""
+        """The learning rate schedule."""
         return schedule.learning_rate(self.config.optimizer, self.total_steps)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        """From gradients to updates."""
+        """The optimizer with its learning rate schedule."""
         return optimizer.build(self.config.optimizer, self.learning_rate, self.abstract_variables()["params"])
 
     @functools.cached_property
     def frozen(self) -> Any:
-        """Which parameters are not trained: for each a boolean, or where blocks are stacked one for each."""
+        """The mask of frozen parameters: one boolean for each, or one per block for stacked blocks."""
         return optimizer.frozen_masks(self.abstract_variables()["params"], self.config.optimizer.frozen)
 
     def init_variables(self, key: jax.Array) -> Variables:
-        """Freshly drawn weights, the objective's own beside the model's."""
+        """Initialises the variables of the model and of the objective."""
         return self.with_objective_params(clip.init_variables(self.model, key), key)
 
     def with_objective_params(self, variables: Variables, key: jax.Array) -> Variables:
-        """Weights of the model with the objective's own: kept where they are there, initialised where not."""
+        """Returns the model's variables with the objective's parameters, which are initialised if missing."""
         given = variables["params"]
         model_only = {name: given[name] for name in _MODEL}
         own = {name: given.get(name, value) for name, value in self.objective.initial_parameters().items()}
@@ -90,35 +90,35 @@ class Experiment:
         return variables | {"params": model_only | own}
 
     def abstract_variables(self) -> Variables:
-        """The shapes and types of the weights, without computing them."""
+        """Returns the shapes and dtypes of the variables without allocating them."""
         return jax.eval_shape(lambda: self.init_variables(jax.random.key(0)))
 
     def with_scalars(self, outputs: Outputs, parameters: optax.Params) -> Outputs:
-        """The model's outputs with what the objective learns among the scalars."""
+        """Returns the model's outputs with the objective's parameters added to the scalars."""
         own = {name: parameters[name] for name in self.objective.parameters()}
         return outputs._replace(scalars=outputs.scalars | own)
 
 
 def build_experiment(config: ConfigDict, mesh: Mesh, total_steps: int, examples: int = 0) -> Experiment:
-    """The parts of the run that the settings describe, on a mesh.
+    """Builds the experiment that the settings describe, on a mesh.
 
     Args:
-      config: checked settings; what they leave to the device is decided here, once.
+      config: checked settings; device-dependent ones, such as ``model.dtype="auto"``, are resolved here.
       mesh: the devices.
       total_steps: length of the run in updates.
-      examples: records of the training data.
+      examples: number of training records.
     """
     layout = Layout(mesh, tuple((pattern, dimension) for pattern, dimension in config.mesh.overrides))
     return Experiment(resolve_dtype(config, mesh.devices.flat[0]), layout, total_steps, examples)
 
 
 def check(config: ConfigDict, device_count: int, platform: str | None = None) -> None:
-    """Raises UserError for settings that no run can have, naming the flag that fixes it.
+    """Raises UserError for invalid settings, naming the flag that fixes them.
 
     Args:
       config: the settings.
-      device_count: of all processes.
-      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``; None: the one that is here.
+      device_count: number of devices of all processes.
+      platform: ``"gpu"``, ``"tpu"`` or ``"cpu"``; None: JAX's default backend.
     """
     validation.check(config)
     preset = presets.preset_of(config.model)
@@ -126,14 +126,15 @@ def check(config: ConfigDict, device_count: int, platform: str | None = None) ->
     if preset.text.vocabulary_size < ids:
         raise UserError(
             f"config.model.text.vocabulary_size: expected at least the {ids:,} ids of the tokenizer "
-            f"{config.model.tokenizer!r}; found {preset.text.vocabulary_size:,}."
+            f"{config.model.tokenizer!r}; found {preset.text.vocabulary_size:,}. Use "
+            f"--config.model.text.vocabulary_size={ids}."
         )
     _check_attention(config.model, platform or jax.default_backend())
     train = config.train
     if config.objective.name in OBJECTIVES and config.objective.list_size > train.global_batch_size:
         raise UserError(
-            f"config.objective.list_size: expected 0 (all) to {train.global_batch_size}, the batch; "
-            f"found {config.objective.list_size}."
+            f"config.objective.list_size: expected 0 (all) to {train.global_batch_size}, the batch size; found "
+            f"{config.objective.list_size}. Use --config.objective.list_size=0."
         )
     if train.global_batch_size % device_count:
         below = train.global_batch_size // device_count * device_count
@@ -145,16 +146,16 @@ def check(config: ConfigDict, device_count: int, platform: str | None = None) ->
     _check_accumulation(config, preset, device_count)
     if config.evaluation.weights == "ema" and not config.optimizer.ema_decay:
         raise UserError(
-            "config.evaluation.weights: the run keeps no average of the weights. Use "
-            "--config.optimizer.ema_decay=0.999 to keep one, or --config.evaluation.weights=latest."
+            "config.evaluation.weights: ema needs an EMA of the weights; found config.optimizer.ema_decay=0. Use "
+            "--config.optimizer.ema_decay=0.999, or --config.evaluation.weights=latest."
         )
 
 
 def _check_attention(model: Mapping[str, Any], platform: str) -> None:
     if model["attention"] == "cudnn" and (model["dtype"] == "float32" or platform != "gpu"):
         raise UserError(
-            f"config.model.attention: cudnn needs an NVIDIA GPU and a 16-bit type; found {platform} and "
-            f"{model['dtype']}. Use --config.model.attention=auto, or add --config.model.dtype=bfloat16 on such a GPU."
+            f"config.model.attention: cudnn needs an NVIDIA GPU and a 16-bit dtype; found {platform} and "
+            f"{model['dtype']}. Use --config.model.attention=auto, or on an NVIDIA GPU --config.model.dtype=bfloat16."
         )
 
 
@@ -164,7 +165,7 @@ def _check_accumulation(config: ConfigDict, preset: presets.Preset, device_count
         fitting = max(number for number in range(1, count) if rows % number == 0)
         raise UserError(
             f"config.train.accumulation: the {rows} pairs of a device cannot be split evenly into {count} "
-            f"micro-batches. Use --config.train.accumulation={fitting}, or another batch."
+            f"micro-batches. Use --config.train.accumulation={fitting}, or another --config.train.global_batch_size."
         )
     if count == 1:
         return
@@ -172,14 +173,14 @@ def _check_accumulation(config: ConfigDict, preset: presets.Preset, device_count
     for name, encoder in (("vision", preset.vision), ("text", preset.text)):
         if encoder.has_batch_statistics and name not in frozen:
             raise UserError(
-                f"config.train.accumulation: {config.model.name} normalises by the statistics of the whole batch, "
-                f"which {count} micro-batches do not have: they would train another model. Use "
-                "--config.train.accumulation=1 and --config.model.remat=blocks, or more devices, or a ViT preset."
+                f"config.train.accumulation: expected 1, since {config.model.name} normalises by the statistics of the "
+                f"whole batch; found {count}. Use --config.train.accumulation=1 with --config.model.remat=blocks, more "
+                "devices, or a ViT preset."
             )
 
 
 def _frozen_encoders(model: Clip, config: ConfigDict) -> tuple[str, ...]:
-    """The encoders of which nothing is trained."""
+    """Returns the encoders without any trained parameter."""
     parameters = clip.abstract_variables(model)["params"]
     if config.lora:
         matrices = jax.eval_shape(lambda tree: lora.init(tree, config.lora, jax.random.key(0)), parameters)
@@ -191,7 +192,7 @@ def _frozen_encoders(model: Clip, config: ConfigDict) -> tuple[str, ...]:
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """A copy of the settings that lacks nothing, and says all sizes of the model: reading the run needs no table."""
+    """Returns a complete copy of the settings with all model sizes filled in, so that reading it needs no preset."""
     complete = schema().complete(config)
     with complete.unlocked():
         complete.model = presets.resolved(complete.model)
@@ -199,11 +200,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def resolve_dtype(config: ConfigDict, device: jax.Device) -> ConfigDict:
-    """The settings with what they leave to the device decided: ``model.dtype`` is a type, where it was ``"auto"``.
+    """Returns the settings with ``model.dtype="auto"`` resolved to the faster dtype on a device.
 
     Args:
-      config: checked settings; they stay as they are.
-      device: one of those that compute.
+      config: checked settings, which are not changed.
+      device: one of the devices that compute.
     """
     if config.model.dtype != "auto":
         return config

@@ -1,9 +1,9 @@
-"""The encoders over a global batch: each device encodes its own rows, in micro-batches where asked to.
+"""The forward pass over a global batch: each device encodes its own rows, optionally in micro-batches.
 
-Between the devices of an axis ``fsdp`` the weights are gathered once for a step, and their gradients summed into the
-shards that each device owns once, whatever the number of micro-batches. Accumulation is GradCache (Gao et al., 2021):
-the loss is computed once over the embeddings of the whole batch, and each micro-batch is encoded a second time in the
-backward pass, with the same random draws, instead of being kept. Gradients are those of the whole batch.
+Over the mesh axis ``fsdp`` there is one all-gather of the weights and one reduce-scatter of their gradients per step,
+whatever the number of micro-batches. Accumulation is GradCache (Gao et al., 2021): the loss is computed once over the
+embeddings of the whole batch, and the backward pass encodes each micro-batch again, with the same random draws, instead
+of keeping its activations. Gradients are those of the whole batch.
 """
 
 import dataclasses
@@ -29,18 +29,18 @@ Batch = dict[str, jax.Array]
 def forward(
     experiment: Experiment, parameters: optax.Params, batch_statistics: dict[str, Any], batch: Batch, key: jax.Array
 ) -> tuple[Outputs, dict[str, Any]]:
-    """All views of a batch to what the objective reads, and the batch statistics after them.
+    """Encodes all views of a batch; returns the objective's inputs and the updated batch statistics.
 
     Args:
-      experiment: the run's parts.
-      parameters: as the layout says.
-      batch_statistics: of ResNets.
-      batch: views by name, ``[B, ...]``, rows over all devices.
-      key: of the step.
+      experiment: the experiment.
+      parameters: sharded by the layout.
+      batch_statistics: of ResNets; empty for other models.
+      batch: views by name, ``[B, ...]``, with rows sharded over all devices.
+      key: the step's PRNG key.
     """
     layout, objective = experiment.layout, experiment.objective
-    alone = layout.mesh.size == 1  # which XLA would have exchange everything with itself
-    axes = () if alone else layout.mesh.axis_names
+    single_device = layout.mesh.size == 1  # XLA would otherwise emit collectives of the device with itself
+    axes = () if single_device else layout.mesh.axis_names
     execution = dataclasses.replace(experiment.model.execution, axes=axes)
     model = experiment.model.clone(execution=execution)
     names = ["vision", "text", "logit_scale", *(name for name in (HEAD, LORA) if name in parameters)]
@@ -51,8 +51,8 @@ def forward(
 
     def encode_own(modules: optax.Params, statistics: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         variables = join(_gathered(modules, split), statistics)
-        own = len(next(iter(batch.values())))
-        numbers = jnp.arange(own) + (own * jax.lax.axis_index(axes) if axes else 0)
+        local_rows = len(next(iter(batch.values())))
+        row_indices = jnp.arange(local_rows) + (local_rows * jax.lax.axis_index(axes) if axes else 0)
 
         def encode(part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
             outputs, changed = model.apply(
@@ -69,20 +69,20 @@ def forward(
 
         count = experiment.config.train.accumulation
         if count == 1:
-            return encode((batch, numbers))
-        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, numbers))
+            return encode((batch, row_indices))
+        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), (batch, row_indices))
         outputs = jax.lax.map(jax.checkpoint(lambda part: encode(part)[0], prevent_cse=False), parts)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs), statistics
 
-    whole, rows = PartitionSpec(), PartitionSpec(axes)
+    replicated, rows = PartitionSpec(), PartitionSpec(axes)
     encode_all = (
         encode_own
-        if alone
+        if single_device
         else jax.shard_map(
             encode_own,
             mesh=layout.mesh,
-            in_specs=(split, whole, rows, whole),
-            out_specs=(rows, whole),
+            in_specs=(split, replicated, rows, replicated),
+            out_specs=(rows, replicated),
             check_vma=False,
         )
     )
@@ -92,9 +92,9 @@ def forward(
 
 
 def _gathered(modules: optax.Params, split: Any) -> optax.Params:
-    """The whole of each array, from the parts that the devices of a group own; called on each device."""
+    """Returns the full arrays by an all-gather of their shards over ``fsdp``; called inside ``shard_map``."""
 
-    def whole(part: jax.Array, specification: PartitionSpec) -> jax.Array:
-        return all_gather(part, FSDP, specification.index(FSDP)) if FSDP in specification else part
+    def full(shard: jax.Array, specification: PartitionSpec) -> jax.Array:
+        return all_gather(shard, FSDP, specification.index(FSDP)) if FSDP in specification else shard
 
-    return jax.tree.map(whole, modules, split)
+    return jax.tree.map(full, modules, split)

@@ -1,4 +1,4 @@
-"""The story of a run: check, restore or initialise, step, and show what was learned."""
+"""The training loop: check the settings, restore or initialise the state, take the steps, and evaluate."""
 
 import time
 from collections.abc import Sequence
@@ -34,20 +34,20 @@ def train(
     started: float | None = None,
     recipe: Path | None = None,
 ) -> Outcome:
-    """Trains the recipe in ``workdir``, or resumes the run that it holds.
+    """Trains a run in ``workdir``, or resumes the run that the folder holds.
 
     Args:
       config: the settings.
-      workdir: the run's folder; made when the step is compiled and the first batch is there.
-      hooks: called before and after each step, beside those of every run.
+      workdir: the run's folder; created once the step is compiled and the first batch is loaded.
+      hooks: called before and after each step, in addition to the default hooks.
       mesh: the devices; None: all.
-      dry_run: do everything once, keep nothing of it, and stop.
-      started: when the process began, by `time.monotonic`, for the ledger of its time; None: now.
-      recipe: the file that the settings are from, of which the workdir gets a copy; None: there is none.
+      dry_run: whether to take one step and write one checkpoint, keep nothing, and stop.
+      started: when the process started, by `time.monotonic`, for the goodput ledger; None: now.
+      recipe: the file that defines the settings, which is copied to the workdir; None: no copy.
 
     Raises:
-      UserError: the settings, the data or the folder are not usable, or the step is out of memory: nothing has been
-        written. Or the run has diverged, or too many records cannot be read: what was saved before stays.
+      UserError: the settings, the data or the folder are not usable, or the step is out of memory: nothing was
+        written. Or the run diverged, or too many records are unreadable: earlier checkpoints stay.
     """
     started = time.monotonic() if started is None else started
     workdir, timeline = path_of(str(workdir)), Timeline()

@@ -1,4 +1,4 @@
-"""Optimisers by name, with CLIP's exemptions from weight decay, and overrides by pattern."""
+"""Optimizers by name, with CLIP's exemptions from weight decay, and per-parameter overrides by pattern."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,22 +15,22 @@ from rankclip_jax.models.lora import LORA, adapted
 from rankclip_jax.models.parameter_names import by_pattern, check_patterns, is_stacked
 
 _NOT_DECAYED = {"bias", "scale", "class_embedding", "logit_scale"}
-_MODULES = ("vision", "text", "head", LORA)  # what else stands at the top are scalars
-_MUON_RMS = 0.2  # Muon's updates are scaled to AdamW's usual size, so that they take its rates (Liu et al., 2025)
+_MODULES = ("vision", "text", "head", LORA)  # all other top-level parameters are scalars
+_MUON_RMS = 0.2  # scales Muon's updates to AdamW's usual RMS, so that AdamW's learning rates fit (Liu et al., 2025)
 
 
 def build(config: ConfigDict, learning_rate: optax.Schedule, parameters: optax.Params) -> optax.GradientTransformation:
-    """The named optimiser with decoupled decay, after clipping to a global norm where asked.
+    """Builds the named optimizer with decoupled weight decay and optional clipping by global norm.
 
-    Parameters that are frozen as a whole have no state, and count for nothing in the norm.
+    Parameters that are frozen as a whole have no optimizer state, and are excluded from the norm.
 
     Args:
       config: the settings under ``config.optimizer``.
-      learning_rate: of each update.
-      parameters: what is learned, or its shapes.
+      learning_rate: the learning rate schedule.
+      parameters: the parameters, or their shapes.
 
     Raises:
-      UserError: a pattern is in no parameter's name.
+      UserError: a pattern matches no parameter's name.
     """
     parts = [OPTIMIZERS[config.name](config), _decay(config)]
     if config.rate_overrides:
@@ -54,16 +54,16 @@ def build(config: ConfigDict, learning_rate: optax.Schedule, parameters: optax.P
     keep = optax.stateless(
         lambda updates, _: jax.tree.map(lambda x, kept: (x * kept).astype(x.dtype), updates, trained)
     )
-    return optax.chain(parted, keep)  # of stacked blocks, some may be frozen
+    return optax.chain(parted, keep)  # `keep` freezes single blocks of a stack
 
 
 def frozen_masks(parameters: optax.Params, patterns: Sequence[str]) -> Any:
-    """For each parameter whether it is frozen, bool ``[]``; of stacked blocks, one for each, ``[layers, 1, ...]``.
+    """Returns whether each parameter is frozen, bool ``[]``; for stacked blocks one per block, ``[layers, 1, ...]``.
 
-    Kernels with low-rank matrices are frozen, the matrices never.
+    Kernels with LoRA matrices are frozen; the matrices themselves never are.
 
     Raises:
-      UserError: a pattern is in no parameter's name.
+      UserError: a pattern matches no parameter's name.
     """
     model = {name: value for name, value in parameters.items() if name != LORA}
     check_patterns(model, patterns, "frozen")
@@ -79,7 +79,7 @@ def frozen_masks(parameters: optax.Params, patterns: Sequence[str]) -> Any:
 
 
 def decayed(parameters: optax.Params) -> optax.Params:
-    """Which parameters decay: all but biases, norms' scales, the class embedding and learned scalars."""
+    """Returns the weight decay mask: True for all but biases, norm scales, the class embedding and learned scalars."""
     return jax.tree_util.tree_map_with_path(lambda path, _: _decays(path), parameters)
 
 
@@ -100,7 +100,7 @@ def _decay(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _muon(config: ConfigDict) -> optax.GradientTransformation:
-    """Momentum made orthogonal for the matrices inside blocks, each layer's by itself; Adam for all else."""
+    """Returns Muon for the matrices inside blocks, orthogonalised per layer, and Adam for all other parameters."""
 
     def matrices(parameters: optax.Params) -> optax.Params:
         def dimensions(path: tuple, leaf: Any) -> MuonDimensionNumbers | None:
@@ -110,7 +110,7 @@ def _muon(config: ConfigDict) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(dimensions, parameters)
 
     return optax.contrib.muon(
-        -1.0,  # the direction alone: `build` takes it down the gradient at the rate of the schedule
+        -1.0,  # only the direction: `build` applies the sign and the learning rate schedule
         beta=config.b1,
         eps=config.eps,
         mu_dtype=config.mu_dtype,
@@ -121,11 +121,11 @@ def _muon(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
-# Each gives the direction of an update from the settings under ``config.optimizer``; decay and rate come after.
+# Each returns the update direction from the settings under ``config.optimizer``; decay and learning rate come after.
 OPTIMIZERS: dict[str, Callable[[ConfigDict], optax.GradientTransformation]] = {
     # Loshchilov and Hutter, 2019
     "adamw": lambda config: optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.mu_dtype),
-    # Chen et al., 2023; its rates are three to ten times smaller than AdamW's
+    # Chen et al., 2023; its learning rates are three to ten times smaller than AdamW's
     "lion": lambda config: optax.scale_by_lion(b1=config.b1, b2=config.b2, mu_dtype=config.mu_dtype),
     # Shazeer and Stern, 2018, as used by Zhai et al., 2022: factored second moments, momentum
     "adafactor": lambda config: optax.chain(

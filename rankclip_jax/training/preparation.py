@@ -1,4 +1,4 @@
-"""What a run does before its first step, and before anything is written: settings, data, folder."""
+"""Preparation of a run before its first step: settings and data are checked before the folder is written."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from rankclip_jax.training.run import Run
 
 
 def prepare_config(config: ConfigDict, workdir: Path, mesh: Mesh | None) -> ConfigDict:
-    """The settings, complete and checked; see `loop.train`."""
+    """Returns the settings, completed and checked; see `loop.train`."""
     import_parts(config)
     config = resolve(config)
     check(config, mesh.size if mesh else jax.device_count())
@@ -40,10 +40,10 @@ def prepare_config(config: ConfigDict, workdir: Path, mesh: Mesh | None) -> Conf
 def prepare_run(
     config: ConfigDict, workdir: Path, mesh: Mesh | None, lock: Lock, timeline: Timeline, recipe: Path | None
 ) -> tuple[Run, Start]:
-    """The run, and where it starts or resumes; all processes find the same.
+    """Returns the run and the step that it starts or resumes from, the same on all processes.
 
     Raises:
-      UserError: the data or the folder are not usable, or processes differ.
+      UserError: the data or the folder are not usable, or the processes disagree.
     """
     source, validation = data.open_data(config)
     if (workdirs.saved_steps(workdir) or workdirs.misnamed(workdir)) and is_primary_process():
@@ -61,12 +61,15 @@ def prepare_run(
 
 
 def prepare_workdir(run: Run, start: Start) -> None:
-    """The step is compiled and the first batch is there: from here on things are written."""
+    """Creates and locks the run's folder, and writes settings and data identity; called just before the first step."""
     if is_primary_process():
         run.workdir.mkdir(parents=True, exist_ok=True)
         run.lock.take()
         if not start.saved and workdirs.saved_steps(run.workdir):
-            raise UserError(f"--workdir: another run was begun in {run.workdir} meanwhile. Give the command again.")
+            raise UserError(
+                f"--workdir: another run started in {run.workdir} in the meantime. Run the command again to resume "
+                "that run, or use another --workdir."
+            )
     if start.aside:
         folder = set_aside(run.workdir, start.aside)
         if is_primary_process():

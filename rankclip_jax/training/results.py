@@ -1,4 +1,4 @@
-"""What was measured of a run: written, shown and drawn."""
+"""Evaluation results of a run: written to files and logs, printed as a table, and drawn in the report's figure."""
 
 from pathlib import Path
 from typing import Protocol
@@ -16,40 +16,40 @@ from rankclip_jax.training.state import TrainState
 
 
 class Log(Protocol):
-    """Where results go beside their file."""
+    """A log that receives results in addition to their file."""
 
     def write(self, step: int, values: Values) -> None:
-        """Adds the numbers of a step."""
+        """Adds the values of a step."""
         ...
 
     def flush(self) -> None:
-        """Makes sure that they are written."""
+        """Flushes buffered values to disk."""
         ...
 
 
 def write_results(evaluated: Evaluated, workdir: Path, step: int, log: Log) -> dict[str, float | None]:
-    """Writes results to their file and to the logs; the results by name."""
-    found = {metric.name: metric.value for metric in evaluated.metrics}
+    """Writes results to their file and to the logs; returns them by name."""
+    values = {metric.name: metric.value for metric in evaluated.metrics}
     if is_primary_process():
         try:
             results.write(workdir, step, evaluated.metrics)
-        except OSError as error:  # a full disk, say: the logs have them, or are tried again
+        except OSError as error:  # such as a full disk: the logs still get the results
             say(f"note: {results.path_of(workdir, step)} cannot be written ({error.strerror})")
-    log.write(step, found)
-    return found
+    log.write(step, values)
+    return values
 
 
 def show(run: Run, state: TrainState, log: Log) -> dict[str, float | None] | None:
-    """The end of a run: all evaluations, a table, and the report's figure; the results by name."""
+    """Makes a run's final evaluations, prints a table and draws the report's figure; returns the results by name."""
     evaluator, workdir, step = run.evaluator, run.workdir, int(state.step)
     if not evaluator:
         if is_primary_process():
-            say("note: there are no validation data, so nothing is evaluated and no report is drawn")
+            say("note: no validation data: skipping the evaluation and the report (see config.data.validation)")
         return None
     if is_primary_process() and evaluator.source is not None:
         say(f"evaluating on {evaluator.size:,} held-out pairs")
     evaluated = evaluator(state.variables_of(evaluator.weights))
-    found = write_results(evaluated, workdir, step, log)
+    values = write_results(evaluated, workdir, step, log)
     if is_primary_process():
         log.flush()
         validation = evaluated.validation
@@ -58,29 +58,29 @@ def show(run: Run, state: TrainState, log: Log) -> dict[str, float | None] | Non
         say(f"\nEvaluation{pairs} ({path}):\n{results.format_table(evaluated.metrics)}\n")
         if evaluator.source is not None and validation is not None:
             say(f"Report: {summary_figure.draw(workdir, evaluator.source, validation)}")
-    return found
+    return values
 
 
 def are_there(run: Run) -> bool:
-    """Whether the results and the figure of the run's last step are there, where there is something to evaluate on."""
-    measured = results.path_of(run.workdir, run.experiment.total_steps)
+    """Returns whether the final results and figure exist, or there is nothing to evaluate."""
+    results_file = results.path_of(run.workdir, run.experiment.total_steps)
     if not run.evaluator or run.evaluator.source is None:
-        return not run.evaluator or measured.exists()
-    drawn = run.workdir / summary_figure.NAME
-    return measured.exists() and drawn.exists() and time_of(drawn) >= time_of(measured)
+        return not run.evaluator or results_file.exists()
+    figure = run.workdir / summary_figure.NAME
+    return results_file.exists() and figure.exists() and time_of(figure) >= time_of(results_file)
 
 
 def finish(run: Run, state: TrainState) -> Outcome:
-    """Nothing is left to train; what was interrupted after it, the evaluation or the report, is made now."""
-    step, found = int(state.step), None
+    """Completes a run without steps left: makes the evaluation or the report if it was interrupted."""
+    step, final_results = int(state.step), None
     if not are_there(run):
         with LoggingHook(run) as logging:
-            found = show(run, state, logging)
+            final_results = show(run, state, logging)
     if is_primary_process():
         say(
             f"This run is finished: {step} steps are done."
             + (f" Its results are in {run.workdir}/evaluation." if run.evaluator else "")
-            + " To train longer, raise --config.train.steps where the learning rate allows it, or start another run "
-            f"from its weights: --config.init_from={run.workdir} --workdir=OTHER"
+            + " To train longer, increase --config.train.steps if the learning rate schedule allows it, or start "
+            f"another run from its weights: --config.init_from={run.workdir} --workdir=OTHER"
         )
-    return Outcome(step, finished=True, results=found)
+    return Outcome(step, finished=True, results=final_results)

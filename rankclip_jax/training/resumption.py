@@ -1,4 +1,4 @@
-"""Whether a run starts or resumes, from which step, and with which settings and state."""
+"""Resumption: the decision whether a run starts or resumes, from which step, and with which settings and state."""
 
 import dataclasses
 import functools
@@ -21,7 +21,13 @@ from rankclip_jax.training.state import TrainState, abstract_state, create
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The step to go on from, 0 for a new run, whether it is saved, and names of checkpoints that it cannot use."""
+    """The point from which a run starts.
+
+    Args:
+      step: updates done; 0 for a new run.
+      saved: whether a checkpoint of the step exists.
+      aside: names of checkpoints that cannot be used and are moved aside.
+    """
 
     step: int = 0
     saved: bool = False
@@ -29,15 +35,15 @@ class Start:
 
 
 def resolve_config(workdir: Path, config: ConfigDict, examples: int) -> tuple[ConfigDict, ConfigDict | None]:
-    """The settings to train with, and those of the run that the folder holds, the same but for the run's length.
+    """Returns the settings to train with, and those of the run in the folder, which may differ only in its length.
 
-    Settings that came after the run was begun keep what it did, unless they are changed. Settings without a checkpoint
-    are not a run, and may be replaced. Nothing is written.
+    Settings added to the code after the run started keep the run's behaviour, unless the user changes them. Settings
+    without a checkpoint are not a run, and may be replaced. Nothing is written.
 
     Args:
       workdir: the run's folder.
-      config: the settings asked for, complete.
-      examples: records of the training data.
+      config: the requested settings, complete.
+      examples: number of training records.
 
     Raises:
       UserError: the folder holds a run with other settings.
@@ -45,31 +51,31 @@ def resolve_config(workdir: Path, config: ConfigDict, examples: int) -> tuple[Co
     if not workdirs.saved_steps(workdir) and not workdirs.misnamed(workdir):
         return config, None
     stored, added = workdirs.read_config_and_added(workdir)
-    asked, defaults = (dict(schema.flatten(schema.to_dict(some))) for some in (config, schema.base()))
-    kept = {name for name in added if name in asked and asked[name] == defaults[name]}
+    requested, defaults = (dict(schema.flatten(schema.to_dict(settings))) for settings in (config, schema.base()))
+    kept = {name for name in added if name in requested and requested[name] == defaults[name]}
     old, new = ConfigDict(stored), config.copy_and_resolve_references()
     with new.unlocked():
         new.update_from_flattened_dict({name: dict(schema.flatten(stored))[name] for name in kept})
-    if new.model.dtype == "auto":  # decided when the run was begun, perhaps on other devices
+    if new.model.dtype == "auto":  # resolved when the run started, perhaps on other devices
         new.model.dtype = old.model.dtype
-    lengths = [schedule.warmup_length(some.optimizer, total_steps(some, examples)) for some in (old, new)]
-    if lengths[0] == lengths[1]:  # in steps or as a fraction
+    lengths = [schedule.warmup_length(settings.optimizer, total_steps(settings, examples)) for settings in (old, new)]
+    if lengths[0] == lengths[1]:  # the same warmup, whether given in steps or as a fraction
         new.optimizer.update({name: old.optimizer[name] for name in ("warmup_fraction", "warmup_steps")})
     if lines := comparison.differences(stored, schema.to_dict(new)):
         raise UserError(
             f"--workdir: {workdir} holds a run with other settings: {'; '.join(lines)}. "
-            "Use another --workdir for the new run, or give these settings their old values to resume the old one."
+            "Use another --workdir for a new run, or restore the old values of these settings to resume."
         )
     return new, old
 
 
 def total_steps(config: ConfigDict, examples: int) -> int:
-    """Length of the run in steps; an epoch counts as many as its examples fill batches, at least one."""
+    """Returns the length of the run in steps, at least one; a partial batch at the end is dropped."""
     return config.train.steps or max(config.train.epochs * examples // config.train.global_batch_size, 1)
 
 
 def choose_start(experiment: Experiment, workdir: Path, stored: ConfigDict | None, examples: int) -> Start:
-    """Where the run goes on: from its newest whole checkpoint, or where it is to be longer, one that can be."""
+    """Returns the checkpoint to resume from: the newest valid one, or the newest that allows a new length."""
     if stored is None:
         return Start()
     before, now = total_steps(stored, examples), experiment.total_steps
@@ -84,7 +90,7 @@ def choose_start(experiment: Experiment, workdir: Path, stored: ConfigDict | Non
 
 
 def newest(workdir: Path) -> Start:
-    """The newest whole checkpoint that the run has saved, or its very start."""
+    """Returns the newest valid checkpoint of the run, or step 0 if there is none."""
     if not workdirs.saved_steps(workdir) and not workdirs.misnamed(workdir):
         return Start()
     step, broken = choose_whole(workdir)
@@ -92,7 +98,7 @@ def newest(workdir: Path) -> Start:
 
 
 def restore_or_initialise(experiment: Experiment, workdir: Path, start: Start) -> TrainState:
-    """The checkpoint to go on from, or else the weights to start from, or else a draw."""
+    """Returns the restored state, or an initial one from ``config.init_from`` or from random weights."""
     if not start.saved:
         return create(experiment, loading.weights_to_start_from(experiment.config, experiment.model))
     return read_state(workdir, abstract_state(experiment), start.step)

@@ -1,4 +1,4 @@
-"""What a run is made of while it trains, as its hooks see it."""
+"""The objects of a run during training, as its hooks access them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from rankclip_jax.training.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One attempt at a run, from a step on.
+    """One attempt at a run, starting from a step.
 
     Args:
-      experiment: its parts.
-      workdir: its folder.
+      experiment: the experiment.
+      workdir: the run's folder.
       source: the training data.
-      evaluator: of the validation data and the tasks that the settings add.
-      lock: of the folder.
-      events: where what happens is recorded.
-      timeline: what the run does, and for how long.
-      tally: counts records that cannot be read.
+      evaluator: evaluates on the validation data and the tasks that the settings add.
+      lock: the lock of the folder.
+      events: the event log.
+      timeline: the spans of time that the run spends on each activity.
+      tally: counts unreadable records.
       start_step: updates done before this attempt.
-      recipe: the file that the settings are from; None: there is none.
+      recipe: the file that defines the settings; None: no file.
     """
 
     experiment: Experiment
@@ -43,20 +43,20 @@ class Run:
     recipe: Path | None
 
     def at(self, start_step: int) -> "Run":
-        """Another attempt, from another step on."""
+        """Returns another attempt, starting from another step."""
         tally = make_tally(self.experiment.config, self.source)
         return dataclasses.replace(self, start_step=start_step, tally=tally)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The outcome of a run.
 
     Args:
       step: updates done.
-      finished: whether that is all of them.
-      signal_number: the signal that stopped it, having saved; None: none did.
-      results: the evaluation that this call made at the end, by name; None: it made none.
+      finished: whether all steps are done.
+      signal_number: the signal that stopped the run after a save; None: it was not stopped.
+      results: the final evaluation that this call made, by name; None: it made none.
     """
 
     step: int

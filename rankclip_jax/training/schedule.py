@@ -1,4 +1,4 @@
-"""The learning rate over a run, and whether a run may become longer."""
+"""Learning rate schedules, and the checkpoints from which a run can be extended."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,18 @@ SCHEDULES = ("cosine", "constant", "warmup_stable_decay")
 
 
 def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
-    """The rate of update ``k = 0, 1, ...`` of a run: linear to the peak over the warmup, then as the schedule says.
+    """Returns the learning rate of updates ``k = 0, 1, ...``: linear warmup to the peak, then the named schedule.
 
-    ``cosine`` falls from the end of the warmup to the end of the run, to ``final_fraction`` of the peak. ``constant``
-    stays. ``warmup_stable_decay`` (Hu et al., 2024) stays, and falls linearly to ``final_fraction`` over the last
-    ``decay_fraction`` of the run.
+    ``cosine`` decays from the end of the warmup to the end of the run, to ``final_fraction`` of the peak. ``constant``
+    stays at the peak. ``warmup_stable_decay`` (Hu et al., 2024) stays at the peak, and decays linearly to
+    ``final_fraction`` of it over the last ``decay_fraction`` of the run.
 
     Args:
       config: the settings under ``config.optimizer``.
       total_steps: length of the run in updates.
 
     Raises:
-      UserError: the warmup takes the whole run, or is given twice.
+      UserError: the warmup takes the whole run, or is given both in steps and as a fraction.
     """
     warmup, decay = warmup_steps(config, total_steps), total_steps - decay_start(config, total_steps)
 
@@ -43,7 +43,7 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
 
 
 def warmup_steps(config: ConfigDict, total_steps: int) -> int:
-    """Updates before the peak: ``warmup_steps``, or ``warmup_fraction`` of the run.
+    """Returns the length of the warmup in updates, from ``warmup_steps`` or ``warmup_fraction``.
 
     Raises:
       UserError: both are given, or the warmup takes the whole run.
@@ -51,23 +51,24 @@ def warmup_steps(config: ConfigDict, total_steps: int) -> int:
     if config.warmup_steps and config.warmup_fraction:
         raise UserError(
             f"config.optimizer: expected either warmup_steps or warmup_fraction; found {config.warmup_steps} and "
-            f"{config.warmup_fraction}. Set the one that is not meant to 0, such as --config.optimizer.warmup_steps=0."
+            f"{config.warmup_fraction}. Set one of them to 0, such as --config.optimizer.warmup_steps=0."
         )
     if config.warmup_steps >= max(total_steps, 1):
         raise UserError(
-            f"config.optimizer.warmup_steps: {config.warmup_steps} steps of warmup leave none of the run's "
-            f"{total_steps}. Give a share of the run instead, such as --config.optimizer.warmup_fraction=0.05."
+            f"config.optimizer.warmup_steps: expected fewer than the run's {total_steps} steps; found "
+            f"{config.warmup_steps}. Use fewer, or a fraction of the run: --config.optimizer.warmup_steps=0 "
+            "--config.optimizer.warmup_fraction=0.05."
         )
     return warmup_length(config, total_steps)
 
 
 def warmup_length(config: ConfigDict, total_steps: int) -> int:
-    """The same of settings that are not checked."""
+    """Returns the same as `warmup_steps`, without checking the settings."""
     return config.warmup_steps or min(round(config.warmup_fraction * total_steps), total_steps - 1)
 
 
 def decay_start(config: ConfigDict, total_steps: int) -> int:
-    """The update from which on the rate falls for good under ``warmup_stable_decay``; the run's end for others."""
+    """Returns the update at which ``warmup_stable_decay`` starts its final decay; the run's end for other schedules."""
     if config.schedule != "warmup_stable_decay":
         return total_steps
     return total_steps - min(
@@ -76,13 +77,14 @@ def decay_start(config: ConfigDict, total_steps: int) -> int:
 
 
 def step_to_lengthen_from(config: ConfigDict, old_total: int, new_total: int, saved_steps: Sequence[int]) -> int:
-    """The newest checkpoint from which the learning rate of a run of another length goes on as if from the start.
+    """Returns the newest checkpoint up to which the learning rate is the same for both lengths of the run.
 
-    Under a constant rate that is any, under ``warmup_stable_decay`` one from before the decay; a cosine knows its end
-    from the start. An objective's weights that change over training, such as RankCLIP's ramp, follow the new length.
+    With ``constant`` that is any checkpoint after the warmup, with ``warmup_stable_decay`` one from before the decay;
+    ``cosine`` depends on the length throughout. Scheduled weights of an objective, such as RankCLIP's ramp, follow the
+    new length.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such checkpoint.
     """
     usable: list[int] = []
     if config.schedule != "cosine":
@@ -90,14 +92,14 @@ def step_to_lengthen_from(config: ConfigDict, old_total: int, new_total: int, sa
         last = min(decay_start(config, total) for total in (old_total, new_total))
         usable = [step for step in saved_steps if first <= step <= last]
     if not usable:
-        why = {
-            "cosine": "the cosine of its learning rate was drawn for that length",
+        reason = {
+            "cosine": "its cosine learning rate depends on the length of the run",
             "constant": f"its checkpoints ({', '.join(map(str, saved_steps))}) do not fit the new length",
-            "warmup_stable_decay": f"no checkpoint ({', '.join(map(str, saved_steps))}) lies before the decay",
+            "warmup_stable_decay": f"no checkpoint ({', '.join(map(str, saved_steps))}) is from before the decay",
         }[config.schedule]
         raise UserError(
-            f"config.train: the run is {old_total} steps long and cannot become {new_total}: {why}. Start a new run "
-            "from its weights, in another --workdir, with --config.init_from=DIR (runs that may grow take "
-            "--config.optimizer.schedule=constant or warmup_stable_decay from the start)."
+            f"config.train: the run has {old_total} steps and cannot be changed to {new_total}: {reason}. Start a new "
+            "run from its weights, with another --workdir and --config.init_from=DIR (for runs that may be extended, "
+            "use --config.optimizer.schedule=constant or warmup_stable_decay from the start)."
         )
     return max(usable)

@@ -1,4 +1,4 @@
-"""What a run consists of at a step."""
+"""The training state: parameters, optimizer state and everything else that a checkpoint holds."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from rankclip_jax.training.experiment import Experiment
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint holds.
+    """The complete state of a run at a step, as checkpoints store it.
 
     Args:
       step: updates done.
-      parameters: what is learned: ``vision``, ``text``, ``logit_scale`` and what the objective learns.
-      batch_statistics: the running means and variances of ResNets; other models have none.
-      optimizer_state: what the optimiser remembers.
-      ema: the moving average of the parameters, where one is kept.
-      objective_state: what the method remembers and does not learn, by name.
+      parameters: ``vision``, ``text``, ``logit_scale`` and the objective's parameters.
+      batch_statistics: the running means and variances of ResNets; empty for other models.
+      optimizer_state: the optimizer's state.
+      ema: the EMA of the parameters; empty if none is kept.
+      objective_state: the objective's state, by name.
     """
 
     step: jax.Array
@@ -34,20 +34,20 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """What the model is applied to."""
+        """The model's variables, as Flax collections."""
         return join(self.parameters, self.batch_statistics)
 
     def variables_of(self, weights: str) -> Variables:
-        """The ``latest`` weights or their ``average``."""
+        """Returns the variables with the ``"latest"`` weights or with their ``"ema"``."""
         return self.variables if weights == "latest" else join(self.ema, self.batch_statistics)
 
 
 def create(experiment: Experiment, variables: Variables | None = None) -> TrainState:
-    """The state at step 0, a pure function of the settings, laid out on the mesh.
+    """Creates the state at step 0, sharded over the mesh, as a pure function of the settings.
 
     Args:
-      experiment: the run's parts.
-      variables: weights that were learned elsewhere; None: drawn from the seed.
+      experiment: the experiment.
+      variables: pretrained weights; None: initialised from the seed.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(experiment))
     key = jax.random.key(experiment.config.seed)
@@ -59,7 +59,7 @@ def create(experiment: Experiment, variables: Variables | None = None) -> TrainS
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
-    """The shapes, types and layout of the state, without computing it."""
+    """Returns the shapes, dtypes and shardings of the state without allocating it."""
     shapes = jax.eval_shape(lambda variables: _at_start(experiment, variables), experiment.abstract_variables())
     experiment.layout.check_overrides(shapes)
     return experiment.layout.describe(shapes)

@@ -1,4 +1,4 @@
-"""How a step changes the state."""
+"""The training step: gradients, update, EMA and metrics."""
 
 import dataclasses
 import functools
@@ -18,17 +18,17 @@ from rankclip_jax.training.experiment import Experiment, build_experiment, check
 from rankclip_jax.training.forward import Batch, forward
 from rankclip_jax.training.state import TrainState, abstract_state
 
-_STEPS = 10**6  # of a run that is planned, where its length depends on data that need not be here
+_STEPS = 10**6  # length of a planned run whose number of epochs cannot be converted to steps without its data
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_step(experiment: Experiment) -> Any:
-    """The jitted ``step(state, batch) -> (state, metrics)``; the state given to it is donated.
+    """Returns the jitted ``step(state, batch) -> (state, metrics)``, which donates the state.
 
-    A step is a pure function of (state, batch, step): its randomness comes from the seed and the step alone. Metrics
-    are scalars by name: the loss, the objective's own, the scale, the gradients' norm, the learning rate, and whether
-    loss and gradients are ``finite``: where not, ``config.train.on_nonfinite="skip"`` keeps the state.
+    A step is a pure function of (state, batch, step): its randomness comes only from the seed and the step. Metrics
+    are scalars by name: the loss, the objective's metrics, the scale, the gradient norm, the learning rate, and whether
+    loss and gradients are ``finite``. If not, ``config.train.on_nonfinite="skip"`` keeps the old state.
     """
     config, layout = experiment.config, experiment.layout
     last_step = max(experiment.total_steps - 1, 1)
@@ -47,7 +47,7 @@ def make_step(experiment: Experiment) -> Any:
         (loss, (result, batch_statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.parameters)
         updates, optimizer_state = experiment.optimizer.update(gradients, state.optimizer_state, state.parameters)
         parameters = clip.constrain(optax.apply_updates(state.parameters, updates))
-        ema = _moved(state.ema, parameters, config.optimizer.ema_decay, state.step)
+        ema = _update_ema(state.ema, parameters, config.optimizer.ema_decay, state.step)
         metrics = {"loss": loss} | result.metrics
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": experiment.learning_rate(state.step)}
         metrics["finite"] = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
@@ -67,10 +67,10 @@ def make_step(experiment: Experiment) -> Any:
 
 
 def trace_step(config: ConfigDict, devices: Sequence[jax.Device]) -> TracedStep:
-    """The step of settings on devices that need not be here, to be compiled by `planning`.
+    """Traces the step for devices that need not be attached, so that `planning` can compile it.
 
     Raises:
-      UserError: no run can have these settings on them.
+      UserError: the settings are invalid on these devices.
     """
     check(config, len(devices), devices[0].platform)
     mesh = make_mesh(config.mesh, devices)
@@ -78,14 +78,14 @@ def trace_step(config: ConfigDict, devices: Sequence[jax.Device]) -> TracedStep:
 
 
 def traced(experiment: Experiment) -> TracedStep:
-    """The step of an experiment, before it is compiled."""
+    """Traces the step of an experiment without compiling it."""
     state, batch = abstract_state(experiment), abstract_batch(experiment)
     step = make_step(experiment).trace(state, batch)
     return TracedStep(experiment.config, experiment.layout.mesh, state, batch, step)
 
 
 def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes, types and layout of a training batch."""
+    """Returns the shapes, dtypes and shardings of a training batch."""
     config, preset = experiment.config, experiment.model.preset
     rows, side = config.train.global_batch_size, preset.vision.image_size
     image, text = ((rows, side, side, 3), jnp.uint8), ((rows, preset.text.context_length), jnp.int32)
@@ -100,20 +100,20 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _moved(average: dict[str, Any], parameters: optax.Params, factor: float, step: jax.Array) -> dict[str, Any]:
-    """The moving average after an update; in the first steps a smaller factor lets go of the start."""
-    if not average:
-        return average
-    kept = jnp.minimum(factor, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, parameters)
+def _update_ema(ema: dict[str, Any], parameters: optax.Params, decay: float, step: jax.Array) -> dict[str, Any]:
+    """Returns the EMA after an update; the first steps use a smaller decay, so that the initial weights fade."""
+    if not ema:
+        return ema
+    kept = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, parameters)
 
 
 def skip_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """A step that leaves out its batch, and has no metrics."""
+    """Skips a batch: increments the step without an update, and returns no metrics."""
     del batch
-    return _count(state), {}
+    return _increment_step(state), {}
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _count(state: TrainState) -> TrainState:
+def _increment_step(state: TrainState) -> TrainState:
     return dataclasses.replace(state, step=state.step + 1)

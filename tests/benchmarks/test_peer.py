@@ -43,7 +43,7 @@ def test_what_helps_is_kept_and_all_that_was_tried_is_told(tmp_path):
 def test_a_peer_that_cannot_be_measured_says_why(tmp_path):
     with pytest.raises(PeerError, match=r"^no such model$"):
         choose(WORKER, [str(tmp_path / "log"), "absent"], [])
-    with pytest.raises(PeerError, match=r"^it does not start$"):
+    with pytest.raises(PeerError, match=r"^the process does not start$"):
         choose("tests.benchmarks.nowhere", [], [])
 
 

@@ -72,7 +72,7 @@ def test_a_busy_machine_gives_no_ratio_and_is_said():
     assert timings.load_columns() == {
         "turns": 10, "turns_discarded": 0, "load_of_others": pytest.approx(0.37), "busy": True,
     }  # fmt: skip
-    assert "The machine was busy: 37% of its time went to other processes; no conclusion" in conclusion(timings)
+    assert "The machine was busy: other processes used 37% of its CPU time; no conclusion" in conclusion(timings)
     assert format_spread(timings.ratio("theirs", to="ours")) == "-"
     assert columns("ratio", timings.ratio("theirs", to="ours")) == {"ratio": None, "ratio_range": None}
     assert columns("seconds", timings.spread("ours")) == {"seconds": 5.5, "seconds_range": [1, 10]}
@@ -90,12 +90,12 @@ def test_where_the_system_does_not_tell_its_load_that_is_said():
     timings = take_turns({"ours": version([*WARM, *range(5)])}, read=lambda: None)
     assert not timings.is_busy
     assert timings.load_columns()["load_of_others"] is None
-    assert "does not tell what other processes take" in conclusion(timings)
+    assert "the load of other processes is not available" in conclusion(timings)
 
 
 def test_the_busiest_of_several_tables_is_named():
     quiet, busy = Timings({}, [0.0, 0.01]), Timings({}, [0.0, 0.5])
-    assert "25% of its time" in conclusion(quiet, busy)
+    assert "25% of its CPU time" in conclusion(quiet, busy)
 
 
 SPIN = "while True: pass"

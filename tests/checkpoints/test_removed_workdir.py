@@ -124,7 +124,7 @@ def test_the_folder_of_a_process_is_renamed_and_the_process_goes_on(tmp_path):
             if "step 14/40" in line:
                 workdir.rename(tmp_path / "elsewhere")
     assert process.returncode == 0, "".join(said)
-    assert "was removed or renamed during training. It is made anew" in "".join(said)
+    assert "were removed or renamed during training. The folder was created again" in "".join(said)
     assert "Traceback" not in "".join(said)
     assert json.loads((workdir / "config.json").read_text()) == json.loads(
         (tmp_path / "elsewhere" / "config.json").read_text()

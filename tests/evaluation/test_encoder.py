@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankclip_jax.evaluation.embedder import ROWS_A_DEVICE
+from rankclip_jax.evaluation.embedder import ROWS_PER_DEVICE
 from rankclip_jax.evaluation.encoder import Encoder
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.models.clip import Clip, init_variables
@@ -33,7 +33,7 @@ def test_arrays_pictures_and_paths_give_the_same(encoder, tmp_path):
 
 
 def test_the_number_of_rows_changes_no_row_and_few_programs_are_compiled(encoder):
-    texts = [f"number {number}" for number in range(8 * ROWS_A_DEVICE + 3)]
+    texts = [f"number {number}" for number in range(8 * ROWS_PER_DEVICE + 3)]
     together = encoder.encode_text(texts)
     for count in (1, 3, 8, 9, 15, 33, 63):
         np.testing.assert_allclose(encoder.encode_text(texts[:count]), together[:count], atol=1e-6)

@@ -105,13 +105,13 @@ def test_whatever_one_dataset_raises_the_others_are_measured(error, stage, tmp_p
     tasks, (results, faults) = run(tmp_path, retrieval=failing, zero_shot=Fake())
     assert (list(results), list(faults)) == (["zero_shot"], ["retrieval"])
     word = "no" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    assert f"{'left out' if stage == 'opening' else 'failed'}: retrieval: {word}" in capsys.readouterr().out
+    assert f"{'skipped' if stage == 'opening' else 'failed'}: retrieval: {word}" in capsys.readouterr().out
     assert written(tmp_path, "retrieval")["error"].startswith(word)
     assert written(tmp_path, "retrieval")["metrics"] == {}
     assert "error" not in written(tmp_path, "zero_shot")
     lines = (tmp_path / "out" / public_results.LINES).read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["zero_shot"]
-    assert "left out, as said above" in suite_run.format_table(tasks, results, faults)
+    assert "not evaluated, see above" in suite_run.format_table(tasks, results, faults)
 
 
 def test_a_failure_does_not_lose_what_the_same_weights_measured_before(tmp_path):
@@ -136,9 +136,9 @@ def test_unreadable_images_are_said_when_they_are_measured_and_when_the_result_i
         return [Metric("zero_shot/top_1", 0.5)]
 
     tasks, (results, faults) = run(tmp_path, zero_shot=Fake(act=measure))
-    assert "warning: zero_shot: 3 images could not be read and count as wrong\n" in capsys.readouterr().out
+    assert "warning: zero_shot: 3 unreadable images count as wrong\n" in capsys.readouterr().out
     run(tmp_path, zero_shot=Fake())
-    assert "count as wrong; so says the result that is kept. To measure them again, rem" in capsys.readouterr().out
+    assert "count as wrong, according to an existing result. To evaluate again, rem" in capsys.readouterr().out
     assert written(tmp_path, "zero_shot")["metrics"]["unreadable_images"] == 3
     (line,) = (tmp_path / "out" / public_results.LINES).read_text().splitlines()
     assert json.loads(line)["metrics"]["unreadable_images"] == 3

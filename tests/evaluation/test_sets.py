@@ -220,11 +220,11 @@ def test_a_folder_without_sets_is_refused(tmp_path):
     ("content", "words"),
     [
         ("{", "expected JSON"),
-        ("[]", 'a list "tasks"'),
-        ('{"tasks": []}', 'a list "tasks"'),
+        ("[]", 'a non-empty list "tasks"'),
+        ('{"tasks": []}', 'a non-empty list "tasks"'),
         ('{"tasks": [3]}', "task 1: expected an object; found 3"),
         ([GOOD | {"colour": 1}], "task 1: unknown field 'colour'; choose from task, path"),
-        ([{"name": "a"}], "task 1: lacks 'task'"),
+        ([{"name": "a"}], "task 1: 'task' is missing"),
         ([GOOD | {"shots": 3}], "unknown field 'shots'; choose from task, path"),
         (
             [GOOD | {"task": "linear_probe", "shots": "3"}],
@@ -235,7 +235,7 @@ def test_a_folder_without_sets_is_refused(tmp_path):
         ([GOOD | {"format": "zip"}], "format: unknown value 'zip'"),
         ([GOOD, GOOD], "several tasks named 'a'"),
         ([GOOD | {"name": "../a"}], "name: expected letters"),
-        ([GOOD | {"name": ""}], "task 1: lacks 'name'"),
+        ([GOOD | {"name": ""}], "task 1: 'name' is missing"),
     ],
 )
 def test_what_no_suite_can_say(content, words, tmp_path):

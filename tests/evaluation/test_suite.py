@@ -152,8 +152,8 @@ def test_an_image_that_cannot_be_read_counts_as_wrong_and_is_said(place, exporte
     for attempt in range(2):
         done = run(*words)
         for name in ("shapes", "captions", "several", "probe"):
-            assert f"warning: {name}: 1 images could not be read and count as wrong" in done.stdout
-        assert ("kept" in done.stdout) == (attempt > 0)
+            assert f"warning: {name}: 1 unreadable images count as wrong" in done.stdout
+        assert ("according to an existing result" in done.stdout) == (attempt > 0)
     lines = {}
     for line in (tmp_path / "out" / "eval_results.jsonl").read_text().splitlines():
         lines |= {json.loads(line)["key"]: json.loads(line)["metrics"]}
@@ -220,7 +220,7 @@ def test_progress_is_told_in_a_terminal_alone(capsys, monkeypatch):
     tell = suite_run._progress("1/2 shapes")
     tell(0, 200)
     tell(50, 200)
-    assert re.fullmatch(r"\r\x1b\[K1/2 shapes: 50 of 200 images \(25%\), .* a second, .* left", capsys.readouterr().out)
+    assert re.fullmatch(r"\r\x1b\[K1/2 shapes: 50 of 200 images \(25%\), .* images/s, .* left", capsys.readouterr().out)
 
 
 @pytest.mark.slow
@@ -270,10 +270,10 @@ def test_what_cannot_be_measured_is_said_before_and_the_others_go_on(place, expo
                  "placeless: .*'a photo' has no pl",
                  "cut: .*2.tar: ",
                  "ragged: .*has 5 labels; expected 6, as for the first image",
-                 "captions: the images have captions, and no labels",
-                 "ungrouped: grouped: of the images no groups are known"):  # fmt: skip
-        assert re.search(f"left out: {word}", done.stdout), word
-    assert done.stdout.index("left out: captions") < done.stdout.index("11/11 pairs")
+                 "captions: expected images with labels; found images with captions only",
+                 "ungrouped: grouped: expected a dataset with groups"):  # fmt: skip
+        assert re.search(f"skipped: {word}", done.stdout), word
+    assert done.stdout.index("skipped: captions") < done.stdout.index("11/11 pairs")
     assert (tmp_path / "out" / "pairs.json").exists()
     assert "5 labels" in json.loads((tmp_path / "out" / "ragged.json").read_text())["error"]
     assert "Traceback" not in done.stdout + done.stderr

@@ -134,7 +134,7 @@ def test_exports_are_read_back_and_return_bit_for_bit(
     form, output, run_folder, open_clip, transformers, tmp_path, export
 ):
     said = export(run_folder, form, tmp_path / output)
-    assert "Read back in PyTorch, embeddings differ by at most" in said
+    assert "Verified in PyTorch: embeddings differ by at most" in said
     assert same_variables(loading.read(tmp_path / output).variables, loading.read(run_folder).variables)
     assert not list(tmp_path.glob(".export*"))
     assert "already exists, and export never overwrites" in export(run_folder, form, tmp_path / output, status=2)
@@ -182,7 +182,7 @@ def test_hugging_faces_processor_gives_the_same_ids_and_nearly_the_same_pixels(
 
 
 def test_resnets_have_no_place_in_hugging_faces_layout(tmp_path):
-    with pytest.raises(UserError, match=r"has no ResNets\. Use --format open_clip"):
+    with pytest.raises(UserError, match=r"supports no ResNets\. Use --format open_clip"):
         hugging_face.write(tmp_path / "x", Clip(PRESETS["RN50"]), {})
     assert not (tmp_path / "x").exists()
 
@@ -190,7 +190,9 @@ def test_resnets_have_no_place_in_hugging_faces_layout(tmp_path):
 def test_exports_that_cannot_be_are_refused(run_folder, tmp_path, export):
     assert "choose from open_clip, hugging_face, rankclip" in export(run_folder, "torch", tmp_path / "x.pt", status=2)
     assert "ends in .safetensors" in export(run_folder, "open_clip", tmp_path / "x.pt", status=2)
-    assert "nothing there" in export(tmp_path / "none", "open_clip", tmp_path / "x.safetensors", status=2)
+    assert "none: not found. Use the path of" in export(
+        tmp_path / "none", "open_clip", tmp_path / "x.safetensors", status=2
+    )
     assert "is a folder; expected a file. Use a file name" in export(run_folder, "open_clip", tmp_path, status=2)
     assert "rm -r" not in export(run_folder, "hugging_face", ".", status=2)
     (tmp_path / "file").write_text("")
@@ -209,10 +211,10 @@ def test_pixel_normalisation_goes_along_and_comes_back(export, transformers, ope
     half = (0.5, 0.5, 0.5)
     folder = make_run(tmp_path / "run", pixel_mean=half, pixel_std=half)
     for form, output in (("open_clip", "x.safetensors"), ("hugging_face", "x")):
-        assert "Read back" in export(folder, form, tmp_path / output)
+        assert "Verified in PyTorch" in export(folder, form, tmp_path / output)
         model = loading.read(tmp_path / output).model
         assert (model.pixel_mean, model.pixel_std) == (half, half)
-    assert "knows CLIP's pixel normalisation only" in export(folder, "rankclip", tmp_path / "x.pt", status=2)
+    assert "supports only CLIP's pixel normalisation" in export(folder, "rankclip", tmp_path / "x.pt", status=2)
 
 
 def test_a_tower_that_pools_its_patches_is_in_no_other_layout(tmp_path):
@@ -227,7 +229,7 @@ def test_a_tower_that_pools_its_patches_is_in_no_other_layout(tmp_path):
 @pytest.mark.parametrize("name", ["x.png", "x", "x.txt"])
 def test_a_file_that_is_none_of_weights_is_told_by_its_name(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x89PNG")
-    with pytest.raises(UserError, match=r"Expected one that ends in \.safetensors"):
+    with pytest.raises(UserError, match=r"expected a file of weights that ends in \.safetensors"):
         rankclip_jax.load(tmp_path / name)
     with pytest.raises(ValueError, match="expected weights latest or ema"):
         rankclip_jax.load(tmp_path / name, weights="newest")
@@ -239,7 +241,7 @@ def test_what_the_release_cannot_compute_is_not_exported_for_it(torch, tmp_path,
         folder, "rankclip", tmp_path / "x.pt", status=2
     )
     said = export(folder, "open_clip", tmp_path / "x.safetensors")
-    assert "Read back" in said or "Not read back" in said
+    assert "Verified in PyTorch" in said or "Not verified" in said
     weights = loading.read(tmp_path / "x.safetensors")
     assert weights.model.execution.activation == "gelu"
     assert same_variables(weights.variables, loading.read(folder).variables)
@@ -255,11 +257,11 @@ def demo_tensors(run_folder):
     ("change", "said"),
     [
         (lambda tensors: tensors.pop("ln_final.bias"), r"1 missing: ln_final.bias \(128,\)"),
-        (lambda tensors: tensors.update(extra=np.zeros(3)), r"1 not known: extra \(3,\)"),
+        (lambda tensors: tensors.update(extra=np.zeros(3)), r"1 unknown: extra \(3,\)"),
         (lambda tensors: tensors.update(text_projection=np.zeros((128, 127))),
-         r"1 misshapen: text_projection: expected \(128, 128\), found \(128, 127\)"),
+         r"1 of another shape: text_projection: expected \(128, 128\), found \(128, 127\)"),
         (lambda tensors: tensors.update({"visual.positional_embedding": np.zeros((18, 128))}),
-         r"1 misshapen: visual.positional_embedding: expected \(17, 128\), found \(18, 128\)"),
+         r"1 of another shape: visual.positional_embedding: expected \(17, 128\), found \(18, 128\)"),
     ],
     ids=["missing", "extra", "misshapen", "no grid"],
 )  # fmt: skip
@@ -267,7 +269,7 @@ def test_tensors_that_do_not_fit_are_named(change, said, demo_tensors, tmp_path)
     tensors = dict(demo_tensors)
     change(tensors)
     files.write(tmp_path / "x.safetensors", tensors, {})
-    with pytest.raises(UserError, match=f"x.safetensors: .* Beside ViT-demo, the nearest, {said}"):
+    with pytest.raises(UserError, match=f"x.safetensors: .* differ from the most similar one, ViT-demo: {said}"):
         loading.read(tmp_path / "x.safetensors")
 
 
@@ -293,7 +295,7 @@ def test_wrappers_of_parts_and_of_all_come_off_together(demo_tensors, run_folder
     files.write(tmp_path / "x.safetensors", tensors, {})
     assert same_variables(loading.read(tmp_path / "x.safetensors").variables, loading.read(run_folder).variables)
     files.write(tmp_path / "two.safetensors", demo_tensors | tensors, {})
-    with pytest.raises(UserError, match=r"holds two models or more: .* are both"):
+    with pytest.raises(UserError, match=r"expected the weights of one model; found several: .* are both"):
         loading.read(tmp_path / "two.safetensors")
 
 
@@ -379,7 +381,7 @@ def test_position_embeddings_of_an_absurd_grid_take_no_memory(shape, demo_tensor
     tensors["visual.positional_embedding"] = torch.zeros(1).as_strided(shape, (0, 0))
     torch.save(tensors, tmp_path / "x.pt")
     monkeypatch.setattr(loading, "empty", None)
-    with pytest.raises(UserError, match="fewer numbers than its shape says"):
+    with pytest.raises(UserError, match="fewer values than its shape"):
         loading.read(tmp_path / "x.pt")
 
 
@@ -391,7 +393,7 @@ def test_archives_that_pytorch_does_not_write_are_refused(torch, tmp_path):
     ):
         for name in archive.namelist():
             bomb.writestr(name, archive.read(name))
-    with pytest.raises(UserError, match="parts of it are compressed"):
+    with pytest.raises(UserError, match="found compressed parts"):
         loading.read(tmp_path / "bomb.pt")
     torch.save({"a": torch.zeros(3).to_sparse()}, tmp_path / "sparse.pt")
     torch.save({"a": torch.zeros(3, dtype=torch.complex64)}, tmp_path / "complex.pt")
@@ -483,9 +485,9 @@ def test_what_is_no_model_is_refused(torch, tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({}, tmp_path / "nothing.pt")
     for name, said in {
-        "cut.safetensors": "not a whole safetensors file", "noise.pt": "(refused|not a whole PyTorch file)",
-        "empty.pt": "not a whole PyTorch file", "list.pt": "expected a state_dict.*found a list",
-        "nothing.pt": "holds no tensors", "absent.pt": "nothing there", ".": "neither a workdir",
+        "cut.safetensors": "damaged safetensors file", "noise.pt": "(refused|damaged PyTorch file)",
+        "empty.pt": "damaged PyTorch file", "list.pt": "expected a state_dict.*found a list",
+        "nothing.pt": "found no tensors", "absent.pt": "not found", ".": "expected a workdir or a Hugging Face folder",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=said):
             rankclip_jax.load(tmp_path / name)
@@ -567,7 +569,9 @@ def test_training_starts_from_files_and_folders_only_where_they_agree_with_the_s
     model = clip.build(config.model)
     for name in ("x.safetensors", "folder"):
         config.init_from = str(tmp_path / name)
-        with pytest.raises(UserError, match=r"trained with quick_gelu; the settings say gelu\. Use --config"):
+        with pytest.raises(
+            UserError, match=r"expected weights trained with gelu; found quick_gelu in .*\. Use --config"
+        ):
             loading.weights_to_start_from(config, model)
     config.init_from = str(tmp_path / "silent.safetensors")  # does not say, so the settings are believed
     assert same_variables(loading.weights_to_start_from(config, model), weights.variables)

@@ -55,7 +55,7 @@ def test_what_did_not_fit_comes_later_and_nothing_twice(disk, tmp_path, caplog):
     disk.room = 10**9
     added.add(b"fourth\n")
     assert (tmp_path / "x").read_bytes() == b"there\nfirst\nsecond\nthird\nfourth\n"
-    assert caplog.text.count("x cannot be written ([Errno 28] No space left on device); later it is tried again") == 1
+    assert caplog.text.count("x cannot be written ([Errno 28] No space left on device); retrying later") == 1
 
 
 def test_a_runs_numbers_and_events_outlast_a_full_disk(disk, tmp_path):

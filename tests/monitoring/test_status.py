@@ -43,7 +43,7 @@ def test_a_run_is_described_from_its_files(tmp_path):
 
 
 def test_a_run_that_has_told_nothing_yet_is_one_too(tmp_path):
-    assert "last heard of: never" in list(status.lines(make(tmp_path)))
+    assert "last heartbeat: never" in list(status.lines(make(tmp_path)))
 
 
 STATES = {

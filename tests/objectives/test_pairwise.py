@@ -39,7 +39,7 @@ def test_what_cannot_be_split_or_drawn_is_refused(mesh_of):
     x = jnp.asarray(reference.unit_rows(0, 12, 8), jnp.float32)
     with pytest.raises(ValueError, match="12 rows cannot be split evenly over 8 devices"):
         ranking.consistency(x, x, jnp.float32(14), mesh=mesh_of(8))
-    with pytest.raises(ValueError, match="list_size: needs a key"):
+    with pytest.raises(ValueError, match="expected a key to sample the columns; found list_size=4 and key=None"):
         ranking.consistency(x, x, jnp.float32(14), list_size=4)
 
 

@@ -302,5 +302,8 @@ def test_a_signal_ends_the_command_cleanly(number, status, served):
 def test_what_is_not_there_is_said(served, tmp_path):
     _, folder = served
     assert "no dataset at" in run("explore", "--model", folder / "run", "--data", tmp_path, status=2).stderr
-    assert "nothing there" in run("explore", "--model", tmp_path / "no", "--data", folder / "data", status=2).stderr
+    assert (
+        "no: not found. Use the path of"
+        in run("explore", "--model", tmp_path / "no", "--data", folder / "data", status=2).stderr
+    )
     assert "--model: not given" in run("explore", "--data", folder / "data", status=2).stderr

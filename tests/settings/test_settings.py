@@ -102,7 +102,7 @@ TOGETHER = {
     "small batch": ({"train__global_batch_size": 3}, "3 pairs cannot .* 8 devices.*global_batch_size=8"),
     "odd size": ({"model__image_size": 50}, "--config.model.image_size=48"),
     "no flash": ({"model__attention": "cudnn"}, "cudnn needs an NVIDIA GPU"),
-    "no patches": ({"model__name": "RN50", "model__vision": {"patch_dropout": 0.5}}, "patch_dropout: no such setting"),
+    "no patches": ({"model__name": "RN50", "model__vision": {"patch_dropout": 0.5}}, "patch_dropout: unknown setting"),
     "long list": ({"objective__list_size": 17}, "expected 0 .* to 16, the batch"),
     "crops": ({"data__crop_scale": (1.0, 0.5)}, "the smaller fraction first"),
     "delimiter": ({"data__source": "csv", "data__delimiter": "ab"}, "expected one character"),
@@ -122,7 +122,9 @@ def test_warmup_is_given_once_and_leaves_some_of_the_run():
     with pytest.raises(UserError, match="either warmup_steps or warmup_fraction"):
         schedule.warmup_steps(small(optimizer__warmup_steps=5).optimizer, 100)
     late = small(optimizer__warmup_steps=20, optimizer__warmup_fraction=0.0).optimizer
-    with pytest.raises(UserError, match=r"20 steps of warmup leave none of the run's 20\. .*warmup_fraction"):
+    with pytest.raises(
+        UserError, match=r"warmup_steps: expected fewer than the run's 20 steps; found 20\. .*warmup_fraction"
+    ):
         schedule.warmup_steps(late, 20)
     assert schedule.warmup_steps(late, 21) == 20
     for total in (1, 2, 7, 1000):
@@ -217,7 +219,7 @@ def test_overrides_by_pattern_reach_towers_layers_and_nothing_else():
     np.testing.assert_array_equal(updates["vision"]["projection"]["kernel"], 0)
     np.testing.assert_allclose(updates["text"]["projection"]["kernel"], -0.5 * 1.7 * rate, rtol=1e-4)
     config.optimizer.rate_overrides = (("visoin", 0.1),)
-    with pytest.raises(UserError, match=r"config\.optimizer\.rate_overrides: no parameter has a name with 'visoin'"):
+    with pytest.raises(UserError, match=r"config\.optimizer\.rate_overrides: no parameter's name matches 'visoin'"):
         optimizer.build(config.optimizer, experiment.learning_rate, shapes)
 
 

@@ -89,7 +89,7 @@ def test_an_interrupted_run_ends_with_the_same_parameters(how, when, by_command,
         said = "".join(lines)
         saved = int(re.search(r"Stopped and saved at step (\d+)", said)[1])
         assert when <= saved < 20
-        assert said.index("Stopping: the step under way is finished and saved first") < said.index("Stopped and saved")
+        assert said.index("Stopping: finishing and saving the current step first") < said.index("Stopped and saved")
         assert "Resume with the same command: python -m rankclip_jax.train --config configs/demo.py" in said
         resumed = f"resuming from step {saved}\n"
     else:

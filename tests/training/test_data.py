@@ -148,7 +148,7 @@ def table(folder, rows, **changes):
 
 
 CHANGES = {
-    "fewer rows": (lambda folder: table(folder, range(35)), "records: 40 there, 35 now"),
+    "fewer rows": (lambda folder: table(folder, range(35)), "records: 40 before, 35 now"),
     "other captions": (lambda folder: table(folder, range(40), caption="another"), "captions differ"),
     "another order": (lambda folder: table(folder, range(39, -1, -1)), "image names differ; captions differ"),
     "other images": (
@@ -171,7 +171,7 @@ def test_a_run_does_not_go_on_with_other_data_unless_it_is_told_to(tmp_path):
     for change, said in CHANGES.values():
         table(tmp_path / "in", range(40))
         change(tmp_path / "in")
-        with pytest.raises(UserError, match=rf"other data than config\.data\.train has now: .*{said}.*remove "):
+        with pytest.raises(UserError, match=rf"different data than config\.data\.train has now: .*{said}.*remove "):
             train_small(tmp_path / "run", **csv_settings(path, 4))
     table(tmp_path / "in", range(35))
     (tmp_path / "run" / data.NAME).unlink()
@@ -189,7 +189,7 @@ def test_data_that_moved_or_whose_images_were_mended_are_the_same(tmp_path, caps
     assert capsys.readouterr().out == ""
     (tmp_path / "b" / "7.jpg").write_bytes(jpeg(7, 50, 50))
     data.check_unchanged(tmp_path / "run", moved)
-    assert "training data have changed: image sizes differ" in capsys.readouterr().out
+    assert "training data have changed since the run started: image sizes differ" in capsys.readouterr().out
 
 
 def test_data_that_were_prepared_anew_with_other_options_are_other_data(original, tmp_path):

@@ -19,8 +19,8 @@ def test_a_new_run_is_tried_and_nothing_is_left(tmp_path, capsys):
     outcome = train(small(), tmp_path / "runs" / "one", one_device(), dry_run=True)
     assert (outcome.step, outcome.finished) == (0, False)
     said = capsys.readouterr().out
-    assert "step 1 of it" in said
-    assert "a checkpoint was written, verified and read" in said
+    assert "took step 1 in" in said
+    assert "wrote, verified and read a checkpoint" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -30,7 +30,7 @@ def test_going_on_is_tried_and_the_run_stays_as_it_is(tmp_path, capsys):
     shutil.rmtree(tmp_path / "checkpoints" / "20")
     before = files(tmp_path)
     assert train(small(), tmp_path, one_device(), dry_run=True).step == 15
-    assert "step 16 of it" in capsys.readouterr().out
+    assert "took step 16 in" in capsys.readouterr().out
     assert files(tmp_path) == before
 
 
@@ -44,6 +44,6 @@ def test_what_a_killed_one_left_is_named(tmp_path):
 def test_what_is_not_read_as_it_was_written_is_said(tmp_path, monkeypatch):
     real = dry_run.read_state
     monkeypatch.setattr(dry_run, "read_state", lambda *arguments: jax.tree.map(lambda x: x + 1, real(*arguments)))
-    with pytest.raises(UserError, match="not read as they are written"):
+    with pytest.raises(UserError, match="do not read back as written"):
         train(small(), tmp_path / "run", one_device(), dry_run=True)
     assert not list(tmp_path.iterdir())

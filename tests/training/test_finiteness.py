@@ -51,7 +51,7 @@ def events(workdir):
 
 def test_the_run_stops_and_names_the_step_its_records_and_what_was_not_finite(poison, tmp_path):
     poison()
-    with pytest.raises(UserError, match=r"is nan at step 8: the run has diverged .* checkpoint is of step 5"):
+    with pytest.raises(UserError, match=r"is nan at step 8: the run has diverged, .* checkpoint is of step 5"):
         train_small(tmp_path / "run", logging__every_steps=4)
     (event,) = events(tmp_path / "run")
     assert (event["step"], event["policy"]) == (BAD, "stop")
@@ -64,7 +64,7 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
     poison(always=False)
     assert train_small(tmp_path / "run", train__on_nonfinite="rollback").finished
     said = capsys.readouterr().out
-    assert "its batch is left out" in said
+    assert "skipping its batch" in said
     assert "resuming from step 5" in said
     monkeypatch.undo()
 
@@ -79,7 +79,7 @@ def test_a_run_that_goes_back_is_one_without_that_batch(poison, tmp_path, capsys
 
 def test_a_run_that_cannot_get_over_it_stops_at_the_limit(poison, tmp_path):
     poison()
-    with pytest.raises(UserError, match=r"that makes 3 such steps, more than config\.train\.max_nonfinite_steps=2"):
+    with pytest.raises(UserError, match=r"3 non-finite steps, more than config\.train\.max_nonfinite_steps=2"):
         train_small(tmp_path / "run", train__on_nonfinite="skip", train__max_nonfinite_steps=2)
 
 

@@ -22,9 +22,9 @@ def notes(recipe, source, **changes):
 
 def test_a_preset_at_too_few_pixels_is_told():
     (note,) = notes(csv_small, SHORT, name="ViT-B-32")
-    assert "at 64 pixels ViT-B-32 sees 4 places" in note
-    assert "at its own 224 pixels, 49" in note
-    assert "at 64 pixels RN50 sees 4 places" in notes(csv_small, SHORT, name="RN50")[0]
+    assert "at 64 pixels ViT-B-32 has only 4 patches" in note
+    assert "at the preset's 224 pixels, 49" in note
+    assert "at 64 pixels RN50 has only 4 positions" in notes(csv_small, SHORT, name="RN50")[0]
 
 
 @pytest.mark.parametrize("recipe", [csv, csv_small, demo], ids=lambda recipe: recipe.__name__)
@@ -60,7 +60,7 @@ def test_captions_that_lose_their_end_are_counted_in_a_few_records():
 
 def test_few_long_captions_are_no_reason_for_a_note():
     assert notes(csv_small, [{"text": "word " * 40}] * 5 + SHORT) == []
-    assert "5 of 5 captions" in notes(csv_small, [{"text": "word " * 40}] * 5)[0]
+    assert "5 of 5 sampled captions" in notes(csv_small, [{"text": "word " * 40}] * 5)[0]
 
 
 def test_a_run_from_python_takes_a_string_and_says_its_sizes(tmp_path, capsys):
@@ -68,7 +68,7 @@ def test_a_run_from_python_takes_a_string_and_says_its_sizes(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "images:    16 x 16 pixels, 4 patches of 8 x 8\n" in said
     assert "captions:  24 tokens\n" in said
-    assert "note: at 16 pixels tiny sees 4 places" in said
+    assert "note: at 16 pixels tiny has only 4 patches" in said
     assert (tmp_path / "run" / "config.json").is_file()
 
 

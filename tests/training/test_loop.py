@@ -154,9 +154,12 @@ def test_a_run_starts_from_another_runs_weights_with_a_tower_frozen(undisturbed,
         "train__steps": 4,
     }
     for other, said in (
-        ({"model__activation": "gelu"}, "was trained with quick_gelu"),
-        ({"model__vision": {"pooling": "mean"}}, r"config\.model\.vision\.pooling: 'class_token' there, 'mean' in"),
-        ({"model__name": "ViT-S-16"}, "holds a tiny; the settings describe a ViT-S-16"),
+        ({"model__activation": "gelu"}, "expected weights trained with gelu; found quick_gelu"),
+        (
+            {"model__vision": {"pooling": "mean"}},
+            r"config\.model\.vision\.pooling: 'class_token' in the weights, 'mean' in",
+        ),
+        ({"model__name": "ViT-S-16"}, "expected weights of a ViT-S-16; found a tiny"),
     ):
         with pytest.raises(UserError, match=said):
             train_small(tmp_path / "run", **(changes | other))
@@ -242,7 +245,9 @@ def test_a_tower_that_pools_its_patches_starts_from_one_of_another_image_size(tm
     train_small(tmp_path / "start", model__vision={"pooling": "mean"}, train__steps=1)
     changes = {"model__vision": {"pooling": "mean"}, "model__image_size": 48, "init_from": str(tmp_path / "start")}
     assert train_small(tmp_path / "run", **changes, train__steps=1).finished
-    with pytest.raises(UserError, match=r"was trained with pixel_mean .* Use --config\.model\.pixel_mean="):
+    with pytest.raises(
+        UserError, match=r"expected weights trained with pixel_mean .* Use --config\.model\.pixel_mean="
+    ):
         train_small(tmp_path / "other", **changes, model__pixel_mean=(0.5, 0.5, 0.5))
 
 
@@ -285,7 +290,7 @@ def test_a_run_goes_on_to_more_steps_where_its_rate_allows_it(schedule, tmp_path
 
 
 def test_a_cosine_cannot_be_made_longer_and_the_way_otherwise_is_said(undisturbed):
-    with pytest.raises(UserError, match=r"20 steps long and cannot become 30: the cosine.*--config\.init_from"):
+    with pytest.raises(UserError, match=r"has 20 steps and cannot be changed to 30: its cosine.*--config\.init_from"):
         train_small(undisturbed, train__steps=30, objective__name="rankclip")
 
 
@@ -341,7 +346,7 @@ def test_divergence_is_noticed_at_the_next_logged_step(tmp_path, monkeypatch, ca
         return jax.jit(bad)
 
     monkeypatch.setattr(compilation, "make_step", poisoned)
-    with pytest.raises(UserError, match=r"loss is nan at step 4: the run has diverged .* There is no checkpoint yet"):
+    with pytest.raises(UserError, match=r"loss is nan at step 4: the run has diverged, .* There is no checkpoint yet"):
         train_small(tmp_path / "run", checkpoint__every_steps=1000, logging__every_steps=2)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["loss"] is None  # valid JSON, which has no NaN
@@ -358,12 +363,14 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_blame_the_learning_ra
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), variables)
 
     monkeypatch.setattr(loading, "weights_to_start_from", damaged)
-    with pytest.raises(UserError, match=r"is nan at step 1, before anything was learned: the learning rate is not"):
+    with pytest.raises(
+        UserError, match=r"is nan at step 1, before the first update, so the cause is not the learning rate"
+    ):
         train_small(tmp_path / "run")
 
 
 def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_written(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory beside .* --config\.model\.remat=blocks"):
+    with pytest.raises(UserError, match=r"needs [\d.]+ GiB of memory besides .* --config\.model\.remat=blocks"):
         train_small(tmp_path / "run", train__global_batch_size=2**19)
     assert not (tmp_path / "run").exists()
 
@@ -374,7 +381,7 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_wr
 
     monkeypatch.setattr(loop, "compile_step", no_memory)
     with (
-        pytest.raises(UserError, match=r"does not fit in memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
+        pytest.raises(UserError, match=r"is out of memory \(RESOURCE_EXHAUSTED.*--config\.model\.dtype=bfloat16"),
         compilation.ExplainMemory(build_experiment(small(), one_device(), 1)),
         no_memory(),
     ):
@@ -384,7 +391,7 @@ def test_what_does_not_fit_is_refused_with_the_flags_that_help_and_nothing_is_wr
 def test_without_validation_data_that_is_said(tmp_path, capsys):
     outcome = train_small(tmp_path / "run", data__validation_examples=0, train__steps=2)
     assert outcome.results is None
-    assert "no validation data, so nothing is evaluated" in capsys.readouterr().out
+    assert "no validation data: skipping the evaluation" in capsys.readouterr().out
 
 
 def test_one_validation_pair_has_no_tau_and_that_is_said(tmp_path, capsys):
@@ -420,7 +427,7 @@ def test_results_are_added_to_and_written_whole(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         results.write(tmp_path, 3, [Metric("a", 1.0)])
     assert read_results(tmp_path, 3) == {"a": 1.0}
-    assert "is written anew" in caplog.text
+    assert "not a file of evaluation results; ignoring it" in caplog.text
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {"3.json", "higher_is_better.json"}
 
 

@@ -101,9 +101,9 @@ def test_gradients_are_those_of_the_sums_by_the_chain_rule():
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
-        ((("nothing", 4),), "no parameter has a name with 'nothing'"),
+        ((("nothing", 4),), "no parameter's name matches 'nothing'"),
         ((("attention_in/bias", 4),), "expected a matrix; found the shape"),
-        ((("^head/", 4),), "no parameter has a name with '\\^head/'"),
+        ((("^head/", 4),), "no parameter's name matches '\\^head/'"),
         ((("attention_in/kernel", 2.5),), "expected a whole number; found 2.5"),
         ((("attention_in/kernel", 0),), "at least 1 and at most 4096; found 0"),
     ],
@@ -119,7 +119,7 @@ def test_all_blocks_of_a_stack_have_one_rank():
     from rankclip_jax.training.experiment import build_experiment
 
     config = small(model__name="ViT-demo", optimizer__lora=(("vision/.*blocks/[01]/attention_in/kernel", 2),))
-    with pytest.raises(UserError, match="one rank for all blocks of a stack"):
+    with pytest.raises(UserError, match="one rank for all stacked blocks; found 0, 2"):
         build_experiment(config, make_local_mesh(), 10).abstract_variables()
 
 

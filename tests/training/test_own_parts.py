@@ -83,7 +83,7 @@ def test_evaluation_does_without_the_recipe_but_for_the_validation_loss(by_recip
     others = {name: value for name, value in trained.items() if not name.startswith("validation/")}
     assert read_results(folder, 2) == pytest.approx(others, rel=1e-4, abs=1e-4)
     refused = run("evaluate", "--workdir", folder, "--tasks=validation", status=2).stderr
-    assert "Name the recipe that adds it: --config RECIPE" in refused
+    assert "Use --config RECIPE with the recipe that adds it" in refused
     shutil.copy(folder / "recipe.py", tmp_path / "copy.py")
     run("evaluate", "--workdir", folder, "--tasks=validation", "--config", tmp_path / "copy.py")
     assert read_results(folder, 2)["validation/loss"] == pytest.approx(trained["validation/loss"], rel=1e-4)
@@ -192,7 +192,7 @@ BROKEN = {
     "no activation": (lambda model: model.update(activation="mine"), r"activation: unknown value 'mine'"),
     "missing": (lambda model: model.pop("embedding_size"), r"name: unknown preset 'mine'.*--config RECIPE"),
     "no encoder": (lambda model: model.update(text=3), r"text"),
-    "unknown": (lambda model: model["text"].update(depth=3), r"text\.depth: no such setting"),
+    "unknown": (lambda model: model["text"].update(depth=3), r"text\.depth: unknown setting"),
     "a word": (lambda model: model["vision"].update(width="x"), r"vision\.width: expected a number"),
     "a flag": (lambda model: model["vision"].update(width=True), r"vision\.width: .* found True"),
     "too large": (lambda model: model["vision"].update(layers=10**9), r"vision\.layers: .* at least 1 and at most 512"),

@@ -37,7 +37,7 @@ def test_a_reader_that_is_stuck_ends_the_run_with_the_stack_of_every_thread(work
     said = run("train", *flags, "--workdir", tmp_path / "run", status=1).stderr
     assert f"{socket.gethostname()}, process 0: the wait for the " in said
     assert "batch" in said.partition("has taken longer than 5 seconds")[0]
-    assert "batches.py" in said.partition("All threads")[2]
+    assert "batches.py" in said.partition("Stacks of all threads")[2]
 
 
 def test_what_goes_on_is_left_alone():

@@ -1,6 +1,6 @@
-"""What happens beside the step: a hook is called before and after each, and is a context that the steps are inside of.
+"""Hooks: objects that are called before and after each step, and are context managers around the training loop.
 
-One of your own is a subclass of `Hook`: an instance of it in ``train(config, workdir, hooks=[...])``, or its dotted
+To add your own, subclass `Hook`, and pass an instance to ``train(config, workdir, hooks=[...])`` or the class's dotted
 path in ``config.train.hooks``.
 """
 
@@ -15,14 +15,15 @@ from rankclip_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class StepInfo:
-    """What a hook sees after a step.
+    """The result of a step, as hooks receive it.
 
     Args:
       step: updates done, from 1.
-      first_step: the first of this process.
-      last_step: the last of the run.
-      state: after the step; the next one reuses its buffers, so copy what is kept.
-      metrics: scalars by name, still on the devices: reading one waits for the step. Empty for a step that was skipped.
+      first_step: the first step of this process.
+      last_step: the last step of the run.
+      state: the state after the step; the next step donates its buffers, so copy any values to keep.
+      metrics: scalars by name, still on the devices: reading one blocks until the step is done. Empty for a skipped
+        step.
     """
 
     step: int
@@ -32,14 +33,14 @@ class StepInfo:
     metrics: Metrics
 
     def is_due(self, every_steps: int) -> bool:
-        """Whether this is one of every so many steps, or the run's last."""
+        """Returns whether the step is a multiple of ``every_steps``, or the run's last."""
         return self.step == self.last_step or (bool(every_steps) and self.step % every_steps == 0)
 
 
 class Hook:
-    """One thing that a run does beside its steps; it decides by itself at which."""
+    """A callback around the training steps; each hook decides on its own at which steps it acts."""
 
-    cause: ClassVar[str] = "other"  # what its time counts as in the ledger, a key of `goodput.CAUSES`
+    cause: ClassVar[str] = "other"  # the category of its time in the goodput ledger, a key of `goodput.CAUSES`
 
     def __enter__(self) -> Self:
         """Called before the first step."""
@@ -48,7 +49,7 @@ class Hook:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        """Called at the end, with the error that ended the steps, if any."""
+        """Called after the last step, with the error that ended training, if any."""
 
     def before_step(self, step: int) -> None:
         """Called before each step."""
@@ -57,4 +58,4 @@ class Hook:
         """Called after each step."""
 
 
-HOOKS: Registry[Hook] = Registry("train.hooks", Hook, {})  # of one's own alone: those of every run need no name
+HOOKS: Registry[Hook] = Registry("train.hooks", Hook, {})  # only for users' hooks: the default hooks need no name

@@ -1,4 +1,4 @@
-"""What a person who watched the numbers would remark on: a loss that jumps up, a scale that can grow no more."""
+"""Detection of anomalies in training: loss spikes, and a logit scale at its upper bound."""
 
 import collections
 import itertools
@@ -9,14 +9,14 @@ from rankclip_jax.models.clip import MAX_LOGIT_SCALE
 from rankclip_jax.training.hooks import Hook, StepInfo
 from rankclip_jax.training.run import Run
 
-_SEEN = 30  # logged losses that one is compared with
-_FAR = 6  # of their deviations, which are taken of neighbours, since losses fall
-_DEVIATION = 1.4826 / math.sqrt(2)  # of normal values, by the median of the differences of neighbours
+_SEEN = 30  # logged losses with which a loss is compared
+_FAR = 6  # threshold in standard deviations, estimated from differences of neighbours, since losses decrease
+_DEVIATION = 1.4826 / math.sqrt(2)  # standard deviation of normal values, per median difference of neighbours
 _BOUND = math.exp(MAX_LOGIT_SCALE) * (1 - 1e-5)
 
 
 class AnomalyHook(Hook):
-    """Looks at the steps that are logged; says and records a spike each time, the scale's bound when it is reached.
+    """Checks the logged steps; reports and records each loss spike, and the scale when it reaches its bound.
 
     Args:
       run: the run.
@@ -30,7 +30,7 @@ class AnomalyHook(Hook):
         self._at_bound = False
 
     def after_step(self, info: StepInfo) -> None:
-        """Looks, if the step is logged."""
+        """Checks the step if it is logged."""
         if not info.is_due(self._every_steps) or not info.metrics:
             return
         loss, scale = float(info.metrics["loss"]), float(info.metrics["logit_scale"])
@@ -47,6 +47,6 @@ class AnomalyHook(Hook):
         if scale >= _BOUND and not self._at_bound:
             self._events.write("logit_scale_at_bound", step=info.step, logit_scale=scale)
             self._events.say(
-                f"note: at step {info.step} logit_scale has reached its bound, {scale:.4g}, and stays below"
+                f"note: at step {info.step} logit_scale has reached its upper bound, {scale:.4g}, and is clipped"
             )
         self._at_bound = scale >= _BOUND

@@ -1,4 +1,4 @@
-"""Saves a checkpoint every so many steps or minutes and at the end, and tries again where it cannot be written."""
+"""Saves checkpoints at an interval of steps or minutes and at the end, and retries failed saves."""
 
 import functools
 import time
@@ -16,15 +16,15 @@ from rankclip_jax.training.hooks import Hook, StepInfo
 from rankclip_jax.training.run import Run
 from rankclip_jax.training.state import abstract_state
 
-_PAUSE = 60  # seconds, before one that failed is tried again
+_PAUSE = 60  # seconds before a failed save is retried
 
 
 class CheckpointHook(Hook):
-    """At the steps and minutes of the settings, at the last step, and before a decay from which a run may grow.
+    """Saves at the configured interval, at the last step, and before a decay, so that the run can be extended.
 
     Args:
       run: the run.
-      flush: called before each save, for what must not be missing beside it.
+      flush: called before each save, such as to flush the logs up to the saved step.
     """
 
     cause = "checkpoint"
@@ -36,17 +36,17 @@ class CheckpointHook(Hook):
         self.checkpoints = Checkpoints(run.workdir, experiment.config, abstract_state(experiment), always_kept=kept)
         self._run, self._config, self._events = run, experiment.config.checkpoint, run.events
         self._also_at, self._flush = decay, flush
-        self._look_every = experiment.config.logging.every_steps  # at which processes agree on whether it is time
+        self._look_every = experiment.config.logging.every_steps  # steps at which processes agree whether a save is due
         self._next = self._in(60 * self._config.every_minutes)
         self._failures = 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Waits for what was started.
+        """Waits for pending saves.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: a checkpoint cannot be written.
         """
         try:
             self.checkpoints.close()
@@ -66,10 +66,10 @@ class CheckpointHook(Hook):
             self._attempt(functools.partial(self._save, info))
 
     def save(self, info: StepInfo) -> None:
-        """Saves whatever the number of the step, and returns when it is safe.
+        """Saves the state now, and returns when it is written.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: the checkpoint cannot be written.
         """
         try:
             self._save(info)
@@ -103,21 +103,19 @@ class CheckpointHook(Hook):
         if self._failures >= self._config.max_save_failures or jax.process_count() > 1:
             raise self._given_up(failed) from failed
         self._next = min(self._next, self._in(_PAUSE))
-        self._events.say(
-            f"note: {failed}; trying again ({self._failures} of {self._config.max_save_failures} failures)"
-        )
+        self._events.say(f"note: {failed}; retrying ({self._failures} of {self._config.max_save_failures} failures)")
 
     def _given_up(self, failed: SavingFailed) -> UserError:
         return UserError(
-            f"--workdir: {failed}. {self.checkpoints.kept()} Make room, or make the folder writable, and give the "
+            f"--workdir: {failed}. {self.checkpoints.kept()} Free disk space, or make the folder writable, and run the "
             "same command again."
         )
 
     def _restore_folder(self, step: int) -> None:
-        """Puts back what was removed or renamed of the run's folder while it trains; all processes come here together.
+        """Restores files of the run's folder that were removed or renamed during training; called on all processes.
 
         Raises:
-          UserError: another run is in the folder now.
+          UserError: the folder now holds another run.
         """
         workdir, restored, replaced = self._run.workdir, False, None
         if is_primary_process():
@@ -125,15 +123,17 @@ class CheckpointHook(Hook):
                 restored = workdirs.restore(workdir, self._run.experiment.config, self._run.lock, step)
             except UserError as error:
                 replaced = error
-            except OSError:  # the save that follows will say so
+            except OSError:  # the save that follows will report it
                 pass
         match max_across_processes(2 if replaced else int(restored)):
             case 2:
-                raise replaced or UserError(f"--workdir: {workdir} was replaced while this run trained in it.")
+                raise replaced or UserError(
+                    f"--workdir: {workdir} was replaced by another run during training. Use another --workdir."
+                )
             case 1:
                 self.checkpoints.reopen()
                 self._events.write("workdir_restored", step=step)
                 self._events.say(
-                    f"note: {workdir}, or what belongs in it, was removed or renamed during training. It is made anew, "
-                    "and training continues; earlier checkpoints and logs are where they were moved to, if anywhere."
+                    f"note: {workdir} or files in it were removed or renamed during training. The folder was created "
+                    "again, and training continues; earlier checkpoints and logs are lost unless they were moved."
                 )

@@ -13,12 +13,12 @@ _HEADLINES = ("validation/loss", "zero_shot/top_1", "retrieval/image_to_text/rec
 
 
 class EvaluationHook(Hook):
-    """Each task at its own interval, but none at the last step: the run's end evaluates all.
+    """Evaluates each task at its own interval, except at the last step: the final evaluation covers all tasks.
 
     Args:
       run: the run.
-      logging: what writes the results beside the step's metrics.
-      check_interrupt: called before each batch; may raise to break off.
+      logging: logs the results with the step's metrics.
+      check_interrupt: called before each batch; may raise to abort.
     """
 
     cause = "evaluation"
@@ -33,9 +33,9 @@ class EvaluationHook(Hook):
         if not due:
             return
         evaluated = evaluator(info.state.variables_of(evaluator.weights), self._check_interrupt, due)
-        found = write_results(evaluated, self._run.workdir, info.step, self._logging)
+        results = write_results(evaluated, self._run.workdir, info.step, self._logging)
         shown = [
-            f"{name} {value:.4f}" for name, value in found.items() if value is not None and name.endswith(_HEADLINES)
+            f"{name} {value:.4f}" for name, value in results.items() if value is not None and name.endswith(_HEADLINES)
         ]
         if is_primary_process():
             say(f"evaluation at step {info.step}: {'  '.join(shown)}")

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the notice that a scheduler gives before it kills: save, then stop."""
+"""Handles Ctrl-C and a scheduler's termination signals: saves a checkpoint, then stops."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ from rankclip_jax.distributed.stopping import StopCoordinator
 from rankclip_jax.training.hooks import Hook, StepInfo
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_WAKE = signal.SIGALRM  # of the main thread by the other one
-_LAST_WORDS = 20  # seconds that the main thread has to leave what it was in
+_WAKE = signal.SIGALRM  # sent to the main thread by the watching thread
+_LAST_WORDS = 20  # seconds that the main thread has to unwind before the process exits
 
 
 class Interrupted(Exception):
-    """The run was asked to stop by a signal, and has saved."""
+    """Raised after a signal has stopped the run and its state is saved."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number} after step {step}")
@@ -29,15 +29,15 @@ class Interrupted(Exception):
 
 
 class InterruptHook(Hook):
-    """When a signal has come to any process, saves the same step on all and raises `Interrupted`.
+    """Saves the same step on all processes and raises `Interrupted` after any process has received a signal.
 
-    They stop after a step, or before a batch of an evaluation; a second signal ends at once. A process that is alone
-    does not wait for either: if it comes to none within ``patience`` seconds, a thread saves the state after the last
-    step, and `Interrupted` is raised wherever the main thread is. Who has not saved after ``deadline`` seconds leaves
-    with what was saved before.
+    Processes stop after a step, or before a batch of an evaluation; a second signal exits at once. A run with a single
+    process does not wait for these points longer than ``patience`` seconds: then a thread saves the state after the
+    last step, and `Interrupted` is raised wherever the main thread is. A process that has not saved after ``deadline``
+    seconds exits with the checkpoints that were saved before.
 
     Args:
-      save: saves the state after a step, and returns when it is safe: the step that is now saved.
+      save: saves the state after a step, waits until it is written, and returns the saved step.
       patience: ``config.checkpoint.patience_seconds``.
       deadline: ``config.checkpoint.deadline_seconds``.
     """
@@ -50,14 +50,14 @@ class InterruptHook(Hook):
         self._alone = jax.process_count() == 1
         self._stopping = StopCoordinator()
         self._over = threading.Event()
-        line = named("Stopping: the step under way is finished and saved first. The same signal again stops at once.")
+        line = named("Stopping: finishing and saving the current step first. Send the signal again to stop at once.")
         self._words = f"\n{line}\n".encode()
-        self._in_step = threading.Lock()  # held while a state is given away, and until it was looked at
+        self._in_step = threading.Lock()  # held while the state is donated to a step, until the step is handled
         self._last: StepInfo | None = None
         self._raised: BaseException | None = None
 
     def __enter__(self) -> Self:
-        """Listens from here on, in the main thread, which alone hears signals."""
+        """Installs the signal handlers, if called in the main thread, which is the only one that receives signals."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._handle(number, self._receive)
@@ -65,7 +65,7 @@ class InterruptHook(Hook):
                 self._handle(_WAKE, self._wake)
             watch = threading.Thread(target=self._watch, daemon=True)
             watch.start()
-            # It owns the last state through this object: freed while Python ends, an array would abort the process.
+            # The thread keeps the last state alive: an array freed during Python's shutdown would abort the process.
             self._stack.callback(watch.join)
         self._stack.callback(self._stopping.close)
         self._stack.callback(self._over.set)
@@ -74,7 +74,7 @@ class InterruptHook(Hook):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Listens no more."""
+        """Restores the previous signal handlers."""
         self._stack.close()
 
     def _handle(self, number: int, handler: Any) -> None:
@@ -82,7 +82,7 @@ class InterruptHook(Hook):
         self._stack.callback(signal.signal, number, previous)
 
     def before_step(self, step: int) -> None:
-        """From here until `after_step`, the last state is not there."""
+        """Marks the last state as donated, until `after_step`."""
         del step
         self._in_step.acquire()
         try:
@@ -92,15 +92,15 @@ class InterruptHook(Hook):
             raise
 
     def check_interrupt(self) -> None:
-        """Called before each thing that processes do together: saves and raises `Interrupted` if it is not to be."""
+        """Saves and raises `Interrupted` if a stop was requested; called before each collective operation."""
         if not self._stopping.begin():
             self._stop()
 
     def after_step(self, info: StepInfo) -> None:
-        """Saves and raises `Interrupted` if no other step is to be begun and no other process is there.
+        """Saves and raises `Interrupted` if a stop was requested and the run has a single process.
 
-        Another may be on its way to the next step already, and counts unreadable records with this one before it: so
-        those that are several stop when all come to begin it.
+        With several processes, another one may already be on its way to the next step, and sums unreadable records with
+        this one before it. They therefore stop together before the next step.
         """
         self._last = info
         try:
@@ -110,18 +110,18 @@ class InterruptHook(Hook):
             self._in_step.release()
 
     def _stop(self) -> None:
-        assert self._last is not None  # since the first step is always made
+        assert self._last is not None  # the first step is always taken
         raise Interrupted(self._save(self._last), self._stopping.signal_number)
 
     def _receive(self, number: int, frame: object) -> None:
         del frame
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        # A handler may come in the middle of a print, so this writes past Python's buffers.
+        # The handler may interrupt a print, so this bypasses Python's buffers.
         os.write(2, self._words)
         self._stopping.request(number)
 
     def _watch(self) -> None:
-        """Another thread: hears the word, and acts where the main one does not come to act on it."""
+        """Runs in a thread: waits for a stop request, and saves if the main thread does not do so in time."""
         if not self._stopping.wait(self._over):
             return
         leave = threading.Timer(self._deadline, self._leave)
@@ -138,7 +138,7 @@ class InterruptHook(Hook):
                 return
             try:
                 self._stop()
-            except BaseException as error:  # which is the main thread's to tell
+            except BaseException as error:  # raised again in the main thread
                 self._raised = error
             signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
             if not self._over.wait(_LAST_WORDS):
@@ -147,8 +147,8 @@ class InterruptHook(Hook):
     def _leave(self) -> None:
         print(
             named(
-                f"not saved within {self._deadline:g} seconds of the signal (config.checkpoint.deadline_seconds), so "
-                "the run ends with what was saved before."
+                f"no checkpoint was saved within {self._deadline:g} seconds of the signal "
+                "(config.checkpoint.deadline_seconds). The run exits with its earlier checkpoints."
             ),
             file=sys.stderr,
             flush=True,

@@ -1,4 +1,4 @@
-"""Writes the numbers of a step, and shows them on the progress line."""
+"""Logs the metrics of a step, and shows them on the progress line."""
 
 import contextlib
 from types import TracebackType
@@ -18,11 +18,11 @@ _NOT_ON_THE_LINE = ("logit_scale", "gradient_norm", "learning_rate", "ranking_we
 
 
 class LoggingHook(Hook):
-    """Every ``config.logging.every_steps`` steps, at the first of this process and at the last of the run.
+    """Logs every ``config.logging.every_steps`` steps, at the first step of this process and at the last of the run.
 
-    The step's own numbers are means over the steps since the last line. Beside them: ``pairs_per_second``,
-    ``step_seconds`` and ``input_seconds`` (what each of these steps took, and the part of it in which it waited for its
-    batch), ``mfu`` where the devices' peak is known, and ``unreadable``.
+    A step's metrics are means over the steps since the last log. In addition it logs ``pairs_per_second``;
+    ``step_seconds`` and ``input_seconds``, the mean duration of these steps and the part spent waiting for the batch;
+    ``mfu`` where the devices' peak is known; and ``unreadable``.
 
     Args:
       run: the run.
@@ -39,7 +39,7 @@ class LoggingHook(Hook):
         self._step, self._seconds = run.start_step, run.timeline.seconds()
         self._window = Window()
         peak = peak_flops(devices[0].device_kind)
-        # Of a step that computes nothing again, by the peak of all devices.
+        # Useful FLOPs of a step, without recomputation, per peak FLOP/s of all devices.
         self._useful = useful_flops(trace_step, config, devices) / (peak * len(devices)) if peak else None
 
     def __exit__(
@@ -64,7 +64,7 @@ class LoggingHook(Hook):
             (say if info.step == info.last_step else renew)(self._line(info, values, rate))
 
     def _times(self, step: int) -> dict[str, float]:
-        """Seconds of each step since the last that was logged; steps are computed while batches are waited for."""
+        """Returns the mean seconds per step since the last log; devices compute while the host waits for a batch."""
         seconds, steps = self._timeline.seconds(), step - self._step
         waited = (seconds["input"] - self._seconds["input"]) / steps
         taken = waited + (seconds["step"] - self._seconds["step"]) / steps
@@ -73,16 +73,16 @@ class LoggingHook(Hook):
         return times | ({"mfu": self._useful / taken} if self._useful else {})
 
     def restart_clock(self, step: int) -> None:
-        """Counts the pairs per second from here: what came since ``step`` was not training."""
+        """Restarts the measurement of pairs per second, to exclude the time since ``step``."""
         self._clock.restart(step)
 
     def write(self, step: int, values: Values) -> None:
-        """Gives the numbers of a step to all writers."""
+        """Writes the values of a step to all writers."""
         for writer in self._writers:
             writer.write(step, values)
 
     def flush(self) -> None:
-        """Makes sure that what writers were given is written."""
+        """Flushes all writers."""
         for writer in self._writers:
             writer.flush()
 

@@ -1,4 +1,4 @@
-"""What becomes of a step whose loss or gradients are not finite: the run stops, skips it, or rolls back."""
+"""The policy for steps with a non-finite loss or gradient: the run stops, skips the step, or rolls back."""
 
 import math
 from collections.abc import Callable
@@ -11,25 +11,25 @@ from rankclip_jax.training.batches import records_of_step
 from rankclip_jax.training.hooks import Hook, StepInfo
 from rankclip_jax.training.run import Run
 
-_NAMED = 8  # records of a batch
+_NAMED = 8  # records of a batch that a message names
 
 
 class Rollback(Exception):
-    """The run is to go on from its last checkpoint, without the batch of a step."""
+    """Raised to resume the run from its last checkpoint and skip the batch of a step."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"back, to leave out step {step}")
+        super().__init__(f"roll back and skip step {step}")
         self.step = step
 
 
 class NonFiniteHook(Hook):
-    """Looks at the flags of all steps, the computed ``finite``, at each step that is logged, saved or evaluated.
+    """Checks the metric ``finite`` of all steps, at each step that is logged, saved or evaluated.
 
-    Under ``skip`` the step has left out the update by itself already; what happened is said and recorded.
+    With ``skip`` the step itself has already skipped the update; the hook only reports and records it.
 
     Args:
       run: the run.
-      kept: says what there is to go back to.
+      kept: returns a sentence that describes the existing checkpoints, for error messages.
     """
 
     cause = "step"  # it waits for the step
@@ -42,11 +42,11 @@ class NonFiniteHook(Hook):
         self._unseen: list[tuple[int, Metrics]] = []
 
     def after_step(self, info: StepInfo) -> None:
-        """Looks if the step is due.
+        """Checks all unchecked steps if the step is due.
 
         Raises:
           UserError: the run stops.
-          Rollback: the run is to resume from its last checkpoint.
+          Rollback: the run must resume from its last checkpoint.
         """
         if info.metrics:
             self._unseen.append((info.step, info.metrics))
@@ -55,11 +55,11 @@ class NonFiniteHook(Hook):
             self.check()
 
     def check(self) -> None:
-        """Looks at the steps that were not looked at.
+        """Checks the steps that are not checked yet.
 
         Raises:
           UserError: the run stops.
-          Rollback: the run is to resume from its last checkpoint.
+          Rollback: the run must resume from its last checkpoint.
         """
         unseen, self._unseen = self._unseen, []
         flags = jax.device_get([metrics["finite"] for _, metrics in unseen])
@@ -69,32 +69,32 @@ class NonFiniteHook(Hook):
 
     def _act(self, step: int, values: dict[str, float]) -> None:
         terms = [name for name, value in values.items() if not math.isfinite(value)]
-        found = f"the {terms[0]} is {values[terms[0]]} at step {step}"
+        problem = f"the {terms[0]} is {values[terms[0]]} at step {step}"
         records = records_of_step(self._run.experiment, self._run.source, step)
         before = self._events.count("not_finite")
         self._events.write("not_finite", step=step, terms=terms, records=records, policy=self._policy)
         if self._policy == "stop" or before + 1 > self._limit:
-            raise UserError(self._explain(found, step, before + 1))
+            raise UserError(self._explain(problem, step, before + 1))
         named = f"{', '.join(records[:_NAMED])}{' ...' if len(records) > _NAMED else ''}"
-        self._events.say(f"note: {found} (not finite: {', '.join(terms)}); its batch is left out: {named}")
+        self._events.say(f"note: {problem} (not finite: {', '.join(terms)}); skipping its batch: {named}")
         if self._policy == "rollback":
             raise Rollback(step)
 
-    def _explain(self, found: str, step: int, count: int) -> str:
+    def _explain(self, problem: str, step: int, count: int) -> str:
         if self._policy != "stop":
             return (
-                f"{found}: that makes {count} such steps, more than config.train.max_nonfinite_steps={self._limit}. "
-                f"{self._kept()} The steps and their records are in {self._events.path}."
+                f"{problem}: {count} non-finite steps, more than config.train.max_nonfinite_steps={self._limit}. "
+                f"{self._kept()} {self._events.path} lists the steps and their records."
             )
         if step == 1:
             return (
-                f"{found}, before anything was learned: the learning rate is not to blame, but what the run starts "
-                "with. Look at config.init_from, if it is given, and at config.objective and config.model; "
-                "--config.model.dtype=float32 has the widest range."
+                f"{problem}, before the first update, so the cause is not the learning rate but the initial weights or "
+                "the settings. Check config.init_from, if set, config.objective and config.model; "
+                "--config.model.dtype=float32 has the highest precision."
             )
         return (
-            f"{found}: the run has diverged and is not saved. {self._kept()} Try a new run with a lower "
-            "--config.optimizer.learning_rate, a longer --config.optimizer.warmup_fraction, or with "
-            "--config.optimizer.gradient_clip=1.0; or leave such batches out: --config.train.on_nonfinite=rollback. "
-            f"The step's records are in {self._events.path}."
+            f"{problem}: the run has diverged, and this state is not saved. {self._kept()} Try a new run with a lower "
+            "--config.optimizer.learning_rate, a longer --config.optimizer.warmup_fraction, or "
+            "--config.optimizer.gradient_clip=1.0; or skip such batches: --config.train.on_nonfinite=rollback. "
+            f"{self._events.path} lists the step's records."
         )

@@ -1,4 +1,4 @@
-"""A profile of some steps, for XProf and Perfetto: those that the settings name, or a few from a signal on."""
+"""Profiles steps for XProf and Perfetto: those that the settings name, or the next few after a signal."""
 
 import contextlib
 import signal
@@ -13,11 +13,11 @@ from rankclip_jax.training.hooks import Hook, StepInfo
 from rankclip_jax.training.run import Run
 
 _SIGNAL = signal.SIGUSR2
-_FEW = 5  # steps, from the signal on
+_SIGNAL_STEPS = 5  # steps traced after a signal
 
 
 class ProfileHook(Hook):
-    """Traces steps ``first`` to ``last`` of every process, and `_FEW` of a process that is sent SIGUSR2.
+    """Traces steps ``first`` to ``last`` of every process, and `_SIGNAL_STEPS` of a process that receives SIGUSR2.
 
     Args:
       run: the run.
@@ -26,11 +26,11 @@ class ProfileHook(Hook):
     def __init__(self, run: Run) -> None:
         self._first, self._last = run.experiment.config.logging.profile_steps
         self._folder, self._start_step, self._events = run.workdir / "profile", run.start_step, run.events
-        self._asked, self._until = False, 0
+        self._requested, self._until = False, 0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Listens for the signal, and begins if the first step is to be traced."""
+        """Installs the signal handler, and starts a trace if the first step is to be traced."""
         if threading.current_thread() is threading.main_thread():
             previous: Any = signal.signal(_SIGNAL, self._ask)
             self._stack.callback(signal.signal, _SIGNAL, previous)
@@ -41,21 +41,21 @@ class ProfileHook(Hook):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends a trace that is under way."""
+        """Stops a running trace."""
         self._stack.close()
 
     def after_step(self, info: StepInfo) -> None:
-        """Ends a trace after its last step, and begins one before its first."""
+        """Stops a trace after its last step, and starts one before its first."""
         if self._until and info.step >= min(self._until, info.last_step):
             jax.block_until_ready(info.metrics)
             self._end(info.step)
         self._begin_before(info.step + 1)
 
     def _begin_before(self, step: int) -> None:
-        if self._until or not (self._asked or step == self._first):
+        if self._until or not (self._requested or step == self._first):
             return
-        self._until = self._last if step == self._first else step + _FEW - 1
-        self._asked = False
+        self._until = self._last if step == self._first else step + _SIGNAL_STEPS - 1
+        self._requested = False
         jax.profiler.start_trace(str(self._folder / f"from_step_{step}"))
 
     def _end(self, step: int) -> None:
@@ -68,4 +68,4 @@ class ProfileHook(Hook):
 
     def _ask(self, number: int, frame: object) -> None:
         del number, frame
-        self._asked = True
+        self._requested = True
