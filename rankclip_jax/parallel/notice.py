@@ -31,7 +31,7 @@ class Notice:
         self._begun, self._last = 0, 0  # 0: not agreed
 
     def tell(self, signal_number: int) -> None:
-        """This process was told to stop; may be called by a signal's handler."""
+        """Requests a stop; may be called by a signal's handler."""
         self.signal_number = signal_number
         if not self._store:
             self._last = max(1, self._begun)
