@@ -128,7 +128,8 @@ def build(folder: Path, about: dict[str, Any], embedded: Embedded) -> Index:
         _write(partial, about, embedded)
         index = Index(partial)
         if here.exists() and _check(here, about) is not None:  # damaged, or of something else
-            here.rename(partial.with_name(f"{partial.name[: -len('.partial')]}.old.partial"))
+            with contextlib.suppress(OSError):  # another process has removed it
+                here.rename(partial.with_name(f"{partial.name[: -len('.partial')]}.old.partial"))
         with contextlib.suppress(OSError):  # another process was faster: ours stays open until it is closed
             partial.rename(here)
     finally:
@@ -187,11 +188,16 @@ def _remove_others(folder: Path, here: Path) -> None:
     for other in folder.iterdir():
         if other == here or not _OURS.fullmatch(other.name) or not other.is_dir():
             continue
-        with contextlib.suppress(OSError):
-            changed = max(path.stat().st_mtime for path in (other, *other.iterdir()))
-            is_in_work = other.suffix == ".partial" and ".old." not in other.name
-            if not is_in_work or time.time() - changed > _ABANDONED:
-                shutil.rmtree(other, ignore_errors=True)
+        if other.suffix == ".partial" and ".old." not in other.name and not _is_abandoned(other):
+            continue
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > _ABANDONED
+    except OSError:  # it is being renamed or removed by the process that owns it
+        return False
 
 
 def _directions(rows: np.ndarray) -> np.ndarray:
