@@ -18,10 +18,8 @@ from tests.training.conftest import SMALL_FLAGS
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
-HEARING = [
-    "env",
-    "--default-signal=HUP,INT,QUIT",
-]  # a shell cannot hear what it was started to ignore, as in the background
+# A shell cannot hear a signal that it was started to ignore, as one in the background is.
+HEARING = ["env", "--default-signal=HUP,INT,QUIT"]
 TRAIN = ["python", "-m", "rankclip_jax.train", "--config", "configs/cc3m.py"]
 
 
