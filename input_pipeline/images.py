@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from . import image_files, orientation
+from . import image_formats, orientation
 from .errors import UnreadableError
 from .files import open_regular
 from .orientation import Box
@@ -190,7 +190,7 @@ def open_picture(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
       UnreadableError: for any fault, also while cutting a view; the caller replaces the record.
     """
     content = read(image)
-    if image_files.format_of(content) == "JPEG":
+    if image_formats.format_of(content) == "JPEG":
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         except ValueError:
@@ -214,8 +214,8 @@ def open_image(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image
       UnreadableError: for any fault; the caller replaces or reports the record.
     """
     content = read(image)
-    form = image_files.format_of(content)
-    bare = image_files.without_metadata(content, form)
+    form = image_formats.format_of(content)
+    bare = image_formats.without_metadata(content, form)
     turned = orientation.of_file(content, form)
     try:
         with Image.open(io.BytesIO(bare), formats=(form,)) as opened:
@@ -352,7 +352,7 @@ def _check_work(content: bytes, form: str, width: int, height: int, max_pixels: 
         )
     if form == "JPEG":
         most = max(_SCANS, _SCANNED // (width * height))
-        if image_files.jpeg_scan_count(content, most) > most:
+        if image_formats.jpeg_scan_count(content, most) > most:
             raise UnreadableError(f"a JPEG of {width} x {height} pixels in more than {most} scans, so not decoded")
 
 

@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageFile
 
-from .image_files import jpeg_segments, png_chunks, riff_chunks, tiff_directory
+from .image_formats import jpeg_segments, png_chunks, riff_chunks, tiff_directory
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
 

@@ -20,6 +20,7 @@ from typing import NamedTuple, TextIO
 
 from . import files
 from .errors import UserError
+from .file_names import IMAGE_SUFFIXES
 from .files import printable
 
 _LOGGER = logging.getLogger(__name__)
@@ -292,7 +293,7 @@ class _Reader:
         while len(taken) < _MOST_LINES and (after := self._next()):
             taken.append(after)
             images += self._images(after[1])
-            if len({image for image in images if _suffix(image) in _IMAGE_SUFFIXES}) > 1:
+            if len({image for image in images if _suffix(image) in IMAGE_SUFFIXES}) > 1:
                 break  # two of the lines are complete rows, so the quote is stray
             if '"' not in after[1]:
                 continue
@@ -322,11 +323,8 @@ def _alike(one: str, other: str) -> bool:
     """Whether two words look like image names of one kind: by their suffixes, or else by spaces and digits."""
     suffixes = {_suffix(one), _suffix(other)}
     if suffixes != {""}:
-        return len(suffixes) == 1 or suffixes <= _IMAGE_SUFFIXES
+        return len(suffixes) == 1 or suffixes <= set(IMAGE_SUFFIXES)
     return not re.search(r"\s", one + other) and bool(re.search(r"\d", one)) == bool(re.search(r"\d", other))
-
-
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
 def _suffix(name: str) -> str:

@@ -23,7 +23,7 @@ from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.input_pipeline import images, tokenizer
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.errors import UnreadableError, UserError
-from rankclip_jax.input_pipeline.image_files import FORMATS
+from rankclip_jax.input_pipeline.image_formats import FORMATS
 from rankclip_jax.input_pipeline.loader import check_readable, training_batches
 from rankclip_jax.input_pipeline.source import Source, captions
 from rankclip_jax.interop.files import import_torch

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from PIL import Image, features
 
-from rankclip_jax.input_pipeline import csv_file, image_files, images, loader
+from rankclip_jax.input_pipeline import csv_file, image_formats, images, loader
 from rankclip_jax.input_pipeline.augmentation import Augmentation
 from rankclip_jax.input_pipeline.errors import UnreadableError
 from rankclip_jax.interop.files import import_torch
@@ -182,7 +182,7 @@ def other_formats():
     """Files of every other format that Pillow writes, and PostScript, which it reads through another program."""
     yield "EPS", encoded(picture(20, 20), "EPS")
     yield "PSD", b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\4\0\0\0\4\0\x08\0\3" + bytes(60)
-    for form in sorted(set(Image.SAVE) - set(image_files.FORMATS) - {"EPS", "MPO", "DIB"}):
+    for form in sorted(set(Image.SAVE) - set(image_formats.FORMATS) - {"EPS", "MPO", "DIB"}):
         for mode in ("RGB", "L", "1", "F"):
             try:
                 yield form, encoded(picture(16, 16, mode), form)
@@ -289,8 +289,8 @@ def test_a_progressive_jpeg_of_too_many_scans_is_not_decoded():
         images.open_picture(usual[:2] + thumbnail + usual[2:]).view((0, 0, 4096, 4096), (8, 8)), 77
     )
     small = encoded(picture(40, 30), "JPEG", progressive=True)
-    assert image_files.jpeg_scan_count(small, 100) == 10
-    assert image_files.jpeg_scan_count(encoded(picture(40, 30), "JPEG"), 100) == 1
+    assert image_formats.jpeg_scan_count(small, 100) == 10
+    assert image_formats.jpeg_scan_count(encoded(picture(40, 30), "JPEG"), 100) == 1
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from types import TracebackType
 
 from rankclip_jax.cli.console import format_duration, renew, say
 from rankclip_jax.distributed.processes import is_primary_process
-from rankclip_jax.monitoring.throughput import Clock
+from rankclip_jax.monitoring.clock import Clock
 from rankclip_jax.monitoring.window import Window
 from rankclip_jax.monitoring.writers import Values, make_writers
 from rankclip_jax.planning.hardware import peak_flops
