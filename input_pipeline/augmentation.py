@@ -39,7 +39,7 @@ class Augmentation(Settings):
     )
     crop: str = setting(
         "random",
-        "`random`: open_clip's training crop; `center`: that of CLIP and the release, the largest square, resized",
+        "`random`: open_clip's training crop; `center`: CLIP's evaluation view, with which the release trains",
         Choice(("random", "center")),
     )
 

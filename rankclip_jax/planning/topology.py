@@ -86,7 +86,7 @@ def topology_of(name: str) -> Topology:
     """
     match = re.fullmatch(r"(\w+):([1-9]\d{0,3}(?:x[1-9]\d{0,3}){1,2})", name)
     if not match:
-        raise UserError(f"--topology: expected KIND:AxB, {_EXAMPLES}; found {name!r}.")
+        raise UserError(f"--topology: expected KIND:HOSTSxGPUS or KIND:SLICE, {_EXAMPLES}; found {name!r}.")
     kind, shape = match[1], tuple(map(int, match[2].split("x")))
     if kind not in ACCELERATORS:
         raise UserError(f"--topology: unknown device {kind!r}; choose from {', '.join(ACCELERATORS)}.")

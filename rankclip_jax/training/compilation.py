@@ -116,8 +116,8 @@ def _check_host_memory(needed: int, experiment: Experiment) -> None:
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _reclaimable()
     if needed > available:
         raise UserError(
-            f"{_describe_step(experiment)} needs {needed / 2**30:.1f} GiB of memory besides the model's; this machine "
-            f"has {available / 2**30:.1f} GiB left. {_ADVICE}"
+            f"{_describe_step(experiment)} needs {needed / 2**30:.1f} GiB of memory besides parameters and "
+            f"optimizer state; this machine has {available / 2**30:.1f} GiB free. {_ADVICE}"
         )
     if needed > available / _KEPT:
         give_freed_memory_back()
