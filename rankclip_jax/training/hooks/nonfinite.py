@@ -95,6 +95,7 @@ class NonFiniteHook(Hook):
         return (
             f"{problem}: the run has diverged, and this state is not saved. {self._kept()} Try a new run with a lower "
             "--config.optimizer.learning_rate, a longer --config.optimizer.warmup_fraction, or "
-            "--config.optimizer.gradient_clip=1.0; or continue without such batches: --config.train.on_nonfinite=rollback. "
+            "--config.optimizer.gradient_clip=1.0; or continue without such batches: "
+            "--config.train.on_nonfinite=rollback. "
             f"{self._events.path} lists the step's records."
         )
