@@ -101,7 +101,7 @@ def test_commands_find_recipes_by_name_from_another_folder(installed):
     said = run("train", "--config", "demo", "--config.train.steps=0", folder=installed / "home", status=2).stderr
     assert "either steps or epochs; found steps=0" in said
     assert (
-        "There are: configs/mine.py"
+        "Choose from configs/mine.py"
         in run("train", "--config", "configs/x.py", folder=installed / "home", status=2).stderr
     )
 

@@ -413,7 +413,7 @@ def test_the_report_says_where_losses_are_not_comparable(drawn, tmp_path, monkey
 
     monkeypatch.setattr(Axes, "plot", listen)
     train_small(tmp_path / "few", data__validation_examples=12, train__steps=2)
-    assert "validation/loss, of 12 pairs (training: 16), not comparable" in labels
+    assert "validation/loss with 12 pairs (training: 16), not comparable" in labels
     labels.clear()
     train_small(tmp_path / "enough", train__steps=2)
     assert "validation/loss" in labels
