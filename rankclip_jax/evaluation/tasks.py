@@ -40,6 +40,7 @@ EVALUATIONS: Registry[Evaluation] = Registry(
     },
 )
 
+_HOW_TO_LOAD = ", or use --config RECIPE with a recipe that names or imports your own"
 _PATHS = ("path", "classnames", "templates")  # fields in which ~ expands to the home folder
 
 
@@ -151,9 +152,6 @@ def parse(where: str, name: str, entry: Any) -> Task:
         )
     options = kind(**{key: value for key, value in values.items() if key in kind.declared()})
     return Task(name, options, **{key: value for key, value in values.items() if key in Task.declared()})
-
-
-_HOW_TO_LOAD = ", or use --config RECIPE with a recipe that names or imports your own"
 
 
 def names_of(tasks: Sequence[Task]) -> list[str]:
