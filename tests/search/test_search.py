@@ -295,7 +295,7 @@ def test_a_signal_ends_the_command_cleanly(number, status, served):
         out, err = running.communicate(timeout=60)
     assert running.returncode == status
     assert "Traceback" not in err
-    assert ("ended" in out) == (number == signal.SIGINT)
+    assert ("stopped" in out) == (number == signal.SIGINT)
 
 
 @pytest.mark.slow
