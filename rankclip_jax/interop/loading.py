@@ -25,9 +25,10 @@ from rankclip_jax.input_pipeline.object_stores import is_remote, path_of, sizes_
 from rankclip_jax.interop import files, hugging_face
 from rankclip_jax.interop.weight_map import LOGIT_BIAS, batch_counters, empty, like, weight_map
 from rankclip_jax.models import clip
+from rankclip_jax.models.activations import ACTIVATIONS
 from rankclip_jax.models.clip import Clip, Variables, abstract_variables
 from rankclip_jax.models.encoder import Library, TensorMapping
-from rankclip_jax.models.execution import ACTIVATIONS, Execution
+from rankclip_jax.models.execution import Execution
 from rankclip_jax.models.presets import PRESETS, Preset, preset_of
 from rankclip_jax.models.settings import ModelSettings
 from rankclip_jax.objectives import OBJECTIVES

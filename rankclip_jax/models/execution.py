@@ -1,24 +1,11 @@
 """Execution options of encoders: dtype, remat, layer scan and attention kernel."""
 
 import dataclasses
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 _UNROLLED_LAYERS = 12  # the deepest stack that is unrolled on GPUs
 _FLOAT32 = jnp.dtype("float32")
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """Returns CLIP's activation, ``x sigmoid(1.702 x)``."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +14,7 @@ class Execution:
 
     Args:
       dtype: compute dtype; parameters are always float32.
-      activation: a key of `ACTIVATIONS`.
+      activation: a key of `activations.ACTIVATIONS`.
       scan_layers: whether to compile one block and scan over the layers, which keeps compile time and code small.
         Unrolling instead saves copies of weights, gradients and saved activations. None: see `loops_over`.
       remat: which activations the backward pass recomputes, see `remat.rematted`.

@@ -28,7 +28,7 @@ class Preset:
       embedding_size: the size of both encoders' embeddings.
       vision: the image encoder.
       text: the text encoder.
-      activation: the activation of both encoders, a key of `execution.ACTIVATIONS`.
+      activation: the activation of both encoders, a key of `activations.ACTIVATIONS`.
     """
 
     embedding_size: int

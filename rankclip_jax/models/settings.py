@@ -13,8 +13,8 @@ from rankclip_jax.input_pipeline.setting import (
     setting,
 )
 from rankclip_jax.models import attention, remat
+from rankclip_jax.models.activations import ACTIVATIONS
 from rankclip_jax.models.clip import PIXEL_MEAN, PIXEL_STD
-from rankclip_jax.models.execution import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)

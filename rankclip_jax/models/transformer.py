@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.models.activations import ACTIVATIONS
 from rankclip_jax.models.attention import attention, choose
 from rankclip_jax.models.encoder import LINEAR, TensorMapping, linear_map, norm_map
-from rankclip_jax.models.execution import ACTIVATIONS, Execution
+from rankclip_jax.models.execution import Execution
 from rankclip_jax.models.remat import rematted
 
 LAYER_NORM_EPSILON = 1e-5

@@ -9,9 +9,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from rankclip_jax.input_pipeline.tokenizer import tokenize
+from rankclip_jax.models.activations import ACTIVATIONS
 from rankclip_jax.models.attention import IMPLEMENTATIONS, choose
 from rankclip_jax.models.clip import Clip, build
-from rankclip_jax.models.execution import ACTIVATIONS, Execution
+from rankclip_jax.models.execution import Execution
 from rankclip_jax.models.presets import PRESETS
 from rankclip_jax.models.remat import POLICIES
 from rankclip_jax.models.transformer import Transformer
