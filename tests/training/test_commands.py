@@ -57,10 +57,10 @@ def test_evaluating_one_task_keeps_the_others_results(by_command):
     assert "choose from validation" in run("evaluate", "--workdir", workdir, "--tasks=imagenet", status=2).stderr
 
 
-def test_verify_says_which_checkpoint_is_whole(by_command, tmp_path):
+def test_verify_says_which_checkpoint_is_intact(by_command, tmp_path):
     shutil.copytree(by_command[0], tmp_path / "run")
     said = run("verify", "--workdir", tmp_path / "run").stdout
-    assert [line.split(",")[0] for line in said.splitlines()] == [f"step {step}: whole" for step in (10, 15, 20)]
+    assert [line.split(",")[0] for line in said.splitlines()] == [f"step {step}: intact" for step in (10, 15, 20)]
     path = tmp_path / "run" / "checkpoints" / "15" / "default" / "_METADATA"
     path.write_bytes(path.read_bytes()[:-1])
     said = run("verify", "--workdir", tmp_path / "run", status=1).stdout
