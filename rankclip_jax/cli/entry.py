@@ -1,5 +1,6 @@
 """Shared command-line entry point: parses flags, and prints one paragraph instead of a traceback."""
 
+import logging
 import sys
 import threading
 import time
@@ -107,14 +108,18 @@ def run(
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # otherwise libraries log each of their steps
         absl.logging.get_absl_handler().setFormatter(PrintableFormatter("%(message)s"))
-        # We report a failed save in one line; Orbax and TensorStore report it in a hundred.
-        absl.logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+        absl.logging.get_absl_handler().addFilter(_is_no_repetition)
         sys.unraisablehook = _print_from_main_thread
         with EXIT_ON_USER_ERROR:
             main(*(argv[1:] if takes_words else _words(argv[1:], subjects)))
 
     with EXIT_ON_USER_ERROR:
         app.run(guarded, flags_parser=_parse)
+
+
+def _is_no_repetition(record: logging.LogRecord) -> bool:
+    """Returns False for the many lines that Orbax and asyncio log of a failed save; we report it in one."""
+    return "/orbax/" not in record.pathname and "exception was never retrieved" not in record.getMessage()
 
 
 def _print_from_main_thread(ignored: Any) -> None:

@@ -83,3 +83,30 @@ def test_help_of_the_input_pipelines_commands_tells_every_flag(name):
     assert told.count("\n  -") > 4
     assert not re.findall(r"^  --\w+(?: [\w{},]+)?\n(?=  -)", told, re.MULTILINE)  # each has a meaning
     assert argparse.SUPPRESS not in told
+
+
+OF_A_FAILED_SAVE = """
+import asyncio, logging
+from rankclip_jax.cli import entry
+
+async def write():
+    raise ValueError("NOT_FOUND: Error writing")
+
+async def save():  # as Orbax does, which raises the first failure only
+    await asyncio.wait([asyncio.gather(write(), write())])
+
+def main():
+    asyncio.run(save())
+    logging.getLogger("asyncio").error("something else")
+
+entry.run(main)
+"""
+
+
+def test_what_asyncio_repeats_of_a_failed_save_is_not_printed():
+    done = subprocess.run(
+        [sys.executable, "-c", OF_A_FAILED_SAVE], cwd=ROOT, env=environment(), capture_output=True, text=True,
+        timeout=100,
+        check=True,
+    )  # fmt: skip
+    assert done.stderr == "something else\n"
