@@ -83,7 +83,7 @@ class Clip(nn.Module):
         """Creates the encoders and the logit scale."""
         preset = self.preset
         self.vision: nn.Module = preset.vision.module(preset.embedding_size, self.execution)
-        self.text: nn.Module = preset.text.module(preset.embedding_size, self.execution)
+        self.text: nn.Module = preset.text.module(preset.embedding_size, self.execution) or self.vision
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(self.initial_logit_scale)), ())
 
     def __call__(

@@ -80,12 +80,13 @@ class EncoderConfig(Settings, abc.ABC):
     has_batch_statistics: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def module(self, embedding_size: int, execution: Execution) -> nn.Module:
+    def module(self, embedding_size: int, execution: Execution) -> nn.Module | None:
         """Returns the Flax module ``(inputs, mask=None, *, train=False, rows=None, tokens=False) -> Encoded``.
 
         ``inputs`` are float pixels ``[B, H, W, 3]`` or token ids ``[B, L]``; ``mask`` is True at positions that are
         not padding; ``rows`` are the rows' indices in the global batch, which seed random draws; ``tokens`` requests
         the features of each token. A family that supports no masks or tokens raises NotImplementedError for them.
+        None: texts are encoded by the image encoder's module.
         """
 
     def check(self, flag: str) -> None:
@@ -119,8 +120,14 @@ class VisionConfig(EncoderConfig):
     """The sizes and options of an image encoder."""
 
     unit: ClassVar[str] = "patches"  # the name of `positions` in messages
+    # Whether its module takes token ids ``[B, L]`` too, so that it can encode the texts (`SharedTextConfig`).
+    encodes_text: ClassVar[bool] = False
 
     image_size: int = setting(224, "side of the images in pixels", Range(1, 2048))
+
+    @abc.abstractmethod
+    def module(self, embedding_size: int, execution: Execution) -> nn.Module:
+        """Returns the Flax module, as in `EncoderConfig.module`; an image encoder has its own."""
 
     @property
     @abc.abstractmethod

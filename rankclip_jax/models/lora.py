@@ -36,7 +36,7 @@ def init(parameters: optax.Params, ranks: Ranks, key: jax.Array) -> dict[str, An
       UserError: a pattern matches no parameter, matches one that is not a matrix, or matches only some of the stacked
         blocks.
     """
-    encoders = {name: parameters[name] for name in _ENCODERS}
+    encoders = {name: parameters[name] for name in _ENCODERS if name in parameters}
     check_patterns(encoders, [pattern for pattern, _ in ranks], LORA)
     wanted = flatten_dict(by_pattern(encoders, lambda _: 0.0, ranks))
     matrices = {}

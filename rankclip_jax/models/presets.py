@@ -13,6 +13,7 @@ from rankclip_jax.input_pipeline.registry import Registry
 from rankclip_jax.models.encoder import EncoderConfig, TextConfig, VisionConfig
 from rankclip_jax.models.families import TEXT_ENCODERS, VISION_ENCODERS
 from rankclip_jax.models.resnet import ResNetConfig
+from rankclip_jax.models.shared_text import SharedTextConfig
 from rankclip_jax.models.text_transformer import TextTransformerConfig
 from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 
@@ -99,6 +100,12 @@ def preset_of(model: ConfigDict) -> Preset:
         model.activation or (base.activation if base else "quick_gelu"),
     )
     vision_config = preset.vision
+    if isinstance(preset.text, SharedTextConfig) and not vision_config.encodes_text:
+        raise UserError(
+            "config.model.text.family: 'shared' expects an image encoder that encodes texts too; found "
+            f"{type(vision_config).__name__}. Use one that declares encodes_text, or "
+            "--config.model.text.family=transformer."
+        )
     if vision_config.image_size % vision_config.stride:
         size = max(round(vision_config.image_size / vision_config.stride), 1) * vision_config.stride
         default = f", or 0 for the preset's {base.vision.image_size}" if base else ""

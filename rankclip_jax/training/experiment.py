@@ -24,7 +24,7 @@ from rankclip_jax.settings import validation
 from rankclip_jax.settings.schema import schema
 from rankclip_jax.training import optimizer, schedule
 
-_MODEL = ("vision", "text", "logit_scale")
+_MODEL = ("vision", "text", "logit_scale")  # a shared tower has no "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Experiment:
     def with_objective_params(self, variables: Variables, key: jax.Array) -> Variables:
         """Returns the model's variables with the objective's parameters, which are initialised if missing."""
         given = variables["params"]
-        model_only = {name: given[name] for name in _MODEL}
+        model_only = {name: given[name] for name in _MODEL if name in given}
         own = {name: given.get(name, value) for name, value in self.objective.initial_parameters().items()}
         if ranks := self.config.optimizer.lora:
             own[LORA] = given[LORA] if LORA in given else lora.init(given, ranks, jax.random.fold_in(key, 2))
@@ -187,8 +187,8 @@ def _frozen_encoders(model: Clip, config: ConfigDict) -> tuple[str, ...]:
         parameters = {**parameters, LORA: matrices}
     masks = optimizer.frozen_masks(parameters, config.frozen)
     adapted = {path[0] for path in lora.adapted(parameters)}
-    frozen = {name for name in ("vision", "text") if all(mask.all() for mask in jax.tree.leaves(masks[name]))}
-    return tuple(sorted(frozen - adapted))
+    trained = {name for name in masks if not all(mask.all() for mask in jax.tree.leaves(masks[name]))} | adapted
+    return tuple(name for name in ("vision", "text") if (name if name in masks else "vision") not in trained)
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

@@ -43,8 +43,7 @@ def forward(
     axes = () if single_device else layout.mesh.axis_names
     execution = dataclasses.replace(experiment.model.execution, axes=axes)
     model = experiment.model.clone(execution=execution)
-    names = ["vision", "text", "logit_scale", *(name for name in (HEAD, LORA) if name in parameters)]
-    modules = {name: parameters[name] for name in names}
+    modules = {name: parameters[name] for name in ("vision", "text", "logit_scale", HEAD, LORA) if name in parameters}
     frozen = {name: experiment.frozen[name] for name in modules}
     modules = jax.tree.map(lambda x, mask: jax.lax.stop_gradient(x) if mask.all() else x, modules, frozen)
     split = layout.specifications({"parameters": modules})["parameters"]
