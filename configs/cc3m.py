@@ -9,7 +9,9 @@ def get_config() -> ConfigDict:
     """Returns the base settings with the changes of this recipe."""
     config = base()
     config.data.source = "array_record"
-    config.data.train = "data/cc3m"  # written by: python -m input_pipeline.prepare --source urls (docs/data.md)
+    config.data.train = (
+        "data/cc3m"  # written by: python -m rankclip_jax.input_pipeline.prepare --source urls (docs/data.md)
+    )
 
     config.model.name = "ViT-B-32"  # the paper's smaller-scale encoder: 224 px, 32 px patches, 12 layers
     config.model.remat = "blocks"  # fits one 80 GB GPU, 22 GiB; on two or more, "cheap" is faster

@@ -85,7 +85,7 @@ class ArrayRecordSource(DataSource):
 
 
 def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
-    """Opens a split of a directory that ``python -m input_pipeline.prepare`` wrote.
+    """Opens a split of a directory that ``python -m rankclip_jax.input_pipeline.prepare`` wrote.
 
     Args:
       path: the directory, on a disk or in an object store.

@@ -347,7 +347,7 @@ def _check_work(content: bytes, form: str, width: int, height: int, max_pixels: 
     if width * height * weight > max_pixels or max(width, height) > _MAX_SIDE:
         counted = f", which count {weight} times in {form}" if weight > 1 else ""
         raise UnreadableError(
-            f"a bomb, or larger than allowed: {width} x {height} pixels{counted}; expected at most {max_pixels:,}, and "
+            f"too large: {width} x {height} pixels{counted}; expected at most {max_pixels:,} (max_pixels), and "
             f"{_MAX_SIDE:,} on a side"
         )
     if form == "JPEG":

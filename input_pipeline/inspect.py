@@ -1,6 +1,6 @@
 """Shows a prepared dataset, and verifies the checksums of its shards.
 
-python -m input_pipeline.inspect DIR [--split train] [--pairs 20] [--contact_sheet FILE] [--seed 0]
+python -m rankclip_jax.input_pipeline.inspect DIR [--split train] [--pairs 20] [--contact_sheet FILE] [--seed 0]
 
 Exits with status 1 if a shard is missing, damaged or truncated.
 """
@@ -31,7 +31,7 @@ _CAPTIONS = 5  # shown per image
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; a UserError prints one paragraph and exits with status 2."""
     log_to_stderr()
-    with ExitOnUserError("input_pipeline.inspect", "Nothing was changed."):
+    with ExitOnUserError("rankclip_jax.input_pipeline.inspect", "Nothing was changed."):
         damaged = _inspect(_parse(argv))
     for line in damaged:
         print(f"damaged: {printable(line)}")
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m input_pipeline.inspect", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=disk_path_of, help="directory that input_pipeline.prepare wrote")
+    parser = Parser(prog="python -m rankclip_jax.input_pipeline.inspect", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=disk_path_of, help="directory that rankclip_jax.input_pipeline.prepare wrote")
     parser.add_argument("--split", help="split to draw pairs from; default: the first")
     parser.add_argument("--pairs", type=int, default=20, help="random pairs to draw; 0: none (default %(default)s)")
     parser.add_argument(
@@ -55,7 +55,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         if not 0 <= getattr(arguments, name) <= _MOST[name]:
             raise UserError(f"--{name}: expected 0 to {_MOST[name]}; found {getattr(arguments, name)}.")
     if not arguments.folder.is_dir():
-        raise UserError(f"{arguments.folder}: no such folder. Use a folder that input_pipeline.prepare wrote.")
+        raise UserError(
+            f"{arguments.folder}: no such folder. Use a folder that rankclip_jax.input_pipeline.prepare wrote."
+        )
     return arguments
 
 
@@ -63,7 +65,9 @@ def _inspect(arguments: argparse.Namespace) -> list[str]:
     """Prints the counts, draws the contact sheet, and returns a line for each damaged shard."""
     content = manifest.read(arguments.folder)
     if not content["splits"]:
-        raise UserError(f"{arguments.folder}: no manifest.json. Use a folder that input_pipeline.prepare wrote.")
+        raise UserError(
+            f"{arguments.folder}: no manifest.json. Use the --output of python -m rankclip_jax.input_pipeline.prepare."
+        )
     picture = arguments.contact_sheet or arguments.folder / "contact_sheet.png"
     if arguments.pairs and (picture.suffix not in (".png", ".jpg", ".jpeg") or not picture.parent.is_dir()):
         raise UserError(f"--contact_sheet: expected a .png or .jpg file in an existing folder; found {picture}.")

@@ -1,6 +1,8 @@
 """Prepares a dataset: converts any source to sharded ArrayRecord files for training.
 
-python -m input_pipeline.prepare --source csv|tsv|webdataset|folder|tfds|urls --input PATH --split train --output DIR
+python -m rankclip_jax.input_pipeline.prepare --source SOURCE --input PATH --split train --output DIR
+
+SOURCE is csv, tsv, webdataset, folder, tfds or urls.
 
 A second command can add a split. An interrupted command resumes when you run it again.
 """
@@ -45,13 +47,15 @@ _ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; a UserError prints one paragraph and exits with status 2."""
     log_to_stderr()
-    with ExitOnUserError("input_pipeline.prepare", "Finished work is kept; run the same command again to resume."):
+    with ExitOnUserError(
+        "rankclip_jax.input_pipeline.prepare", "Finished work is kept; run the same command again to resume."
+    ):
         prepare(parse(argv))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parses and checks the command line, and fills in defaults."""
-    parser = Parser(prog="python -m input_pipeline.prepare", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m rankclip_jax.input_pipeline.prepare", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="type of --input")
     add("--input", required=True, type=disk_path_of, help="file or folder to read")
@@ -300,7 +304,7 @@ def _download(arguments: argparse.Namespace, work: Path) -> tuple[PairSource, li
 
 def _command(arguments: argparse.Namespace) -> str:
     """Returns the command, with only the flags that affect the output."""
-    words = ["python", "-m", "input_pipeline.prepare"]
+    words = ["python", "-m", "rankclip_jax.input_pipeline.prepare"]
     for name, value in vars(arguments).items():
         if name not in _ELSEWHERE and value is not False and value is not None:
             words.append(f"--{name}" if value is True else f"--{name}={value}")

@@ -71,7 +71,10 @@ def check(folder: Path) -> None:
             str(split.get(key, "")) if isinstance(split, dict) else "/" for key in ("name", "filepathTemplate")
         )
         if not set(re.findall(r"\{(.*?)\}", template)) <= _PLACES or re.search(r"[/\\\0]", name + template):
-            raise UserError(f"{where}: expected splits in files of this folder; found {printable(split)}.")
+            raise UserError(
+                f"{where}: expected a split whose name and files have no folder; found {printable(split)}. Prepare the "
+                "dataset again."
+            )
     if re.search(r"[/\\\0]", str(info.get("name", ""))):
         raise UserError(f"{where}: expected a name without a slash; found {printable(info['name'])}.")
 

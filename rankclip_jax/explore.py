@@ -16,7 +16,9 @@ define_recipe()
 _MODEL = flags.DEFINE_string(
     "model", None, "model to search with: a run, an export, or any other path that rankclip_jax.load reads"
 )
-_DATA = flags.DEFINE_string("data", None, "prepared dataset to search in, written by input_pipeline.prepare")
+_DATA = flags.DEFINE_string(
+    "data", None, "prepared dataset to search in, written by rankclip_jax.input_pipeline.prepare"
+)
 _SPLIT = flags.DEFINE_string("split", "train", "split of the dataset")
 _INDEX = flags.DEFINE_string("index", None, "folder of the embeddings; default: indexes/<model>-<data>-<split>")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; use 0.0.0.0 to serve the whole network")

@@ -130,7 +130,7 @@ def test_the_input_benchmark_measures_every_stage_and_pytorch(tmp_path):
     if importlib.util.find_spec("torchvision"):
         ours, theirs = (found[name]["pairs_per_second_per_core"] for name in ("rankclip_jax", "pytorch"))
         assert found["pytorch"]["ratio"] == concluded(found["pytorch"], ours / theirs)
-    assert "--pairs: expected at least a batch, 256" in run(
+    assert "--pairs: expected at least one batch, 256" in run(
         "benchmark", "input", "--config", "configs/csv.py", f"--config.data.train={tmp_path / 'list.csv'}",
         "--config.data.delimiter=,", "--pairs=64", status=2).stderr  # fmt: skip
 

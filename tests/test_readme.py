@@ -119,9 +119,8 @@ def test_the_trainings_and_evaluations_of_the_readme_run(tmp_path):
             assert "pairs/s per core" in run(f"{command} --pairs=256", tmp_path)
         elif command.startswith("python -m rankclip_jax.benchmark train"):
             command_of_a_test = f"{command} --config.train.global_batch_size=16 --steps=1"
-            assert re.search(
-                r"rankclip_jax .* ms per step, .* pairs/s; time relative to ours", run(command_of_a_test, tmp_path)
-            )
+            said = run(command_of_a_test, tmp_path)
+            assert re.search(r"rankclip_jax .* ms per step, .* pairs/s; time relative to rankclip_jax", said)
         elif command.startswith("launch/local.sh"):
             words = f"{ROOT}/{command} {SMALL}".replace(" python ", f" {shlex.quote(sys.executable)} ")
             assert "2 process(es)" in run(words, tmp_path)

@@ -65,7 +65,8 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     truth = labelled(wording, names, labels, path, root)
     if truth.classes and len(truth.classes.names) > len(folders):
         raise UserError(
-            f"{root}: expected as many class names as folders, {len(folders)}; found {len(truth.classes.names)}."
+            f"{root}: expected one class name for each of {len(folders)} folders; found {len(truth.classes.names)} "
+            "names. Correct the names, or check that the download is complete."
         )
     return LabelledFiles(tuple(file for found in files for file in found), truth)
 

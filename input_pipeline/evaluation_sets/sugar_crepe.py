@@ -35,13 +35,17 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
         words = printable(f"{type(error).__name__}: {error}")
         raise UserError(f"{file}: expected objects with {', '.join(_KEYS)} ({words}).") from error
     if not values or not all(isinstance(value, str) and value for row in values for value in row):
-        raise UserError(f"{file}: expected at least one object, with nonempty strings {', '.join(_KEYS)}.")
+        raise UserError(
+            f"{file}: expected objects with nonempty strings {', '.join(_KEYS)}; found "
+            f"{'one without them' if values else 'no object'}. Download the file again."
+        )
     folder = path / "images" if (path / "images").is_dir() else path
     if outside := [name for name, _, _ in values if ".." in Path(name).parts or Path(name).is_absolute()]:
         raise UserError(f"{file}: expected names of files in {folder}; found {printable(outside[0])}.")
     if missing := [name for name, _, _ in values if not is_file(folder / name)]:
         raise UserError(
-            f"{printable(folder / missing[0])}: missing, with {len(missing)} of {len(values)} images missing."
+            f"{printable(folder)}: {len(missing)} of {len(values)} images are missing, such as "
+            f"{printable(missing[0])}. Check that the download is complete."
         )
     paths = tuple(folder / name for name, _, _ in values)
     return LabelledFiles(paths, GroundTruth(), tuple((right, wrong) for _, right, wrong in values))

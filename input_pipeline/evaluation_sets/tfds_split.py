@@ -45,8 +45,10 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> TfdsSplit:
     try:
         builder = tfds_folder.open_builder(path)
         features, splits = builder.info.features, builder.info.splits
-        if split not in splits or not {"image", "label"} <= features.keys():
-            raise UserError(f"{path}: expected the split {split!r} with image and label; found {', '.join(splits)}.")
+        if split not in splits:
+            raise UserError(f"{path}: no split {split!r}; choose from {', '.join(splits)}, and set the task's split.")
+        if not {"image", "label"} <= features.keys():
+            raise UserError(f"{path}: expected the features image and label; found {', '.join(features.keys())}.")
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         labels = np.asarray([record["label"] for record in records])
     except UserError:

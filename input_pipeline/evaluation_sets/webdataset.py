@@ -101,7 +101,7 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> TarSplit:
 def _groups(samples: Sequence[_Sample], numbers: Sequence[int]) -> np.ndarray:
     groups = []
     for number in numbers:
-        row = _array(samples[number].tar, samples[number].metadata or b"")
+        row = _array(samples[number], samples[number].metadata or b"")
         if not row.size or row[0] != np.floor(row[0]):  # only the first number of the metadata is used
             raise UserError(
                 f"{samples[number].tar}: expected a whole number as the group in .npy; found "
@@ -163,10 +163,11 @@ def _samples(tar: Path, suffix: str) -> list[_Sample]:
                 raise UserError(f"{tar}: {name} is a duplicate member. Remove one of the two.")
             images[sample_key][member.suffix] = member
     if incomplete := next((sample_key for sample_key in images if sample_key not in annotations), None):
-        raise UserError(f"{tar}: {printable(incomplete[1])} has an image, but no {suffix}.")
+        raise UserError(f"{tar}: {printable(incomplete[1])} has an image, but no {suffix}. Download the tar again.")
     if incomplete := next((sample_key for sample_key in annotations if sample_key not in images), None):
         raise UserError(
-            f"{tar}: {printable(incomplete[1])} has a {suffix}, but no image ({', '.join(IMAGE_SUFFIXES)})."
+            f"{tar}: {printable(incomplete[1])} has a {suffix}, but no image ({', '.join(IMAGE_SUFFIXES)}). "
+            "Download the tar again."
         )
     first = {
         sample_key: min(found.values(), key=lambda member: _ORDER[member.suffix])
@@ -197,24 +198,30 @@ def _numbers(samples: Sequence[_Sample]) -> np.ndarray:
 
 def _vectors(samples: Sequence[_Sample]) -> np.ndarray:
     """Returns the multi-label annotations, one row per image."""
-    rows = [_array(sample.tar, sample.annotation) for sample in samples]
+    rows = [_array(sample, sample.annotation) for sample in samples]
     for sample, row in zip(samples, rows, strict=True):
         if row.size != rows[0].size:
             raise UserError(
-                f"{sample.tar}: a .npy has {row.size} labels; expected {rows[0].size}, as for the first image."
+                f"{sample.tar}: .npy of {printable(sample.name)} has {row.size} labels; expected {rows[0].size}, as "
+                "for the first image. Download the tar again."
             )
         if other := [value for value in row.tolist() if value not in (0, 1)]:
-            raise UserError(f"{sample.tar}: a .npy has the label {other[0]}; expected zeros and ones.")
+            raise UserError(
+                f"{sample.tar}: .npy of {printable(sample.name)} has the label {other[0]}; expected zeros and ones. "
+                "Download the tar again."
+            )
     return np.stack(rows).astype(np.int64)
 
 
-def _array(tar: Path, content: bytes) -> np.ndarray:
+def _array(sample: _Sample, content: bytes) -> np.ndarray:
+    where = f"{sample.tar}: the .npy of {printable(sample.name)}"
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy may read a .npy as zip or pickle, and raises their errors too
-        raise UserError(f"{tar}: a .npy is not an array of numbers ({printable(error)}).") from error
+        raise UserError(f"{where} is not an array of numbers ({printable(error)}). Download the tar again.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise UserError(
-            f"{tar}: a .npy is not an array of numbers; found {getattr(array, 'dtype', type(array).__name__)}."
+            f"{where} is not an array of numbers; found {getattr(array, 'dtype', type(array).__name__)}. Download the "
+            "tar again."
         )
     return array.reshape(-1)

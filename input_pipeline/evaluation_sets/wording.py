@@ -122,7 +122,7 @@ def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:
         return [[str(sentence) for sentence in templates[name]] for name in names]
     if not isinstance(templates, list | tuple) or not any(templates):
         raise UserError(
-            f'no templates. Set templates of the task: a list of sentences such as "a photo of a {PLACE}." (or with '
+            f'no templates. Set `templates` of the task: a list of sentences such as "a photo of a {PLACE}." (or with '
             f"{{}}), a file with one per line, a JSON list, or a key of the package {_PACKAGE}."
         )
     for template in templates:
@@ -163,9 +163,10 @@ def _read_from_package(key: str, kind: str) -> Any:
         path = _package_file(name)
         if path is not None and key in (entries := read_json(path)):
             return entries[key]
+    path = _package_file(_FILES[kind])
     raise UserError(
         f"{kind}: {key!r} is neither a file nor a key of the package {_PACKAGE}, which is "
-        f"{'installed' if _package_file(_FILES[kind]) else 'not installed (pip install --no-deps ' + _PACKAGE + ')'}."
+        + (f"installed. Its keys are in {path}." if path else f"not installed (pip install --no-deps {_PACKAGE}).")
     )
 
 

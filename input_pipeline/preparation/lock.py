@@ -39,8 +39,8 @@ def locked(output: Path, split: str) -> Iterator[None]:
                 stack.pop_all()
                 file.close()
                 raise UserError(
-                    f"--output: {output} is in use: {_owner(path)}. Wait for it, stop it there, or use "
-                    "another --output."
+                    f"--output: {output} is in use: {_owner(path)}. Wait until it ends, stop it on that host, "
+                    "or use another --output."
                 ) from error
             except OSError:  # the file system does not support locks
                 pass

@@ -49,7 +49,7 @@ def read(folder: Path) -> dict[str, Any]:
             raise UserError("it lacks valid splits with shards")
     except UserError as error:
         raise UserError(
-            f"{printable(path_in(folder))}: not a manifest of input_pipeline.prepare ({error}). {advice}"
+            f"{printable(path_in(folder))}: not a manifest of rankclip_jax.input_pipeline.prepare ({error}). {advice}"
         ) from error
     return content
 

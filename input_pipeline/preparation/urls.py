@@ -84,7 +84,7 @@ def download(work: Path, *, shard_size: int, threads: int, processes: int, optio
     with (work / _LIST).open(encoding="utf8") as file:
         expected = -(-(sum(1 for _ in file) - 1) // shard_size)
     if not expected:
-        raise UserError("--input: expected lines with a URL (http:// or https://); found none.")
+        raise UserError("--input: expected rows with a URL (http:// or https://); found none. Check the column names.")
     command = [
         find_program(), "--url_list", str(work / _LIST), "--input_format", "csv", "--url_col", "url",
         "--caption_col", "caption", "--output_folder", str(folder), "--output_format", "webdataset",

@@ -69,7 +69,7 @@ def run(config: ConfigDict, count: int) -> list[dict]:
         rows.append(row | timings.load_columns() | (columns_of(peers[name]) if name in peers else {}))
         print(
             f"{name:<23} {row['model']} on {row['device']}: {format_row(row, 'images_per_second')} images/s; "
-            f"time relative to ours in float32 {format_row(row, 'time_against_ours', '.2f')}"
+            f"time relative to rankclip_jax in float32 {format_row(row, 'time_against_ours', '.2f')}"
         )
         if name in peers:
             print(format_trials(peers[name]))

@@ -59,14 +59,14 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
         check_readable(theirs, "--original")
     augmentation = Augmentation.from_config(config.data)
     if pairs < batch:
-        raise UserError(f"--pairs: expected at least a batch, {batch}; found {pairs}. Use --pairs={batch}")
+        raise UserError(f"--pairs: expected at least one batch, {batch} pairs; found {pairs}. Use --pairs={batch}")
     try:
         rows = stages(source, preset, augmentation, batch, pairs)
         timings = beside_pytorch(config, preset, augmentation, source, theirs, pairs)
         rows += rows_of(timings)
     except UnreadableError as error:
         raise UserError(
-            f"config.data.train: {error}. The benchmark needs readable images; fix or remove it."
+            f"config.data.train: {error}. The benchmark needs readable images; fix or remove this one."
         ) from error
     for row in rows:
         name = row.get("stage") or f"{row['loader']} as a whole"
@@ -85,7 +85,7 @@ def run(config: ConfigDict, original: Path | None, pairs: int, rate: float) -> l
 
 
 def rows_of(timings: Timings) -> list[dict]:
-    """Returns a row for each loader; its ratio is its time relative to ours."""
+    """Returns a row for each loader; its ratio is its time relative to rankclip_jax."""
     return [
         {"loader": name}
         | columns("pairs_per_second_per_core", Spread.of(1 / seconds_per_pair for seconds_per_pair in seconds))

@@ -73,7 +73,7 @@ def _format(row: dict) -> str:
     text += f"  {row['devices']} device(s)  {row['temporary_gib']:8.3f} GiB temporary"
     if "milliseconds" in row:
         text += f"  {format_row(row, 'milliseconds')} ms"
-        text += f"; time relative to ours {format_row(row, 'time_against_ours', '.2f')}"
+        text += f"; time relative to rankclip_jax {format_row(row, 'time_against_ours', '.2f')}"
     for moved in row.get("collectives", []):
         text += f"\n    {moved['kind']}: {moved['count']}, {moved['bytes']:,} bytes"
     return text

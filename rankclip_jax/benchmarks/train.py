@@ -128,7 +128,7 @@ def _format(row: dict[str, Any]) -> str:
     )
     line += f"{row['devices']} x {row['device']}: {format_row(row, 'milliseconds')} ms per step, "
     line += f"{row['pairs_per_second']:,.1f} pairs/s; "
-    line += f"time relative to ours {format_row(row, 'time_against_ours', '.2f')}"
+    line += f"time relative to rankclip_jax {format_row(row, 'time_against_ours', '.2f')}"
     if "needed_gib" in row:
         line += f"\n    {row['needed_gib']:.2f} GiB per device by the compiler"
         line += f", {row['peak_gib']:.2f} at the peak" if row["peak_gib"] else ""

@@ -217,7 +217,7 @@ def choose_whole(workdir: Path, choose: Callable[[Sequence[int]], int] = max) ->
     """
     remaining, corrupt = saved_steps(workdir), misnamed(workdir)
     for fault in (fault for name in corrupt if is_primary_process() for fault in faults_of_name(workdir, name)):
-        _LOGGER.warning("not used: %s", fault)
+        _LOGGER.warning("a checkpoint is not used: %s", fault)
     while remaining:
         step = choose(remaining)
         faults = faults_of(workdir, step) if is_primary_process() else []

@@ -99,9 +99,10 @@ def start(config: ConfigDict) -> list[str]:
     except (RuntimeError, ValueError, TypeError) as error:
         words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{socket.gethostname()}: {place.launcher} reports {count} processes, but not all of them started within "
-            f"{config.start_seconds} seconds, or could not reach {place.coordinator or 'process 0'} ({words}). Check "
-            "that the command was started on every host, or allow more time: --config.processes.start_seconds=900"
+            f"{socket.gethostname()}: {place.launcher} reports {count} processes, but within {config.start_seconds} "
+            f"seconds not all of them started and reached {place.coordinator or 'process 0'} ({words}). Check that the "
+            "command was started on every host and that the hosts can reach each other, or allow more time: "
+            f"--config.processes.start_seconds={3 * config.start_seconds}"
         ) from error
     if place.count and jax.process_count() != place.count:
         raise UserError(
@@ -125,8 +126,8 @@ def place_in(environment: Mapping[str, str]) -> ProcessPlacement | None:
             continue
         if place.count and place.number is not None and place.number >= place.count:
             raise UserError(
-                f"{place.launcher}: found process ID {place.number} of {place.count} processes; expected 0 to "
-                f"{place.count - 1}. Fix the launcher's variables."
+                f"{place.launcher}: expected a process number from 0 to {place.count - 1} for {place.count} processes; "
+                f"found {place.number}. Correct the variables that the launcher sets."
             )
         return None if place.count == 1 else place
     return None
@@ -209,7 +210,10 @@ def _from_skypilot(environment: Mapping[str, str]) -> ProcessPlacement | None:
     count, number = (_whole(name, environment.get(name)) for name in names)
     addresses = environment.get("SKYPILOT_NODE_IPS", "").split()
     if len(addresses) != count:
-        raise UserError(f"SKYPILOT_NODE_IPS: expected {count} addresses (SKYPILOT_NUM_NODES); found {addresses}.")
+        raise UserError(
+            f"SKYPILOT_NODE_IPS: expected {count} addresses (SKYPILOT_NUM_NODES); found {addresses}. "
+            "Set both variables, or unset them to run one process."
+        )
     return ProcessPlacement("SkyPilot", count, number, f"{addresses[0]}:{_PORT}")
 
 

@@ -30,8 +30,8 @@ class Association(Evaluation):
         embedded, choices = model.embed(data.source), ground_truth_of(data.source).choices
         if unreadable := len(embedded.unreadable):
             raise UserError(
-                f"association: expected all images to be readable; found {unreadable} unreadable images. Fix or "
-                "download them again."
+                f"association: expected all images to be readable; {unreadable} cannot be read. Repair them, or "
+                "download them again; the warnings above name them."
             )
         return association(embedded.image, model.texts([choice.cue for choice in choices]), choices)
 

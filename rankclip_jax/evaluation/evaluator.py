@@ -78,12 +78,12 @@ class Evaluator:
             raise UserError(f"--tasks: empty; choose from {', '.join([*available, *added])}.")
         for name in tasks or []:
             if name == "validation" and objective is None:
-                raise UserError(f"--tasks: no validation loss: {self._objective_missing()}.")
+                raise UserError(f"--tasks: the validation loss cannot be computed: {self._objective_missing()}.")
             if name not in available and name not in added:
                 choices = ", ".join([*available, *added])
                 raise UserError(f"--tasks: unknown task {name!r} for these data; choose from {choices}.")
         if tasks is None and objective is None and source is not None and is_primary_process():
-            say(f"note: no validation loss: {self._objective_missing()}")
+            say(f"note: the validation loss cannot be computed: {self._objective_missing()}")
         every = config.evaluation.every_steps
         self._planned = {
             name: _Planned("", evaluation, Data(self._validation()), every)

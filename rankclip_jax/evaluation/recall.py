@@ -44,7 +44,8 @@ def hits_at(
     for kind, rows in (("queries", queries), ("candidates", candidates)):
         if not np.isfinite(rows).all():
             raise ValueError(
-                f"recall: {int((~np.isfinite(rows).all(axis=1)).sum())} of {len(rows)} {kind} are not finite"
+                f"recall: the embeddings of {int((~np.isfinite(rows).all(axis=1)).sum())} of {len(rows)} {kind} are "
+                "not finite"
             )
     if isinstance(right, np.ndarray):
         n = len(right)

@@ -259,8 +259,8 @@ def _from_torch(torch: Any, path: Path, name: str, tensor: Any) -> np.ndarray:
     _check_form(path, name, dtype, tensor.shape, dense and tensor.dtype in kinds)
     if tensor.nelement() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise UserError(
-            f"{path}: {printable(name)}: damaged PyTorch file (fewer values than its shape). Download or export it "
-            "again."
+            f"{path}: {printable(name)}: damaged PyTorch file (fewer values than the tensor's shape has). Download "
+            "or export it again."
         )
     return _as_float32((tensor.float() if tensor.is_floating_point() else tensor).detach().numpy())
 

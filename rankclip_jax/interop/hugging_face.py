@@ -73,7 +73,8 @@ def embeddings(folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> tuple[np
     surplus = {kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]}
     if surplus:
         raise UserError(
-            f"{folder}: expected transformers to load it without missing or unexpected keys; found {surplus}."
+            f"{folder}: expected transformers to load the export without missing or unexpected keys; found {surplus}. "
+            "Use another version of transformers, or --format=open_clip."
         )
     with torch.no_grad():
         outputs = model.eval()(input_ids=torch.tensor(tokens).long(), pixel_values=torch.tensor(pixels))
@@ -150,12 +151,12 @@ def check_config(path: Path, resolved: dict[str, Any], preset: Preset) -> str:
         for name, value in fields.items():
             found = resolved[part][name]
             if found != value and not (isinstance(value, float) and math.isclose(found, value)):
-                raise UserError(f"{path}: {part}.{name}: expected {value}, found {printable(found, 60)}.")
+                raise UserError(f"{path}: {part}.{name}: only {value} is supported; found {printable(found, 60)}.")
     if (size := resolved["projection_dim"]) != preset.embedding_size:
-        raise UserError(f"{path}: projection_dim: expected {preset.embedding_size}, found {printable(size, 60)}.")
+        raise UserError(f"{path}: projection_dim: expected {preset.embedding_size}; found {printable(size, 60)}.")
     if (mark := resolved["text_config"]["eos_token_id"]) not in (tokenizer.END_OF_TEXT, _OLD_END_OF_TEXT):
         raise UserError(
-            f"{path}: text_config.eos_token_id: expected {tokenizer.END_OF_TEXT}, found {printable(mark, 60)}."
+            f"{path}: text_config.eos_token_id: expected {tokenizer.END_OF_TEXT}; found {printable(mark, 60)}."
         )
     return _ACTIVATIONS[activations.pop()]
 

@@ -203,8 +203,8 @@ def _read_workdir(path: Path, step: int | None, weights: str) -> Weights:
     objective = objectives.build(config.objective) if config.objective.name in OBJECTIVES else None
     if objective is None:
         _LOGGER.warning(
-            "note: %s was trained with the objective %r, which is not loaded: its own parameters, if any, are not "
-            "read. To read them, use --config RECIPE with its recipe, or import its module first.",
+            "note: %s was trained with the objective %r, whose code is not loaded, so parameters that the objective "
+            "learned are not read. To read them, use --config RECIPE with its recipe, or import its module first.",
             path,
             config.objective.name,
         )

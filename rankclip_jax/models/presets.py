@@ -155,7 +155,9 @@ def from_open_clip(path: Path, vision_family: str | None = None, text_family: st
     for key, registry, family in parts:
         described = config.get(key)
         if not isinstance(described, dict):
-            raise UserError(f"config.model.name: {printable(path)}: {key}: expected an object.")
+            raise UserError(
+                f"config.model.name: {printable(path)}: {key}: expected an object; found {printable(described)}."
+            )
         try:
             families = [registry[family]] if family else list(registry.values())
             candidates = [tower for part in families if (tower := part.from_open_clip(described)) is not None]

@@ -49,7 +49,7 @@ class ModelSettings(Settings):
     )
     remat: str = setting(
         "cheap",
-        "what the backward pass recomputes: `cheap`, all but matrix products; `blocks`, everything; or `none`",
+        "what the backward pass recomputes: `cheap`, all but products with weights; `blocks`, everything; or `none`",
         Choice(remat.CHOICES),
         fixed=False,
     )

@@ -145,7 +145,7 @@ def check_writers(config: ConfigDict) -> None:
     if config.logging.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(
             f"config.logging.wandb: {config.logging.wandb!r} needs the package wandb, which is not installed. Run: pip "
-            "install wandb (or use --config.logging.wandb=)"
+            "install wandb (or turn it off: --config.logging.wandb='')"
         )
 
 

@@ -254,18 +254,18 @@ async def _receive(request: Request, body: Any, limit: int) -> None:
     content_length = request.headers.get("content-length", "0")
     size = 0
     if len(content_length) > 18 or int(content_length) > limit:
-        raise _ending(413, f"expected up to {limit:,} bytes")
+        raise _ending(413, f"expected a request body of up to {limit:,} bytes")
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise _ending(413, f"expected up to {limit:,} bytes")
+                    raise _ending(413, f"expected a request body of up to {limit:,} bytes")
                 body.write(chunk)
     except TimeoutError as error:
         raise _ending(408, f"expected the whole request within {_BODY_SECONDS:g} seconds") from error
     if not size:
-        raise HTTPException(413, f"expected 1 to {limit:,} bytes")
+        raise HTTPException(413, f"expected a request body of 1 to {limit:,} bytes; found none")
     body.seek(0)
 
 
@@ -291,7 +291,7 @@ def _text_of(content: bytes) -> str:
     try:
         query = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"expected JSON; {printable(error)}") from error
+        raise HTTPException(400, f"expected JSON; found something else ({printable(error)})") from error
     text = query.get("text") if isinstance(query, dict) else None
     if not isinstance(text, str) or not text.strip() or len(text) > _LETTERS:
         raise HTTPException(400, f'expected {{"text": "some words"}}, of up to {_LETTERS:,} characters')

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,8 @@ def perform_dry_run(run: Run, step_function: StepFunction, state: TrainState) ->
         loss, step = float(metrics["loss"]), int(state.step)
     if not metrics["finite"]:
         raise UserError(
-            f"--dry_run: expected a finite loss and finite gradients at step {step}; found the loss {loss}. Try "
+            f"--dry_run: expected a finite loss and finite gradients at step {step}; found the loss {loss}"
+            f"{' and gradients that are not finite' if math.isfinite(loss) else ''}. Try "
             "--config.model.dtype=float32, or other weights in config.init_from."
         )
     stepped = time.perf_counter()

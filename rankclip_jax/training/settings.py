@@ -94,7 +94,7 @@ class OptimizerSettings(Settings):
     )
     gradient_clip: float = setting(0.0, "largest global norm of the gradients; 0: no clipping", Range(0, 1e6))
     frozen: tuple[str, ...] = setting(
-        (), "name patterns of parameters that are not trained, such as ('vision/.*',)", Patterns()
+        (), "parameters that are not trained: patterns found in their names, such as ('^vision/',)", Patterns()
     )
     lora: tuple = setting(
         (),
@@ -103,7 +103,7 @@ class OptimizerSettings(Settings):
     )
     rate_overrides: tuple = setting(
         (),
-        "learning rate factors: (pattern, factor) pairs, such as (('vision/.*blocks/[0-5]/', 0.1),)",
+        "learning rate factors: (pattern, factor) pairs, such as (('^vision/.*blocks/[0-5]/', 0.1),)",
         PatternPairs(WEIGHT),
     )
     decay_overrides: tuple = setting(

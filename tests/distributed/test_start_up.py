@@ -42,7 +42,7 @@ def test_each_launcher_is_understood(environment, place):
     [
         ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS: not set"),
         ({"JAX_COORDINATOR_ADDRESS": "host:1"}, "JAX_NUM_PROCESSES: not set"),
-        (JAX | {"JAX_PROCESS_ID": "4"}, "found process ID 4 of 4 processes; expected 0 to 3"),
+        (JAX | {"JAX_PROCESS_ID": "4"}, "expected a process number from 0 to 3 for 4 processes; found 4"),
         (JAX | {"JAX_PROCESS_ID": "one"}, "JAX_PROCESS_ID: expected a whole number; found 'one'"),
         (SKYPILOT | {"SKYPILOT_NODE_IPS": "10.0.0.1"}, "SKYPILOT_NODE_IPS: expected 2 addresses"),
         ({"SLURM_JOB_ID": "5", "SLURM_NTASKS": "8"}, "SLURM_NTASKS: this job has 8 tasks"),

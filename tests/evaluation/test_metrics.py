@@ -104,7 +104,7 @@ def test_both_directions_are_averaged():
 def test_embeddings_that_are_not_finite_are_an_error_and_not_full_marks(bad, place):
     rows = {"queries": unit(0, 6, 4), "candidates": unit(1, 6, 4)}
     rows[place][2, 1] = bad
-    with pytest.raises(ValueError, match=f"1 of 6 {place} are not finite"):
+    with pytest.raises(ValueError, match=f"the embeddings of 1 of 6 {place} are not finite"):
         recall_at(rows["queries"], rows["candidates"], np.arange(6), (1,))
     with pytest.raises(ValueError, match="not finite"):
         ranking_quality.ranking_quality(rows["queries"] @ rows["candidates"].T, np.eye(6))

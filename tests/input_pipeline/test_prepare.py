@@ -112,7 +112,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
     options = ["--shard_size", "20", "--shrink", "24", "--drop_duplicates", "--validation_share", "0.2"]
     run("csv", path, tmp_path / "whole", *options)
     words = ["--source", "csv", "--input", path, "--output", tmp_path / "killed", "--workers", "2", *options]
-    command = [sys.executable, "-m", "input_pipeline.prepare", *map(str, words)]
+    command = [sys.executable, "-m", "rankclip_jax.input_pipeline.prepare", *map(str, words)]
     for _ in range(3):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             seen = time.monotonic()
@@ -505,7 +505,7 @@ def test_shrunk_pixels_are_those_of_the_whole_image_resized(tmp_path):
 
 def test_stopping_by_ctrl_c_says_how_to_go_on(forty, tmp_path):
     words = ["--source", "csv", "--input", forty, "--output", tmp_path / "x", "--workers", "1", "--shard_size", "1"]
-    command = [sys.executable, "-m", "input_pipeline.prepare", *map(str, words)]
+    command = [sys.executable, "-m", "rankclip_jax.input_pipeline.prepare", *map(str, words)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while not (tmp_path / "x").exists() and process.poll() is None:
             time.sleep(0.05)

@@ -26,7 +26,7 @@ def forty(tmp_path_factory):
 
 def command(path, output, *more, workers="2"):
     words = ["--source", "csv", "--input", path, "--output", output, "--workers", workers, *OPTIONS, *more]
-    return [sys.executable, "-m", "input_pipeline.prepare", *map(str, words)]
+    return [sys.executable, "-m", "rankclip_jax.input_pipeline.prepare", *map(str, words)]
 
 
 def files(folder):

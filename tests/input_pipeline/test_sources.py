@@ -117,7 +117,7 @@ def test_names_of_any_bytes_are_prepared_and_shown_in_utf_8(tmp_path):
             "0.01",
         ]
         environment = os.environ | {"PYTHONIOENCODING": "utf8:strict", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "input_pipeline.prepare", *map(os.fspath, words)]
+        command = [sys.executable, "-m", "rankclip_jax.input_pipeline.prepare", *map(os.fspath, words)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
         said = done.stdout.decode()
@@ -284,7 +284,7 @@ def test_a_file_cannot_name_others_outside_its_folder(tmp_path):
 def test_a_name_that_no_file_can_have_is_missing(name, tmp_path):
     row = {"filename": name, "caption": "a", "negative_caption": "b"}
     (tmp_path / "test.json").write_text(json.dumps([row]))
-    with pytest.raises(UserError, match="missing, with 1 of 1 images missing"):
+    with pytest.raises(UserError, match="1 of 1 images are missing, such as"):
         open_set("sugar_crepe", tmp_path, "test", ClassPrompts())
     with pytest.raises(UserError, match=r"nothing at|File name too long"):
         open_set("webdataset", Path(name), "test", ClassPrompts())

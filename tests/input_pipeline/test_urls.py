@@ -111,7 +111,7 @@ def test_what_can_be_had_is_prepared_and_the_rest_counted_by_reason(server, tmp_
 
 def test_a_killed_download_goes_on_and_fetches_no_finished_shard_again(server, tmp_path):
     path = write_list(tmp_path / "list.tsv", server, ["good"] * 6 + ["slow"] * 24)
-    command = [sys.executable, "-m", "input_pipeline.prepare", *arguments(path, tmp_path / "x")]
+    command = [sys.executable, "-m", "rankclip_jax.input_pipeline.prepare", *arguments(path, tmp_path / "x")]
     finished = tmp_path / "x" / ".prepare-train" / "download" / "00000_stats.json"
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not finished.exists() and process.poll() is None:

@@ -79,7 +79,7 @@ def by_recipe(tmp_path_factory):
 def test_evaluation_does_without_the_recipe_but_for_the_validation_loss(by_recipe, tmp_path):
     folder, trained = by_recipe
     said = run("evaluate", "--workdir", folder).stdout
-    assert "no validation loss: the objective 'mine'" in said
+    assert "the validation loss cannot be computed: the objective 'mine'" in said
     others = {name: value for name, value in trained.items() if not name.startswith("validation/")}
     assert read_results(folder, 2) == pytest.approx(others, rel=1e-4, abs=1e-4)
     refused = run("evaluate", "--workdir", folder, "--tasks=validation", status=2).stderr
@@ -141,7 +141,7 @@ def test_a_run_is_read_without_the_tables_that_it_was_made_with(own_run, tmp_pat
     run_evaluation.evaluate(own_run, None, ["retrieval"], None)
     with pytest.raises(
         UserError,
-        match=r"^--tasks: no validation loss: the objective 'mine' is not loaded.*--config RECIPE",
+        match=r"^--tasks: the validation loss cannot be computed: the objective 'mine' is not loaded.*--config RECIPE",
     ):
         run_evaluation.evaluate(own_run, None, ["validation"], None)
     html_report.write([own_run], tmp_path / "report.html")

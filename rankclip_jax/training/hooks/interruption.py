@@ -148,7 +148,7 @@ class InterruptHook(Hook):
         print(
             named(
                 f"no checkpoint was saved within {self._deadline:g} seconds of the signal "
-                "(config.checkpoint.deadline_seconds). The run exits with its earlier checkpoints."
+                "(config.checkpoint.deadline_seconds). The run exits without saving; earlier checkpoints are kept."
             ),
             file=sys.stderr,
             flush=True,
