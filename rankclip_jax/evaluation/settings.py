@@ -21,7 +21,10 @@ class EvaluationSettings(Settings):
     )
     every_steps: int = setting(0, "interval of evaluations in steps; 0: only at the end", COUNT_OR_ZERO, fixed=False)
     max_examples: int = setting(
-        10_000, "the most validation pairs that are used; also the number of retrieval candidates", Range(1, 10**7), fixed=False
+        10_000,
+        "the most validation pairs that are used; also the number of retrieval candidates",
+        Range(1, 10**7),
+        fixed=False,
     )
     weights: str = setting(
         "latest", "weights: `latest`, or `ema` (needs config.optimizer.ema_decay)", Choice(WEIGHTS), fixed=False

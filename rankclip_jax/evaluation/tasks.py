@@ -89,7 +89,9 @@ class Task(Settings):
         (), "prompt templates; empty: the dataset's own", _Wording('["a photo of a {}"], or with {c}'), fixed=False
     )
     title: str = setting("", "the dataset's name in tables; empty: the task's name", fixed=False)
-    main_metric: str = setting("", "the dataset's main metric, by its name in the result files, such as acc1; empty: the first", fixed=False)
+    main_metric: str = setting(
+        "", "the dataset's main metric, by its name in the result files, such as acc1; empty: the first", fixed=False
+    )
     every_steps: int = setting(
         0, "interval in training steps; 0: as `config.evaluation.every_steps`", COUNT_OR_ZERO, fixed=False
     )

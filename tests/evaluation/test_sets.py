@@ -61,7 +61,7 @@ def test_what_stands_beside_a_label_names_the_group(tmp_path):
         shutil.rmtree(tmp_path / "test")
         layouts.write_tars(tmp_path / "test", [*members, members[0] | {"npy": damaged}])
         found = open_set("webdataset", tmp_path, "test", PLAIN)
-        with pytest.raises(UserError, match=r"a \.npy is not an array|expected a whole number as the group in \.npy"):
+        with pytest.raises(UserError, match=r"the \.npy of \S+ is not an array|expected a whole number as the group in \.npy"):
             found.truth.groups(range(6))
 
 
@@ -201,7 +201,7 @@ ROW = 'cue,candidates,associations\nowl,"{}","{}"\n'
         ),
         (ROW.format('[""n 1"", ""n 1""]', '[""n 1""]'), "row 1: expected"),
         (ROW.format('[""n 1"", ""n 2""]', "[]"), "row 1: expected"),
-        (ROW.format('[""n 1"", ""none""]', '[""n 1""]'), r"1 of 2 images are missing, such as none\.jpg"),
+        (ROW.format('[""n 1"", ""none""]', '[""n 1""]'), r"1 of 2 images are missing, such as .*none\.jpg"),
     ],
 )
 def test_sets_that_are_none_are_refused(tmp_path, content, words):

@@ -523,7 +523,7 @@ def test_a_hugging_face_folder_that_is_computed_otherwise_is_refused(run_folder,
     config = json.loads(path.read_text())
     for change, said in (
         ({"model_type": "siglip"}, "found 'siglip'"),
-        ({"vision_config": config["vision_config"] | {"num_attention_heads": 4}}, "expected 2, found 4"),
+        ({"vision_config": config["vision_config"] | {"num_attention_heads": 4}}, "only 2 is supported; found 4"),
         ({"text_config": config["text_config"] | {"hidden_act": "relu"}}, "found quick_gelu, relu"),
     ):
         path.write_text(json.dumps(config | change))
