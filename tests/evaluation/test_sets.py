@@ -61,9 +61,7 @@ def test_what_stands_beside_a_label_names_the_group(tmp_path):
         shutil.rmtree(tmp_path / "test")
         layouts.write_tars(tmp_path / "test", [*members, members[0] | {"npy": damaged}])
         found = open_set("webdataset", tmp_path, "test", PLAIN)
-        with pytest.raises(
-            UserError, match=r"the \.npy of \S+ is not an arr|expected a whole number as the group in \.n"
-        ):
+        with pytest.raises(UserError, match=r"npy of \S+ is not an array|expected a whole number as the group"):
             found.truth.groups(range(6))
 
 

@@ -141,7 +141,7 @@ def test_another_list_is_not_mixed_with_an_unfinished_download(tmp_path, monkeyp
     assert "of an input that has since changed" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         prepare.main(arguments(tmp_path / "list", tmp_path / "y"))
-    assert "no line of the list has a web address" in capsys.readouterr().err
+    assert "expected rows with a URL (http:// or https://); found none" in capsys.readouterr().err
 
 
 def test_lists_with_and_without_column_names_are_understood(tmp_path):

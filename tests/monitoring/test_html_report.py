@@ -58,6 +58,8 @@ def two_runs(tmp_path_factory):
         lines = [{"step": step, "loss": loss / step, "finite": 1.0} for step in (1, 2, 3)]
         (folder / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         results(folder / name, 3, **{"validation/loss": loss, "zero_shot/top_1": top_1, "validation/in_modal": loss})
+        directions = {"validation/loss": False, "zero_shot/top_1": True, "validation/in_modal": None}
+        (folder / name / "evaluation" / "higher_is_better.json").write_text(json.dumps(directions))
     config = json.loads((folder / "other" / "config.json").read_text())
     config["logging"]["every_steps"] = 7  # free to change
     (folder / "other" / "config.json").write_text(json.dumps(config))

@@ -94,7 +94,7 @@ def test_evaluation_does_without_the_recipe_but_for_the_validation_loss(by_recip
 def test_the_other_commands_open_the_run_of_a_recipe_with_parts_of_its_own(by_recipe, tmp_path):
     folder = by_recipe[0]
     assert "ViT-Ti-mine, mine; finished, 2 steps" in run("status", "--workdir", folder).stdout
-    assert "step 2: whole" in run("verify", "--workdir", folder).stdout
+    assert "step 2: intact" in run("verify", "--workdir", folder).stdout
     run("export", "--workdir", folder, "--format=open_clip", "--output", tmp_path / "mine.safetensors")
     run("report", "--workdir", folder, "--output", tmp_path / "report.html")
     assert "Images, and the captions nearest" in (tmp_path / "report.html").read_text()
