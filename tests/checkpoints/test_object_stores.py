@@ -118,7 +118,16 @@ def test_prepared_data_give_the_batches_that_they_give_on_a_disk_and_models_are_
     listing.write_text("\n".join(lines))
     local = tmp_path / "data"
     for split in ("train", "validation"):
-        run("input_pipeline.prepare", "--source=tsv", "--input", listing, "--split", split, "--output", local)
+        run(
+            "rankclip_jax.input_pipeline.prepare",
+            "--source=tsv",
+            "--input",
+            listing,
+            "--split",
+            split,
+            "--output",
+            local,
+        )
     store.put(str(local), f"bucket/{place.name}/data", recursive=True)
     losses = []
     for data, workdir in ((local, tmp_path / "run"), (place / "data", place / "run")):
@@ -177,7 +186,7 @@ def test_sizes_are_told_by_names_from_the_folder(place, tmp_path):
         (["train", *SMALL_FLAGS, "--workdir", "gs://none/x"], "--workdir: gs://none/x cannot be written"),
         (["verify", "--workdir", "gs://bucket/none"], "no run at gs://bucket/none"),
         (["export", "--format=open_clip", "--workdir=x", "--output=gs://bucket/x"], "expected a local path"),
-        (["input_pipeline.prepare", "--source=csv", "--input=x", "--split=train", "--output=gs://bucket/x"],
+        (["rankclip_jax.input_pipeline.prepare", "--source=csv", "--input=x", "--split=train", "--output=gs://bucket/x"],
          "gs://bucket/x: expected a local path"),
     ],
 )  # fmt: skip

@@ -47,12 +47,12 @@ FLAGS = {
         "--config=configs/demo.py", "--topology=WORD", "--memory=NUMBER", "--find=WORD", "--price=NUMBER",
         "--pairs=NUMBER", "--json=WORD", "--picture=WORD",
     ],
-    "input_pipeline.prepare": [
+    "rankclip_jax.input_pipeline.prepare": [
         "--source=csv", "--input=LIST", "--output=OUT", "--shrink=NUMBER", "--quality=NUMBER", "--min_side=NUMBER",
         "--max_aspect=NUMBER", "--shard_size=NUMBER", "--min_caption=NUMBER", "--max_caption=NUMBER",
         "--validation_share=NUMBER", "--delimiter=WORD", "--image_key=WORD", "--split=WORD", "--workers=1",
     ],
-    "input_pipeline.inspect": ["DATA", "--pairs=NUMBER", "--seed=NUMBER", "--split=WORD", "--contact_sheet=WORD"],
+    "rankclip_jax.input_pipeline.inspect": ["DATA", "--pairs=NUMBER", "--seed=NUMBER", "--split=WORD", "--contact_sheet=WORD"],
 }  # fmt: skip
 _FIXED = {
     "--workdir=RUN",
@@ -138,7 +138,12 @@ def _places(folder):
     short = [f"--config.{name}={value}" for name, value in SHORT.items()]
     for command in (
         ["rankclip_jax.train", "--config", "demo", *short, "--workdir", str(places["RUN"])],
-        ["input_pipeline.prepare", "--source=csv", f"--input={places['LIST']}", f"--output={places['DATA']}"],
+        [
+            "rankclip_jax.input_pipeline.prepare",
+            "--source=csv",
+            f"--input={places['LIST']}",
+            f"--output={places['DATA']}",
+        ],
     ):
         status, _, errors = _run(command, folder)
         assert status == 0, errors

@@ -337,7 +337,7 @@ def test_bad_flags_are_one_paragraph(tmp_path, capsys):
             prepare.main([str(word) for word in words])
         error = capsys.readouterr().err
         assert said in error
-        assert error.startswith("input_pipeline.prepare: ")
+        assert error.startswith("rankclip_jax.input_pipeline.prepare: ")
         assert error.count("\n") == 1
 
 

@@ -107,8 +107,8 @@ def growing(tmp_path_factory):
 def check_refusal(done, output, reason):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("input_pipeline.prepare:")]
-    assert line.startswith(f"input_pipeline.prepare: --output: {output}/.prepare-train")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rankclip_jax.input_pipeline.prepare:")]
+    assert line.startswith(f"rankclip_jax.input_pipeline.prepare: --output: {output}/.prepare-train")
     assert f"cannot be written ({reason}). The 3 finished shards are kept." in line
     assert not list((output / ".prepare-train").glob("*.partial"))
 
