@@ -52,7 +52,9 @@ FLAGS = {
         "--max_aspect=NUMBER", "--shard_size=NUMBER", "--min_caption=NUMBER", "--max_caption=NUMBER",
         "--validation_share=NUMBER", "--delimiter=WORD", "--image_key=WORD", "--split=WORD", "--workers=1",
     ],
-    "rankclip_jax.input_pipeline.inspect": ["DATA", "--pairs=NUMBER", "--seed=NUMBER", "--split=WORD", "--contact_sheet=WORD"],
+    "rankclip_jax.input_pipeline.inspect": [
+        "DATA", "--pairs=NUMBER", "--seed=NUMBER", "--split=WORD", "--contact_sheet=WORD",
+    ],  # fmt: skip
 }  # fmt: skip
 _FIXED = {
     "--workdir=RUN",
