@@ -54,7 +54,7 @@ FLAGS = {
     ],
     "rankclip_jax.input_pipeline.inspect": [
         "DATA", "--pairs=NUMBER", "--seed=NUMBER", "--split=WORD", "--contact_sheet=WORD",
-    ],  # fmt: skip
+    ],
 }  # fmt: skip
 _FIXED = {
     "--workdir=RUN",
