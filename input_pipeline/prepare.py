@@ -2,7 +2,7 @@
 
 python -m rankclip_jax.input_pipeline.prepare --source SOURCE --input PATH --split train --output DIR
 
-SOURCE is csv, tsv, webdataset, folder, tfds or urls.
+SOURCE is csv, tsv, webdataset, folder, tfds, urls or iconify.
 
 A second command can add a split. An interrupted command resumes when you run it again.
 """
@@ -23,8 +23,9 @@ from .errors import UserError
 from .explained import ExitOnUserError, Parser, log_to_stderr
 from .files import check_writable, printable, write_atomically
 from .object_stores import disk_path_of
-from .preparation import manifest, runners, shards, urls
+from .preparation import iconify, manifest, runners, shards, urls
 from .preparation.folder import Folder
+from .preparation.iconify import IconSets
 from .preparation.lock import locked
 from .preparation.pairs import PairSource, describe_file
 from .preparation.shards import Job, Options
@@ -32,16 +33,20 @@ from .preparation.table import Table
 from .preparation.tfds_dataset import TfdsDataset
 from .preparation.webdataset import WebDataset
 
-SOURCES = ("csv", "tsv", "webdataset", "folder", "tfds", "urls")
+SOURCES = ("csv", "tsv", "webdataset", "folder", "tfds", "urls", "iconify")
 _DEFAULT_KEYS = {
     "csv": ("filepath", "title"),
     "tsv": ("filepath", "title"),
     "urls": ("url", "caption"),
     "webdataset": ("image", ""),  # the text file next to the image, or else a field of the JSON
 }
+_ICON_OPTIONS = {
+    "size": 48, "color": "black", "background": "white", "licenses": ",".join(iconify.LICENSES),
+    "new_style": ",".join(iconify.NEW_STYLE),
+}  # fmt: skip
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # write errors, also those that name no file
 # Settings that change how or where the work is done, but never the output.
-_ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset"}
+_ELSEWHERE = {"output", "workers", "beam", "download_threads", "img2dataset", "own_splits"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -104,10 +109,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--beam", help="run as an Apache Beam pipeline with these options, such as --beam='--runner=FlinkRunner'")
     add("--download_threads", type=int, default=64, help="urls: parallel downloads per process")
     add("--img2dataset", default="", help="urls: extra options of img2dataset, such as '--timeout 5'")  # fmt: skip
+    add("--size", type=int, help="iconify: side of the rendered images in pixels (default 48)")
+    add("--color", help="iconify: color of drawings that have none of their own (default black)")
+    add("--background", help="iconify: color behind a drawing (default white)")
+    add("--licenses", help=f"iconify: licenses of the sets to use (default {','.join(iconify.LICENSES)})")
+    add("--new_style", help=f"iconify: sets for the split new_style (default {','.join(iconify.NEW_STYLE)})")
     arguments = parser.parse_args(argv)
     image_key, caption_key = _DEFAULT_KEYS.get(arguments.source, ("image", "caption"))
     arguments.image_key = arguments.image_key or image_key
     arguments.caption_key = arguments.caption_key or caption_key
+    if arguments.source == "iconify":
+        for name, default in _ICON_OPTIONS.items():
+            setattr(arguments, name, getattr(arguments, name) or default)
+    arguments.own_splits = iconify.SPLITS if arguments.source == "iconify" else ()
     _check(arguments)
     if arguments.source in ("csv", "tsv", "urls"):
         tables.check(arguments.input, "--input")
@@ -144,8 +158,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
         )
     is_new = not work.exists()
     try:
-        summaries, skipped = _do_jobs(arguments, options, work, command)
-        _finish(output, work, summaries, skipped, options, command)
+        source, summaries, skipped = _do_jobs(arguments, options, work, command)
+        beside = {"truth": source.truth(), "sets": source.credits()} if isinstance(source, IconSets) else {}
+        _finish(output, work, summaries, skipped, options, command, beside)
     except (UserError, OSError) as error:
         kept = len(list(work.glob("[0-9]*.json")))
         if is_new and not any(path.suffix != ".partial" for path in work.glob("[0-9]*")):
@@ -164,8 +179,8 @@ def _is_below(name: Any, folder: Path) -> bool:
 
 def _do_jobs(
     arguments: argparse.Namespace, options: Options, work: Path, command: str
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Does the remaining jobs; returns the summaries of all jobs, and everything that was skipped."""
+) -> tuple[PairSource, list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Does the remaining jobs; returns the source, the summaries of all jobs, and everything that was skipped."""
     before: list[dict[str, Any]] = []  # summaries of skipped lines of a list and failed downloads
     if arguments.source == "urls":
         urls.find_program()
@@ -176,7 +191,7 @@ def _do_jobs(
         _begin(work, {"command": command, "input": source.describe()})
     _run(shards.write, source, options, work, arguments)
     summaries = [json.loads(job.summary.read_text()) for job in _jobs(source, options, work)]
-    return summaries, manifest.skipped([*before, *summaries])
+    return source, summaries, manifest.skipped([*before, *summaries])
 
 
 def _remove(work: Path) -> None:
@@ -235,9 +250,10 @@ def _finish(
     skipped: dict[str, dict[str, Any]],
     options: Options,
     command: str,
+    beside: dict[str, Any],
 ) -> None:
     """Moves the shards into place, then writes the manifest; safe to interrupt and repeat."""
-    content = manifest.read(output)
+    content = manifest.read(output) | beside
     for split in options.splits:
         entry, numbers = manifest.total(summaries, split)
         if not entry["pairs"] and split == options.split:
@@ -285,6 +301,16 @@ def _open_source(arguments: argparse.Namespace) -> PairSource:
             return WebDataset(path, arguments.caption_key)
         case "folder":
             return Folder(path, size)
+        case "iconify":
+            return IconSets(
+                path,
+                tuple(arguments.licenses.split(",")),
+                arguments.size,
+                arguments.color,
+                arguments.background,
+                tuple(arguments.new_style.split(",")),
+                size,
+            )
         case _:
             return TfdsDataset(path, arguments.split, arguments.image_key, arguments.caption_key, size)
 
@@ -325,7 +351,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, low, high in (
         ("shrink", 0, 16_384), ("quality", 1, 95), ("shard_size", 1, 10_000_000), ("workers", 1, 4096),
         ("validation_share", 0, 0.999), ("min_caption", 1, 1_000_000), ("max_aspect", 0, 1e9), ("min_side", 0, 1e9),
-        ("max_pixels", 1, images.MOST_PIXELS),
+        ("max_pixels", 1, images.MOST_PIXELS), *((("size", 8, 1024),) if arguments.size else ()),
         ("max_caption", 0, 1e9), ("download_threads", 1, 4096),
     ):  # fmt: skip
         value = getattr(arguments, name)

@@ -14,11 +14,19 @@ _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of control, format and
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An encoded image and its captions, at least one, with a printable ``key`` that is the same in every run."""
+    """An encoded image and its captions, at least one, with a printable ``key`` that is the same in every run.
+
+    Args:
+      key: the key.
+      image: the encoded image.
+      captions: the captions.
+      split: the split that the source assigns it to; empty: the command decides.
+    """
 
     key: str
     image: bytes
     captions: tuple[str, ...]
+    split: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", printable(self.key, _MAX_NAME_LENGTH))

@@ -38,6 +38,7 @@ class Options:
       max_aspect: skip images with a larger ratio of long to short side; 0: no limit.
       min_caption, max_caption: bounds of a caption's length in characters; ``max_caption=0``: no limit.
       drop_duplicates: keep only the first of images with equal bytes.
+      own_splits: the splits that the source itself assigns pairs to; empty: it assigns none.
     """
 
     split: str = "train"
@@ -50,10 +51,13 @@ class Options:
     min_caption: int = 1
     max_caption: int = 0
     drop_duplicates: bool = False
+    own_splits: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits to write."""
+        if self.own_splits:
+            return self.own_splits
         return (self.split, "validation") if self.validation_share else (self.split,)
 
 
@@ -130,7 +134,7 @@ def _write(job: Job, partial: dict[str, Path], writers: dict[str, Any]) -> None:
         if isinstance(item, Skip):
             lost.add(item)
         else:
-            split = _split_of(item.key, job.options)
+            split = item.split or _split_of(item.key, job.options)
             record = serialize(item)
             with _named_errors(partial[split]):
                 writers[split].write(record)
@@ -257,7 +261,7 @@ def _filtered(pair: Pair, options: Options) -> Pair | Skip:
             image = images.shrink(image, options.shrink, options.quality, options.max_pixels)
     except UnreadableError as error:
         return Skip("unreadable image", f"{pair.key}: {error}")
-    return Pair(pair.key, image, captions)
+    return dataclasses.replace(pair, image=image, captions=captions)
 
 
 def _split_of(key: str, options: Options) -> str:
