@@ -1,5 +1,6 @@
 """All tests run on eight CPU devices; those that want fewer make a mesh of some."""
 
+import ctypes
 import gc
 import os
 from pathlib import Path
@@ -18,6 +19,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from rankclip_jax.input_pipeline import memory
+
+memory.give_large_back()
+
 
 @pytest.fixture
 def mesh_of():
@@ -35,6 +40,7 @@ def released_programs():
     yield
     jax.clear_caches()
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,6 +47,11 @@ class _Sample:
     annotation: bytes
     metadata: bytes | None
 
+    @property
+    def npy(self) -> str:
+        """The name of its array, for errors."""
+        return f"{self.tar}: the .npy of {printable(self.name)}"
+
 
 @dataclasses.dataclass(frozen=True)
 class TarSplit:
@@ -202,26 +207,24 @@ def _vectors(samples: Sequence[_Sample]) -> np.ndarray:
     for sample, row in zip(samples, rows, strict=True):
         if row.size != rows[0].size:
             raise UserError(
-                f"{sample.tar}: .npy of {printable(sample.name)} has {row.size} labels; expected {rows[0].size}, as "
-                "for the first image. Download the tar again."
+                f"{sample.npy} has {row.size} labels; expected {rows[0].size}, as for the first image. Download the "
+                "tar again."
             )
         if other := [value for value in row.tolist() if value not in (0, 1)]:
-            raise UserError(
-                f"{sample.tar}: .npy of {printable(sample.name)} has the label {other[0]}; expected zeros and ones. "
-                "Download the tar again."
-            )
+            raise UserError(f"{sample.npy} has the label {other[0]}; expected zeros and ones. Download the tar again.")
     return np.stack(rows).astype(np.int64)
 
 
 def _array(sample: _Sample, content: bytes) -> np.ndarray:
-    where = f"{sample.tar}: the .npy of {printable(sample.name)}"
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy may read a .npy as zip or pickle, and raises their errors too
-        raise UserError(f"{where} is not an array of numbers ({printable(error)}). Download the tar again.") from error
+        raise UserError(
+            f"{sample.npy} is not an array of numbers ({printable(error)}). Download the tar again."
+        ) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise UserError(
-            f"{where} is not an array of numbers; found {getattr(array, 'dtype', type(array).__name__)}. Download the "
-            "tar again."
+            f"{sample.npy} is not an array of numbers; found {getattr(array, 'dtype', type(array).__name__)}. Download "
+            "the tar again."
         )
     return array.reshape(-1)

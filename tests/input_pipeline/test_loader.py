@@ -270,5 +270,5 @@ def test_bytes_that_are_no_image_are_unreadable(content):
 def test_a_decompression_bomb_is_unreadable(tmp_path):
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 10_000)).save(path)
-    with pytest.raises(UnreadableError, match="too large"):
+    with pytest.raises(UnreadableError, match="bomb"):
         images.decode(path)

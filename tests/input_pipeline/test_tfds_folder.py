@@ -96,9 +96,9 @@ def test_every_command_refuses_it(evil, tmp_path, capsys):
     ("edit", "said"),
     [
         (lambda info: info.update(features={"pythonClassName": _EVIL}), "names the class"),
-        (lambda info: info["splits"][0].update(filepathTemplate="../{SPLIT}-{SHARD_X_OF_Y}"), "files of this folder"),
-        (lambda info: info["splits"][0].update(filepathTemplate="{SPLIT.__class__}"), "files of this folder"),
-        (lambda info: info["splits"][0].update(name="/etc/x"), "files of this folder"),
+        (lambda info: info["splits"][0].update(filepathTemplate="../{SPLIT}-{SHARD_X_OF_Y}"), "have no folder"),
+        (lambda info: info["splits"][0].update(filepathTemplate="{SPLIT.__class__}"), "have no folder"),
+        (lambda info: info["splits"][0].update(name="/etc/x"), "have no folder"),
         (lambda info: info.update(splits=3), "a list of splits"),
         (lambda info: info.update(name="../x"), "a name without a slash"),
     ],
