@@ -58,6 +58,16 @@ class PreparedSplit:
         except Exception as error:  # the C++ reader and protobuf raise many types on damaged bytes
             raise UnreadableError(f"record {index}: {type(error).__name__}: {str(error).splitlines()[:1]}") from error
 
+    def keys(self) -> list[str]:
+        """Returns the key of each record; empty for records without one, or damaged ones."""
+        return [self._key(index) for index in range(len(self))]
+
+    def _key(self, index: int) -> str:
+        try:
+            return self.records[index].get("key", b"").decode("utf8")
+        except Exception:  # as in `__getitem__`
+            return ""
+
     def identity(self) -> dict[str, object]:
         """See `source.identity_of`."""
         return {"records": len(self), "shards": self.digest}

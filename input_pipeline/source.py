@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from .errors import UserError
 from .setting import Settings
 
 
@@ -98,6 +99,50 @@ class GroundTruth:
 def ground_truth_of(source: Source) -> GroundTruth:
     """Returns a source's attribute ``truth``, or an empty ground truth if it has none."""
     return getattr(source, "truth", GroundTruth())
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Some records of a dataset, with their ground truth.
+
+    Args:
+      source: the dataset.
+      numbers: the indices of the records.
+    """
+
+    source: Source
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[self.numbers[index]]
+
+    @property
+    def truth(self) -> GroundTruth:
+        """The ground truth of these records.
+
+        Raises:
+          UserError: the dataset has choice tasks, which cannot be sampled.
+        """
+        whole = ground_truth_of(self.source)
+        if whole.choices:
+            raise UserError("max_examples: choice tasks cannot be sampled. Use max_examples=0.")
+
+        def of(values: Callable[[Sequence[int]], np.ndarray]) -> Callable[[Sequence[int]], np.ndarray]:
+            return lambda numbers: values([self.numbers[number] for number in numbers])
+
+        return GroundTruth(
+            whole.classes and dataclasses.replace(whole.classes, labels=of(whole.classes.labels)),
+            whole.relevance and of(whole.relevance),
+            whole.groups and of(whole.groups),
+        )
+
+
+def sampled(source: Source, size: int) -> Sample:
+    """Returns ``size`` records of a dataset in random order, the same in every call."""
+    return Sample(source, np.random.default_rng(0).permutation(len(source))[:size].tolist())
 
 
 def identity_of(source: "Source | Mixture") -> list[dict[str, object]]:

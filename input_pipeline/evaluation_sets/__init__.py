@@ -8,12 +8,13 @@ right captions from wrong ones, the right one comes first.
 from pathlib import Path
 
 from ..errors import UserError
-from ..evaluation_sets import class_folder, image_list, sugar_crepe, tfds_split, webdataset, winogavil
+from ..evaluation_sets import class_folder, image_list, prepared, sugar_crepe, tfds_split, webdataset, winogavil
 from ..evaluation_sets.wording import ClassPrompts
 from ..files import printable
 from ..source import Source
 
 FORMATS = {  # stricter layouts come before looser ones
+    "prepared": prepared,
     "tfds": tfds_split,
     "winogavil": winogavil,
     "sugar_crepe": sugar_crepe,

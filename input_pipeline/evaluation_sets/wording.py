@@ -131,6 +131,11 @@ def _prompts(names: Sequence[str], templates: Any) -> list[list[str]]:
     return [[fill(template, name) for template in templates] for name in names]
 
 
+def words_of(text: str) -> set[str]:
+    """Returns the words of a text, in lower case."""
+    return set(re.findall(r"[^\W_]+", text.lower()))
+
+
 def fill(template: str, name: str) -> str:
     """Returns a template with a class name in its placeholders ``{}`` and ``{c}``; doubled braces become one.
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..evaluation_sets.wording import words_of
 from ..files import is_file, printable, read_json
 from ..preparation.pairs import Pair, Skip, clean_captions, describe_file
 
@@ -128,9 +129,12 @@ class IconSets:
         by_set: dict[str, list[Drawing]] = {}
         for drawing in job:
             by_set.setdefault(drawing.set, []).append(drawing)
-        for name, content in _contents(self.path, by_set):
-            for drawing in by_set[name]:
-                yield self._pair(drawing, content)
+        read = {
+            drawing: self._pair(drawing, content)
+            for name, content in _contents(self.path, by_set)
+            for drawing in by_set[name]
+        }
+        yield from (read[drawing] for drawing in job)
 
     def _pair(self, drawing: Drawing, content: dict[str, Any]) -> Pair | Skip:
         captions = clean_captions(drawing.captions, drawing.key)
@@ -183,11 +187,17 @@ class IconSets:
             for drawing in self.drawings
             if drawing.split == "new_style" and drawing.concept in number
         }
-        return {"word_weights": weights, "classes": {"names": names, "labels": labels}}
+        classes = {
+            "of": "new_style",
+            "names": names,
+            "templates": ["{}", "{}, outline", "{}, filled"],
+            "labels": labels,
+        }
+        return {"word_weights": weights, "classes": classes}
 
     @functools.cached_property
     def drawings(self) -> tuple[Drawing, ...]:
-        """All drawings with their captions and splits, in the order of the package."""
+        """All drawings: those for evaluation in random order, then those for training by set."""
         permitted = {name for name, info in _collections(self.path).items() if _license(info) in self.licenses}
         if not permitted:
             raise UserError(f"--licenses: no set of {self.path} has one of {', '.join(self.licenses)}.")
@@ -198,7 +208,8 @@ class IconSets:
                 split = _split(drawing, is_held_out)
                 if split:
                     found.append(dataclasses.replace(drawing, split=split))
-        return tuple(found)
+        held_out = sorted((drawing for drawing in found if drawing.split != "train"), key=lambda each: _share(each.key))
+        return (*held_out, *(drawing for drawing in found if drawing.split == "train"))
 
 
 def svg_of(content: dict[str, Any], name: str, color: str) -> str | None:
@@ -221,11 +232,6 @@ def svg_of(content: dict[str, Any], name: str, color: str) -> str | None:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{view}" color="{color}">{body}</svg>'
     )
-
-
-def words_of(caption: str) -> set[str]:
-    """Returns the words of a caption, in lower case."""
-    return set(re.findall(r"[^\W_]+", caption.lower()))
 
 
 def _split(drawing: Drawing, is_held_out: bool) -> str:

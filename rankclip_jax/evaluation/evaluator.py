@@ -178,7 +178,7 @@ class Evaluator:
                 task.evaluation.check(data)
                 return data
             wording = (str(task.classnames), str(task.templates))
-            key = (task.path, task.format, task.split, task.evaluation.training_split, *wording)
+            key = (task.path, task.format, task.split, task.max_examples, task.evaluation.training_split, *wording)
             if key in opened:
                 task.evaluation.check(opened[key])
             return opened.setdefault(key, opened.get(key) or task.open(Path(), Path()))

@@ -24,6 +24,7 @@ from rankclip_jax.input_pipeline.evaluation_sets import FORMATS, open_set
 from rankclip_jax.input_pipeline.evaluation_sets.wording import ClassPrompts
 from rankclip_jax.input_pipeline.registry import Registry
 from rankclip_jax.input_pipeline.setting import COUNT_OR_ZERO, Choice, Settings, setting
+from rankclip_jax.input_pipeline.source import sampled
 
 EVALUATIONS: Registry[Evaluation] = Registry(
     "evaluation.tasks",
@@ -88,6 +89,9 @@ class Task(Settings):
     templates: Any = setting(
         (), "prompt templates; empty: the dataset's own", _Wording('["a photo of a {}"], or with {c}'), fixed=False
     )
+    max_examples: int = setting(
+        0, "evaluate on so many records, drawn at random but always the same ones; 0: all", COUNT_OR_ZERO, fixed=False
+    )
     title: str = setting("", "the dataset's name in tables; empty: the task's name", fixed=False)
     main_metric: str = setting(
         "", "the dataset's main metric, by its name in the result files, such as acc1; empty: the first", fixed=False
@@ -113,7 +117,8 @@ class Task(Settings):
         """
         wording = ClassPrompts(self.classnames or "", self.templates or "", wording_folder)
         splits = [split for split in (self.split, self.evaluation.training_split) if split]
-        data = Data(*(open_set(self.format, folder / self.path, split, wording) for split in splits))
+        source, *train = (open_set(self.format, folder / self.path, split, wording) for split in splits)
+        data = Data(sampled(source, self.max_examples) if self.max_examples else source, *train)
         self.evaluation.check(data)
         return data
 
