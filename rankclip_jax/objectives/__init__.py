@@ -10,6 +10,7 @@ from rankclip_jax.models import clip as models
 from rankclip_jax.objectives import head
 from rankclip_jax.objectives.clip import Clip
 from rankclip_jax.objectives.cyclip import CyClip
+from rankclip_jax.objectives.listnet import ListNet
 from rankclip_jax.objectives.objective import LossResult, Metrics, Objective, Step
 from rankclip_jax.objectives.pairwise import PairwiseObjective
 from rankclip_jax.objectives.rankclip import RankClip
@@ -42,6 +43,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         "softclip": SoftClip,
         "self_distillation": SelfDistillation,
         "rankclip": RankClip,
+        "listnet": ListNet,
         "ranking": RankingAlone,
     },
 )

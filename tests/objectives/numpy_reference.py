@@ -55,7 +55,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - logsumexp(logits, axis=1, keepdims=True)
 
 
-OBJECTIVES = ("clip", "siglip", "cyclip", "softclip", "self_distillation", "rankclip", "ranking")
+OBJECTIVES = ("clip", "siglip", "cyclip", "softclip", "self_distillation", "rankclip", "listnet", "ranking")
 TARGET_SCALE = 14.3
 
 
@@ -81,6 +81,15 @@ def objective(
             soft = -np.sum(np.exp(log_softmax(teacher.T)) * log_softmax(image_text), axis=1)
             soft -= np.sum(np.exp(log_softmax(teacher)) * log_softmax(image_text.T), axis=1)
             return 0.75 * contrastive(x, t, scale) + 0.25 * float(soft.mean()) / 2
+        case "listnet":  # by the definition, at a weight of 0.375, in the middle of training
+            terms = 0.0
+            for scores, relevance in (
+                (image_text, targets[1] @ targets[0].T), (image_text.T, targets[0] @ targets[1].T),
+                (scale * x @ x.T, targets[1] @ targets[1].T), (scale * t @ t.T, targets[0] @ targets[0].T),
+            ):  # fmt: skip
+                first = np.exp(log_softmax(TARGET_SCALE * relevance))
+                terms -= np.sum(first * log_softmax(scores)) / 2 / size
+            return contrastive(x, t, scale) + 0.375 * terms
         case "rankclip" | "ranking":
             terms = consistency(x, t, scale)
             both = terms["cross"][0] + terms["in"][0]

@@ -160,7 +160,15 @@ def test_a_whole_list_size_changes_nothing():
 
 
 # What each method weighs its contrastive term by, at the middle of training and with the default settings.
-CONTRASTIVE_SHARE = {"clip": 1, "siglip": 1, "cyclip": 1, "rankclip": 1, "softclip": 0.5, "self_distillation": 0.75}
+CONTRASTIVE_SHARE = {
+    "clip": 1,
+    "siglip": 1,
+    "cyclip": 1,
+    "rankclip": 1,
+    "listnet": 1,
+    "softclip": 0.5,
+    "self_distillation": 0.75,
+}
 
 
 @pytest.mark.parametrize("name", CONTRASTIVE_SHARE)
