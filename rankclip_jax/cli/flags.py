@@ -1,6 +1,7 @@
 """Recipe flags: ``--config RECIPE`` loads a recipe, and ``--config.NAME=VALUE`` overrides one of its settings."""
 
 import difflib
+import keyword
 import re
 import runpy
 import sys
@@ -93,6 +94,11 @@ def load_recipe(argv: list[str]) -> list[str]:
         match = re.match(r"--?(?:no)?(config\.[^=]*)", arg)
         if match and match[1] not in names:
             raise UserError(f"--{match[1]}: unknown setting.{_suggest(match[1], names)}")
+        if match and (reserved := [part for part in match[1].split(".") if keyword.iskeyword(part)]):
+            raise UserError(
+                f"--{match[1]}: expected a name that is not a word of Python; found {reserved[0]!r}. Use another name, "
+                "or set it in a recipe."
+            )
     rest = argv[:position] + argv[position + count :]
     delattr(flags.FLAGS, _CONFIG)
     config_flags.DEFINE_config_dict(_CONFIG, config, lock_config=True, sys_argv=rest)

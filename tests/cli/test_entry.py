@@ -10,7 +10,7 @@ import pytest
 from rankclip_jax import recipes
 from rankclip_jax.cli import flags
 from rankclip_jax.settings.schema import flatten
-from tests.commands import ROOT, environment
+from tests.commands import ROOT, environment, run
 
 SETTINGS = [f"config.{name}" for name, _ in flatten(recipes.base().to_dict())]
 WITH_RECIPE = ("train", "plan", "benchmark")
@@ -83,6 +83,13 @@ def test_help_of_the_input_pipelines_commands_tells_every_flag(name):
     assert told.count("\n  -") > 4
     assert not re.findall(r"^  --\w+(?: [\w{},]+)?\n(?=  -)", told, re.MULTILINE)  # each has a meaning
     assert argparse.SUPPRESS not in told
+
+
+@pytest.mark.parametrize("name", ["class", "in", "None"])
+def test_a_task_cannot_be_named_by_a_word_of_python(name):
+    flag = f"--config.evaluation.tasks.{name}.task"
+    done = run("train", "--config", "demo", f"{flag}=zero_shot", status=2)
+    assert f"{flag}: expected a name that is not a word of Python; found '{name}'." in done.stderr
 
 
 OF_A_FAILED_SAVE = """
