@@ -44,9 +44,13 @@ _WORD_SHARE = 0.02
 _VALIDATION_SHARE = 0.02
 _CLASSES = 1000
 _SIZES = {"8", "12", "16", "20", "24", "28", "32", "48", "64"}  # as a last word of a name: the drawing's size
+# Words of styles in names and titles, as the captions have them.
 _STYLES = {
-    "outline", "outlined", "fill", "filled", "solid", "line", "linear", "duotone", "twotone", "two", "tone", "bold",
-    "thin", "light", "regular", "rounded", "round", "sharp", "broken", "bulk", "color", "dark", "flat",
+    "bold": "bold", "broken": "broken", "bulk": "bulk", "color": "colored", "colors": "colored", "dark": "dark",
+    "duo": "duotone", "duotone": "duotone", "fill": "filled", "filled": "filled", "flat": "flat", "light": "light",
+    "line": "outline", "linear": "outline", "outline": "outline", "outlined": "outline", "regular": "regular",
+    "round": "rounded", "rounded": "rounded", "sharp": "sharp", "solid": "filled", "stroke": "outline", "thin": "thin",
+    "twotone": "duotone",
 }  # fmt: skip
 _EXTERNAL = re.compile(
     r"<(image|script|foreignObject|style)\b|href\s*=\s*[\"'](?!#)|url\((?!['\"]?#)|<!", re.IGNORECASE
@@ -290,6 +294,7 @@ def _parse(icon: str, content: dict[str, Any]) -> tuple[str, str, int]:
         else:
             style_words.insert(0, words[-1])
         words.pop()
+    style_words = [_STYLES.get(word, word) for word in style_words]
     return " ".join(words), " ".join(dict.fromkeys(style_words)), max(sizes, default=0)
 
 
