@@ -16,7 +16,7 @@ from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.loader import evaluation_batches
 from rankclip_jax.input_pipeline.source import Source
-from rankclip_jax.models.clip import Clip, Outputs, Variables
+from rankclip_jax.models.clip import Clip, Outputs, Variables, digest
 from rankclip_jax.objectives import Metrics, Objective, head
 
 
@@ -42,7 +42,7 @@ class ValidationLoss(Evaluation):
         embedded = model.embed(data.source)
         size = min(model.training_batch_size, len(embedded.index))
         has_head = model.objective.head(model.embedder.model.preset.embedding_size) is not None
-        if model.objective.needs_tokens or has_head:
+        if model.objective.needs_tokens or model.objective.needs_captions or has_head:
             batches = list(_losses_of_records(model, data.source, len(embedded.records), size))
         else:
             batches = list(_losses_of_embeddings(model, embedded, size))
@@ -124,4 +124,6 @@ def _final_loss_of_records(
 ) -> Metrics:
     outputs: Any = clip.apply(variables, batch, tokens=objective.needs_tokens)
     outputs = head.apply(objective, clip, variables, outputs, batch)
+    if objective.needs_captions:
+        outputs = outputs._replace(captions=digest(batch["text"]))
     return _final_loss(objective, outputs._replace(scalars=scalars), key, mesh)

@@ -21,6 +21,8 @@ MAX_LOGIT_SCALE = math.log(100)  # CLIP's limit for the logarithm of the scale
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_DIGEST_BASES = (0x9E3779B1, 0x85EBCA77)  # odd, so that every token counts
+
 Variables = dict[str, Any]  # Flax's collections: "params", and for ResNets "batch_stats"
 
 
@@ -35,6 +37,7 @@ class Outputs(NamedTuple):
       tokens: features of each token by view, ``[B, L, W]``; only for objectives with ``needs_tokens``.
       masks: bool ``[B, L]`` by view, True for tokens that are not padding; views without padding have no mask.
       head: outputs of the objective's own module, ``[B, ...]`` by name.
+      captions: digests of the captions, uint32 ``[B, 2]``; only for objectives with ``needs_captions``.
     """
 
     embeddings: dict[str, jax.Array]
@@ -42,6 +45,7 @@ class Outputs(NamedTuple):
     tokens: dict[str, jax.Array] = {}  # noqa: RUF012  # never changed
     masks: dict[str, jax.Array] = {}  # noqa: RUF012
     head: dict[str, jax.Array] = {}  # noqa: RUF012
+    captions: jax.Array | None = None
 
 
 Channels = tuple[float, float, float]
@@ -161,6 +165,13 @@ def join(parameters: dict[str, Any], batch_statistics: dict[str, Any]) -> Variab
 def constrain(parameters: dict[str, Any]) -> dict[str, Any]:
     """Returns the parameters with the logit scale clipped to [0, log 100] after an update, as in CLIP."""
     return parameters | {"logit_scale": jnp.clip(parameters["logit_scale"], 0, MAX_LOGIT_SCALE)}
+
+
+def digest(tokens: jax.Array) -> jax.Array:
+    """Returns 64 bits for each row of token ids ``[B, L]``, equal for equal rows: uint32 ``[B, 2]``."""
+    powers = [pow(base, exponent, 2**32) for base in _DIGEST_BASES for exponent in range(tokens.shape[-1])]
+    table = jnp.asarray(np.asarray(powers, np.uint32).reshape(2, -1))
+    return jnp.sum(tokens.astype(jnp.uint32)[:, None] * table, axis=-1, dtype=jnp.uint32)
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -9,6 +9,9 @@ L = (L_clip + L_second) / 2,  L_second = (CE(s x x_a', diagonal) + CE(s t t_a', 
 
 as CyCLIP and RankCLIP's release do with ``--inmodal``. All objectives with a contrastive term share this one; their
 additional terms are added to this average, not averaged with it.
+
+With ``config.objective.same_text``, each column with the row's caption is a positive too, and the cross-entropy is the
+mean over all positives, as in UniCL (Yang et al., CVPR 2022).
 """
 
 import dataclasses
@@ -16,8 +19,9 @@ import dataclasses
 import jax
 
 from rankclip_jax.input_pipeline.setting import setting
-from rankclip_jax.objectives.objective import Metrics
-from rankclip_jax.objectives.pairwise import PairwiseObjective, Scalars, Similarities
+from rankclip_jax.models.clip import Outputs
+from rankclip_jax.objectives.objective import Metrics, Step
+from rankclip_jax.objectives.pairwise import CAPTION, PairwiseObjective, Scalars, Similarities, Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,16 @@ class Clip(PairwiseObjective):
     """The contrastive loss over the global batch."""
 
     second_view: bool = setting(False, "contrast each image and text with an augmented view of itself too")
+    same_text: bool = setting(False, "count images and texts with the same caption as positives of each other")
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether ``config.objective.same_text`` is set."""
+        return self.same_text
+
+    def values(self, outputs: Outputs, step: Step) -> Values:
+        """Returns the captions' digests with ``same_text``."""
+        return {CAPTION: outputs.captions} if self.same_text and outputs.captions is not None else {}
 
     @property
     def needs_second_views(self) -> bool:

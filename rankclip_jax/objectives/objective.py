@@ -76,6 +76,11 @@ class Objective(Settings, abc.ABC):
         """Whether batches hold augmented views too, ``image_augmented`` and ``text_augmented``."""
         return False
 
+    @property
+    def needs_captions(self) -> bool:
+        """Whether outputs hold a digest of each caption, so that equal captions are recognised."""
+        return False
+
     @abc.abstractmethod
     def loss(self, outputs: Outputs, step: Step) -> LossResult:
         """Computes the loss over the global batch; a pure function."""

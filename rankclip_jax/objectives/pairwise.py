@@ -18,7 +18,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,11 @@ from rankclip_jax.objectives.products import PRECISIONS, Columns, chosen_precisi
 CHUNK_BYTES = 64 * 2**20
 CHUNK_ARRAYS = 28
 
+CAPTION = "caption"  # the value of a pair that is equal for equal captions
+
 Embeddings = Mapping[str, jax.Array]
 Scalars = Mapping[str, jax.Array]
+Values = Mapping[str, jax.Array]
 
 
 class Similarities:
@@ -48,6 +51,7 @@ class Similarities:
         sums: Embeddings | None,
         own: jax.Array,
         precision: str,
+        values: tuple[Values, Values] = ({}, {}),
     ) -> None:
         self.views = frozenset(rows)  # image, text, and the augmented views where there are any
         self._rows = rows
@@ -57,6 +61,8 @@ class Similarities:
         self.size = own.shape[1]  # B
         self.own = own  # bool [chunk, B]: True where a column is the row's own pair
         self._products: dict[tuple[str, str, int | None], jax.Array] = {}
+        self._values, self._column_values = values
+        self.kept: dict[str, jax.Array] = {}
 
     def __call__(self, row: str, column: str, count: int | None = None) -> jax.Array:
         """Returns similarities of rows of one view to all columns, or the first ``count``, of another view.
@@ -78,10 +84,52 @@ class Similarities:
         """Returns similarities to all columns minus that to the row's own column: ``[chunk, B]``."""
         return self(row, column) - self.paired(row, column)[:, None]
 
+    def value(self, name: str) -> jax.Array:
+        """Returns what is known of each row besides its embeddings: ``[chunk, ...]``."""
+        return self._values[name]
+
+    def column_value(self, name: str) -> jax.Array:
+        """Returns the same of each column: ``[B, ...]``."""
+        return self._column_values[name]
+
+    def keep(self, name: str, values: jax.Array) -> None:
+        """Returns values of each row, ``[chunk, ...]``, with the loss; no gradient flows through them."""
+        self.kept[name] = jax.lax.stop_gradient(values)
+
+    @property
+    def positives(self) -> jax.Array:
+        """Returns where a column is a positive of the row, bool ``[chunk, B]``: its own, and those of the same caption.
+
+        Captions are compared only for objectives with ``same_text``.
+        """
+        if CAPTION not in self._values:
+            return self.own
+        return self.own | jnp.all(self.value(CAPTION)[:, None] == self.column_value(CAPTION), axis=-1)
+
     def cross_entropy(self, row: str, column: str, scale: jax.Array) -> jax.Array:
-        """Returns ``-log softmax(scale * similarity)`` at the row's own column, accurate near 0: ``[chunk]``."""
-        others = jax.nn.logsumexp(scale * self.margins(row, column), axis=-1, where=~self.own)
-        return jax.nn.softplus(others)
+        """Returns the mean of ``-log softmax(scale * similarity)`` over the row's positives: ``[chunk]``.
+
+        With the row's own column alone, it is accurate near 0.
+        """
+        logits = scale * self.margins(row, column)
+        if CAPTION in self._values:
+            positives = self.positives
+            return jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1, where=positives)
+        return jax.nn.softplus(jax.nn.logsumexp(logits, axis=-1, where=~self.own))
+
+
+class Mean(NamedTuple):
+    """The mean of a loss over all rows.
+
+    Args:
+      loss: scalar.
+      metrics: the means of the metrics, scalars.
+      kept: the values of each row that the loss kept, ``[B, ...]`` by name.
+    """
+
+    loss: jax.Array
+    metrics: Metrics
+    kept: dict[str, jax.Array]
 
 
 RowLoss = Callable[[Similarities, Scalars], tuple[jax.Array, Metrics]]
@@ -107,18 +155,29 @@ class PairwiseObjective(Objective):
         del step
         return {}
 
+    def values(self, outputs: Outputs, step: Step) -> Values:
+        """Returns what `row_loss` needs of each pair besides its embeddings, ``[B, ...]`` by name."""
+        del outputs, step
+        return {}
+
+    def next_state(self, step: Step, kept: Values) -> Mapping[str, jax.Array]:
+        """Returns the objective's state after a step, from the values of each pair that `row_loss` kept."""
+        del kept
+        return step.state
+
     def loss(self, outputs: Outputs, step: Step) -> LossResult:
         """Computes the mean of `row_loss` over the global batch."""
         scheduled = self.scheduled(step)
-        loss, metrics = mean_over_rows(
+        mean = mean_over_rows(
             self.row_loss,
             outputs.embeddings,
             {**outputs.scalars, **scheduled},
             step,
             chunk_size=self.chunk_size,
             precision=self.precision,
+            values=self.values(outputs, step),
         )
-        return LossResult(loss, metrics | dict(scheduled))
+        return LossResult(mean.loss, mean.metrics | dict(scheduled), self.next_state(step, mean.kept))
 
 
 def mean_over_rows(
@@ -129,7 +188,8 @@ def mean_over_rows(
     *,
     chunk_size: int = 0,
     precision: str = "auto",
-) -> tuple[jax.Array, Metrics]:
+    values: Values | None = None,
+) -> Mean:
     """Computes the mean of ``row_loss`` over all rows, with exact gradients, in memory linear in the batch size.
 
     Args:
@@ -139,9 +199,11 @@ def mean_over_rows(
       step: its key permutes the columns, which breaks ties at random; its mesh shards the rows.
       chunk_size: rows that a device processes at once; 0: as many as fit in `CHUNK_BYTES`.
       precision: of similarities, a key of `products.PRECISIONS`, or ``"auto"``.
+      values: what the loss needs of each pair besides its embeddings, ``[B, ...]`` by name, sharded as they are; no
+        gradient flows through them.
 
     Returns:
-      The mean loss and the means of the metrics, scalars; no gradient flows through the metrics.
+      The means of the loss and of the metrics, and what the loss kept of each row; gradients flow through the loss.
 
     Raises:
       ValueError: the rows cannot be split evenly over the devices.
@@ -170,24 +232,25 @@ def mean_over_rows(
         return jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=(sharded, replicated, replicated),
-            out_specs=((replicated, replicated), gradients),
+            in_specs=(sharded, replicated, replicated, sharded),
+            out_specs=((replicated, replicated, sharded), gradients),
             check_vma=False,
         )
 
     @jax.custom_vjp
-    def mean(embeddings: Embeddings, scalars: Scalars, order: jax.Array) -> tuple[jax.Array, Metrics]:
-        return over_devices(with_gradients=False)(embeddings, scalars, order)[0]
+    def mean(embeddings: Embeddings, scalars: Scalars, order: jax.Array, values: Values) -> Mean:
+        return Mean(*over_devices(with_gradients=False)(embeddings, scalars, order, values)[0])
 
-    def forward(embeddings: Embeddings, scalars: Scalars, order: jax.Array) -> tuple:
-        return over_devices(with_gradients=True)(embeddings, scalars, order)
+    def forward(embeddings: Embeddings, scalars: Scalars, order: jax.Array, values: Values) -> tuple[Mean, Any]:
+        result, gradients = over_devices(with_gradients=True)(embeddings, scalars, order, values)
+        return Mean(*result), gradients
 
-    def backward(gradients: tuple, cotangents: tuple) -> tuple:
-        scaled = jax.tree.map(lambda gradient: cotangents[0] * gradient, gradients)
-        return *scaled, None
+    def backward(gradients: tuple, cotangents: Mean) -> tuple:
+        scaled = jax.tree.map(lambda gradient: cotangents.loss * gradient, gradients)
+        return *scaled, None, None
 
     mean.defvjp(forward, backward)
-    return mean(embeddings, scalars, order)
+    return mean(embeddings, scalars, order, values or {})
 
 
 def _local_mean(
@@ -200,62 +263,78 @@ def _local_mean(
     rows: Embeddings,
     scalars: Scalars,
     order: jax.Array,
-) -> tuple[Any, Any]:
-    """Computes one device's part: ``((loss, metrics), (gradients of its rows, of the scalars) or None)``."""
+    values: Values,
+) -> tuple[tuple, Any]:
+    """Computes one device's part: ``(loss, metrics, kept)``, and ``(gradients of rows, of scalars)`` or None."""
     local_size = next(iter(rows.values())).shape[0]
     first = jax.lax.axis_index(axes) * local_size if axes else 0
     positions = jnp.zeros_like(order).at[order].set(jnp.arange(size), unique_indices=True)  # of each pair's column
     columns = _in_turn(lambda x: prepare((all_gather(x, axes) if axes else x)[order], precision), rows)
+    column_values = {name: (all_gather(x, axes) if axes else x)[order] for name, x in values.items()}
 
-    def chunk_loss(
-        rows: Embeddings, sums: Embeddings | None, scalars: Scalars, index: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def chunk_loss(rows: Embeddings, sums: Embeddings | None, scalars: Scalars, index: jax.Array) -> Mean:
         numbers = _chunk_start(index, chunk, local_size) + jnp.arange(chunk)
         own = jnp.arange(size) == positions[first + numbers][:, None]
-        loss, metrics = row_loss(Similarities(rows, columns, sums, own, precision), scalars)
+        known = (chunk_of(values, index), column_values)
+        similarity = Similarities(rows, columns, sums, own, precision, known)
+        results = row_loss(similarity, scalars)
         new = numbers >= index * chunk  # the last chunk may overlap the one before
-        return jax.tree.map(lambda value: jnp.sum(jnp.where(new, value, 0)) / size, (loss, metrics))
+        loss, metrics = jax.tree.map(lambda value: jnp.sum(jnp.where(new, value, 0)) / size, results)
+        return Mean(loss, metrics, similarity.kept)
 
-    def rows_of(index: jax.Array) -> Embeddings:
+    def chunk_of(arrays: Mapping[str, jax.Array], index: jax.Array) -> dict[str, jax.Array]:
         start = _chunk_start(index, chunk, local_size)
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), rows)
+        return {name: jax.lax.dynamic_slice_in_dim(x, start, chunk) for name, x in arrays.items()}
 
-    def forward(total: Any, index: jax.Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, chunk_loss(rows_of(index), None, scalars, index)), None
+    def add(total: Mean, part: Mean, index: jax.Array) -> Mean:
+        loss, metrics = jax.tree.map(jnp.add, total[:2], part[:2])
+        start = _chunk_start(index, chunk, local_size)
+        update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return Mean(loss, metrics, jax.tree.map(update, total.kept, part.kept))
+
+    def forward(total: Mean, index: jax.Array) -> tuple[Mean, None]:
+        return add(total, chunk_loss(chunk_of(rows, index), None, scalars, index), index), None
 
     def forward_and_backward(carry: tuple, index: jax.Array) -> tuple[Any, None]:
         total, summed, scalar_gradients = carry
 
-        def loss_and_sum(rows: Embeddings, sums: Embeddings, scalars: Scalars) -> tuple[jax.Array, Any]:
+        def loss_and_sum(rows: Embeddings, sums: Embeddings, scalars: Scalars) -> tuple[jax.Array, Mean]:
             results = chunk_loss(rows, sums, scalars, index)
             # The gradient of this product with respect to the sums is the accumulated gradient, so a matrix product
             # adds to it in place instead of allocating an array of the columns' size. The product itself is never
             # computed.
             products = jax.tree.map(jnp.vdot, summed, sums)
-            return results[0] + jax.tree.reduce(jnp.add, products), results
+            return results.loss + jax.tree.reduce(jnp.add, products), results
 
-        gradients, results = jax.grad(loss_and_sum, argnums=(0, 1, 2), has_aux=True)(rows_of(index), summed, scalars)
+        own_rows = chunk_of(rows, index)
+        gradients, results = jax.grad(loss_and_sum, argnums=(0, 1, 2), has_aux=True)(own_rows, summed, scalars)
         row_gradients, summed, more_scalar_gradients = gradients
         start = first + _chunk_start(index, chunk, local_size)
         chunk_positions = jax.lax.dynamic_slice_in_dim(positions, start, chunk)
         summed = jax.tree.map(lambda x, row: x.at[chunk_positions].add(row, unique_indices=True), summed, row_gradients)
-        total = jax.tree.map(jnp.add, total, results)
+        total = add(total, results, index)
         return (total, summed, jax.tree.map(jnp.add, scalar_gradients, more_scalar_gradients)), None
 
     chunks = jnp.arange(-(-local_size // chunk))
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    zero_total = zeros(jax.eval_shape(chunk_loss, rows_of(chunks[0]), None, scalars, chunks[0]))
+    part = jax.eval_shape(chunk_loss, chunk_of(rows, chunks[0]), None, scalars, chunks[0])
+    kept = {name: jnp.zeros((local_size, *x.shape[1:]), x.dtype) for name, x in part.kept.items()}
+    zero_total = Mean(zeros(part.loss), zeros(part.metrics), kept)
+
+    def over_all(total: Mean) -> tuple:
+        loss, metrics = jax.lax.psum(total[:2], axes) if axes else total[:2]
+        return loss, metrics, total.kept
+
     if not with_gradients:
         total, _ = jax.lax.scan(forward, zero_total, chunks)
-        return (jax.lax.psum(total, axes) if axes else total), None
+        return over_all(total), None
 
     sums = {name: jnp.zeros((size, own.shape[1]), own.dtype) for name, own in rows.items()}
     start = (zero_total, sums, zeros(scalars))
     (total, gradients, scalar_gradients), _ = jax.lax.scan(forward_and_backward, start, chunks)
     gradients = _in_turn(lambda x: reduce_scatter(x[positions], axes) if axes else x[positions], gradients)
-    if axes:
-        total, scalar_gradients = jax.lax.psum((total, scalar_gradients), axes)
-    return total, (gradients, scalar_gradients)
+    scalar_gradients = jax.lax.psum(scalar_gradients, axes) if axes else scalar_gradients
+    return over_all(total), (gradients, scalar_gradients)
 
 
 def _in_turn(function: Callable[[jax.Array], Any], arrays: Embeddings) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 With ``-log sigmoid(-u) = softplus(u)`` and ``-log sigmoid(u) = softplus(u) - u``, a row's loss is the sum of softplus
 over all columns, minus its own logit. The bias ``b`` is learned and starts at -10. With second views the loss is
-averaged with CLIP's term for them, ``(L + L_second) / 2``, since all of it is contrastive.
+averaged with CLIP's term for them, ``(L + L_second) / 2``, since all of it is contrastive. With
+``config.objective.same_text``, z_ij is 1 for equal captions too.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ class SigLip(clip.Clip):
     def row_loss(self, similarity: Similarities, scalars: Scalars) -> tuple[jax.Array, Metrics]:
         """Returns each image's loss."""
         logits = scalars["scale"] * similarity("image", "text") + scalars["logit_bias"]
-        signed = jnp.where(similarity.own, -logits, logits)
+        signed = jnp.where(similarity.positives, -logits, logits)
         sigmoid = jnp.sum(jax.nn.softplus(signed), axis=-1)
         return clip.with_second_view(sigmoid, similarity, scalars["scale"], "sigmoid")
 

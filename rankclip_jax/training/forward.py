@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from rankclip_jax.distributed.collectives import all_gather
 from rankclip_jax.distributed.mesh import FSDP
-from rankclip_jax.models.clip import Outputs
+from rankclip_jax.models.clip import Outputs, digest
 from rankclip_jax.models.lora import LORA
 from rankclip_jax.objectives import head
 from rankclip_jax.objectives.head import HEAD
@@ -64,6 +64,8 @@ def forward(
                 rngs={"patch_dropout": key},
             )
             outputs = head.apply(objective, model, variables, outputs, part[0])
+            if objective.needs_captions:
+                outputs = outputs._replace(captions=digest(part[0]["text"]))
             return outputs._replace(scalars={}), changed.get("batch_stats", statistics)
 
         count = experiment.config.train.accumulation

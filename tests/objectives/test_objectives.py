@@ -9,7 +9,7 @@ import pytest
 
 from configs import base
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.models.clip import Outputs
+from rankclip_jax.models.clip import Outputs, digest
 from rankclip_jax.objectives import OBJECTIVES, Step, ranking, schedules
 from tests.objectives import numpy_reference as reference
 
@@ -250,3 +250,52 @@ def test_no_array_as_large_as_the_similarities_of_a_device_is_made(mesh_of):
         assert f"[16,{size}]" in program
         assert f"[{size},{size}]" not in program
         assert f"[{size // 8},{size}]" not in program
+
+
+TEXTS = np.asarray([0, 1, 2, 0, 3, 4, 1, 5, 0, 6, 7, 8, 9, 10, 11, 12])
+
+
+def same_text(name, x, t, scale, bias):
+    """The loss by its definition, with every pair of the same caption as a positive."""
+    logits, same = scale * x @ t.T, TEXTS[:, None] == TEXTS
+    if name == "siglip":
+        return np.logaddexp(0, np.where(same, -1, 1) * (logits + bias)).sum() / len(x)
+    total = 0.0
+    for direction in (logits, logits.T):
+        for row, positives in zip(reference.log_softmax(direction), same, strict=True):
+            total -= row[positives].mean() / 2 / len(x)
+    return total
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("devices", [None, 8])
+def test_pairs_with_the_same_caption_are_positives(name, devices, mesh_of):
+    x, t = (reference.unit_rows(seed, 16, 6) for seed in (0, 1))
+    tokens = np.random.default_rng(3).integers(0, 49_408, (13, 77))[TEXTS]
+    config = base.get_config().objective
+    config.same_text, config.chunk_size = True, 3
+    objective = OBJECTIVES[name].from_config(config)
+    assert objective.needs_captions
+    own = {"logit_bias": -3.0} if name == "siglip" else {}
+
+    def loss(x, t):
+        outputs = Outputs({"image": x, "text": t}, {"scale": jnp.asarray(9.0)} | own, captions=digest(tokens))
+        return objective.loss(outputs, Step(0.5, jax.random.key(0), devices and mesh_of(devices))).loss
+
+    with jax.enable_x64(True):
+        value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(jnp.asarray(x), jnp.asarray(t))
+    assert value == pytest.approx(same_text(name, x, t, 9.0, -3.0), rel=1e-10)
+    along = [np.random.default_rng(2).normal(size=x.shape) for _ in range(2)]
+    slope = sum(float(np.vdot(gradient, v)) for gradient, v in zip(gradients, along, strict=True))
+    ends = [same_text(name, x + e * along[0], t + e * along[1], 9.0, -3.0) for e in (1e-6, -1e-6)]
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
+
+
+def test_digests_tell_captions_apart_by_every_token():
+    tokens = np.zeros((1, 77), np.int32)
+    others = np.tile(tokens, (2 * 77, 1))
+    others[np.arange(77), np.arange(77)] = 1
+    others[77 + np.arange(77), np.arange(77)] = 49_407
+    found = np.concatenate([digest(tokens), digest(others), digest(np.roll(others, 1, axis=1)[:1])])
+    assert len(np.unique(found[:-1], axis=0)) == 155
+    assert found.dtype == np.uint32

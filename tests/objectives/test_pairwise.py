@@ -64,5 +64,34 @@ def test_own_columns_follow_the_columns_random_order():
     def row_loss(similarity, scalars):
         return jnp.sum(jnp.where(similarity.own, similarity("image", "text"), 0), axis=1), {}
 
-    value, _ = pairwise.mean_over_rows(row_loss, {"image": x, "text": t}, {}, Step(0, jax.random.key(3)), chunk_size=3)
+    step = Step(0, jax.random.key(3))
+    value = pairwise.mean_over_rows(row_loss, {"image": x, "text": t}, {}, step, chunk_size=3).loss
     assert value == pytest.approx(float(jnp.mean(jnp.sum(x * t, axis=1))), rel=1e-5)
+
+
+@pytest.mark.parametrize("devices", [None, 8])
+def test_a_loss_takes_values_of_each_pair_and_keeps_others(devices, mesh_of):
+    """Each row with the columns of its group, in any order, chunks and devices."""
+    x, t = (jnp.asarray(reference.unit_rows(seed, 24, 8), jnp.float32) for seed in (0, 1))
+    group = jnp.arange(24) % 5
+
+    def row_loss(similarity, scalars):
+        among = similarity.value("group")[:, None] == similarity.column_value("group")
+        best = jnp.max(similarity("image", "text"), axis=1, where=among, initial=-2)
+        similarity.keep("best", best)
+        return best**2, {}
+
+    def loss(x):
+        step = Step(0, jax.random.key(3), devices and mesh_of(devices))
+        mean = pairwise.mean_over_rows(
+            row_loss, {"image": x, "text": t}, {}, step, chunk_size=2 if devices else 7, values={"group": group}
+        )
+        return mean.loss, mean.kept["best"]
+
+    (value, kept), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(x)
+    similar = np.where(np.asarray(group)[:, None] == np.asarray(group), np.asarray(x) @ np.asarray(t).T, -2)
+    best = similar.max(axis=1)
+    np.testing.assert_allclose(kept, best, rtol=1e-5)
+    assert value == pytest.approx(np.mean(best**2), rel=1e-5)
+    expected = 2 * best[:, None] * np.asarray(t)[similar.argmax(axis=1)] / 24
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
