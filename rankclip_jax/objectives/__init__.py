@@ -10,6 +10,7 @@ from rankclip_jax.models import clip as models
 from rankclip_jax.objectives import head
 from rankclip_jax.objectives.clip import Clip
 from rankclip_jax.objectives.cyclip import CyClip
+from rankclip_jax.objectives.fastclip import FastClip
 from rankclip_jax.objectives.listnet import ListNet
 from rankclip_jax.objectives.objective import LossResult, Metrics, Objective, Step
 from rankclip_jax.objectives.pairwise import PairwiseObjective
@@ -44,6 +45,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         "self_distillation": SelfDistillation,
         "rankclip": RankClip,
         "listnet": ListNet,
+        "fastclip": FastClip,
         "ranking": RankingAlone,
     },
 )

@@ -26,11 +26,15 @@ def evaluate(name, x, t, scale, *, mesh=None, key=0, views=None, progress=0.5, *
         if views:
             embeddings |= dict(zip(("image_augmented", "text_augmented"), views, strict=True))
         outputs = Outputs(embeddings, {"scale": scale, **jax.tree.map(jnp.float32, dict(own))})
-        step = Step(jnp.asarray(progress, jnp.float32), jax.random.key(key), mesh)
-        return objective.loss(outputs, step)[:2]
+        return objective.loss(outputs, step_of(objective, len(x), jnp.float32(progress), key, mesh))[:2]
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(x, t, scale)
     return value, gradients, metrics
+
+
+def step_of(objective, size, progress, key=0, mesh=None):
+    """A step whose samples are all new."""
+    return Step(progress, jax.random.key(key), mesh, objective.state(size), jnp.arange(size))
 
 
 def pair(size=14, width=6, dtype=jnp.float64):
@@ -242,8 +246,7 @@ def test_no_array_as_large_as_the_similarities_of_a_device_is_made(mesh_of):
 
         def loss(x, t, objective=objective):
             outputs = Outputs({"image": x, "text": t}, {"scale": 5.0, **objective.parameters()})
-            step = Step(jnp.float32(1), jax.random.key(0), mesh_of(8))
-            return objective.loss(outputs, step).loss
+            return objective.loss(outputs, step_of(objective, size, jnp.float32(1), mesh=mesh_of(8))).loss
 
         shape = jax.ShapeDtypeStruct((size, 8), jnp.float32)
         program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shape, shape).compile().as_text()

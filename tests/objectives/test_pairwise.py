@@ -18,7 +18,7 @@ def evaluate(name, size, mesh, dtype):
     def loss(x, t, logit_scale):
         own = {name: jnp.asarray(value, dtype) for name, value in objective.parameters().items()}
         outputs = Outputs({"image": x, "text": t}, {"scale": jnp.exp(logit_scale), **own})
-        step = Step(jnp.asarray(0.5, dtype), jax.random.key(0), mesh)
+        step = Step(jnp.asarray(0.5, dtype), jax.random.key(0), mesh, objective.state(size), jnp.arange(size))
         return objective.loss(outputs, step).loss
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, t, jnp.asarray(3.0, dtype))

@@ -46,7 +46,7 @@ def test_two_processes_give_the_value_and_gradients_of_one_device(name, two_proc
     def loss(x, t):
         objective = OBJECTIVES[name].from_config(base.get_config().objective)
         outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **objective.parameters()})
-        return objective.loss(outputs, Step(0.5, jax.random.key(0))).loss
+        return objective.loss(outputs, Step(0.5, jax.random.key(0), None, objective.state(48), jnp.arange(48))).loss
 
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, t)
     assert two_processes[f"{name}/value"] == pytest.approx(float(value), rel=1e-6)

@@ -3,6 +3,7 @@
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -26,7 +27,7 @@ def main(port: str, index: str, path: str) -> None:
 
         def loss(x, t, objective=objective):
             outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **objective.parameters()})
-            return objective.loss(outputs, Step(0.5, jax.random.key(0), mesh)).loss
+            return objective.loss(outputs, Step(0.5, jax.random.key(0), mesh, objective.state(48), jnp.arange(48))).loss
 
         value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arguments)
         results[f"{name}/value"] = np.asarray(value)
