@@ -20,6 +20,7 @@ from rankclip_jax.objectives.ranking_alone import RankingAlone
 from rankclip_jax.objectives.self_distillation import SelfDistillation
 from rankclip_jax.objectives.siglip import SigLip
 from rankclip_jax.objectives.softclip import SoftClip
+from rankclip_jax.objectives.superclip import SuperClip
 
 __all__ = [
     "OBJECTIVES",
@@ -46,6 +47,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         "rankclip": RankClip,
         "listnet": ListNet,
         "fastclip": FastClip,
+        "superclip": SuperClip,
         "ranking": RankingAlone,
     },
 )

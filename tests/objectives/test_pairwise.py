@@ -24,7 +24,7 @@ def evaluate(name, size, mesh, dtype):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, t, jnp.asarray(3.0, dtype))
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", reference.OBJECTIVES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_eight_devices_give_the_value_and_gradients_of_one(name, dtype, mesh_of):
     with jax.enable_x64(dtype == jnp.float64):

@@ -39,7 +39,7 @@ def two_processes(tmp_path_factory):
         return dict(file)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", reference.OBJECTIVES)
 def test_two_processes_give_the_value_and_gradients_of_one_device(name, two_processes):
     x, t = (jnp.asarray(reference.unit_rows(seed, 48, 16), jnp.float32) for seed in (0, 1))
 

@@ -22,7 +22,7 @@ def main(port: str, index: str, path: str) -> None:
     local = slice(24 * int(index), 24 * int(index) + 24)
     arguments = [jax.make_array_from_process_local_data(rows, value[local]) for value in (x, t)]
     results = {}
-    for name in OBJECTIVES:
+    for name in reference.OBJECTIVES:
         objective = OBJECTIVES[name].from_config(base.get_config().objective)
 
         def loss(x, t, objective=objective):
