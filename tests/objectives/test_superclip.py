@@ -53,7 +53,8 @@ def test_it_is_the_cross_entropy_with_words_weighted_by_rarity():
 @pytest.mark.slow
 def test_words_are_learned_and_the_counts_are_kept(tmp_path):
     flags = ["--config.objective.name=superclip", "--config.train.steps=12", "--config.logging.every_steps=1",
-             "--config.train.global_batch_size=32", "--config.data.workers=0", "--config.train.accumulation=2"]  # fmt: skip
+             "--config.train.global_batch_size=32", "--config.data.workers=0",
+             "--config.train.accumulation=2"]  # fmt: skip
     said = run("train", "--config", "demo", "--workdir", tmp_path / "run", *flags, devices=2).stdout
     losses = [float(loss) for loss in re.findall(r"classification (\d\S+)", said)]
     assert losses[11] < losses[0] - 1
