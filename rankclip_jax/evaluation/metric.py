@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 Unit = Literal["share", "correlation", "pairs", "count", ""]
 
 
@@ -14,6 +16,8 @@ class Metric(NamedTuple):
       unit: ``share`` (in [0, 1], printed as a percentage), ``correlation`` (in [-1, 1]), ``pairs``, ``count``, or none.
       higher_is_better: its direction; None: neither direction is better.
       public_name: its name in CLIP_benchmark or DataComp; empty: the same as ``name``.
+      samples: its value for each query, float ``[n]``, of which it is the mean; for paired comparisons of models. None:
+        it is no mean over queries.
     """
 
     name: str
@@ -21,6 +25,7 @@ class Metric(NamedTuple):
     unit: Unit = "share"
     higher_is_better: bool | None = True
     public_name: str = ""
+    samples: np.ndarray | None = None
 
 
 def count(name: str, value: int) -> Metric:

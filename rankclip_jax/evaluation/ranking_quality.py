@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from rankclip_jax.evaluation.evaluation import Data, Evaluation, ModelUnderTest
-from rankclip_jax.evaluation.metric import Metric
+from rankclip_jax.evaluation.metric import Metric, Unit
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.source import ground_truth_of
 
@@ -50,13 +50,25 @@ def ranking_quality(scores: np.ndarray, relevance: np.ndarray) -> list[Metric]:
         raise ValueError("ranking quality: scores are not finite")
     both = ((scores, relevance), (scores.T, relevance.T))
     return [
-        Metric("ranking/kendall_tau", _mean([kendall_tau(*pair) for pair in both]), "correlation"),
-        Metric("ranking/ndcg", _mean([ndcg(*pair) for pair in both])),
+        _over_rows("ranking/kendall_tau", [kendall_tau(*pair) for pair in both], "correlation"),
+        _over_rows("ranking/ndcg", [ndcg(*pair) for pair in both], "share"),
     ]
 
 
-def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> float | None:
-    """Returns the mean over rows of Kendall's tau-b (Kendall, 1945), which allows for ties; in [-1, 1].
+def _over_rows(name: str, both: list[np.ndarray], unit: Unit) -> Metric:
+    """Returns the mean over the rows of each direction, and over both directions."""
+    if not all(map(len, both)):
+        return Metric(name, None, unit)
+    # Each direction counts half, however many of its rows define a ranking.
+    weights = np.repeat([1 / len(values) for values in both], [len(values) for values in both])
+    values = np.concatenate(both)
+    return Metric(
+        name, float(np.mean([values.mean() for values in both])), unit, samples=values * weights * len(values) / 2
+    )
+
+
+def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> np.ndarray:
+    """Returns Kendall's tau-b (Kendall, 1945), which allows for ties, of each row that defines a ranking; in [-1, 1].
 
     It is 0 for rows with constant scores.
     """
@@ -67,11 +79,11 @@ def kendall_tau(scores: np.ndarray, relevance: np.ndarray) -> float | None:
         for rows in zip(scores, relevance, strict=True)
         if np.ptp(rows[1]) > 0
     ]
-    return _mean(taus)
+    return np.asarray(taus)
 
 
-def ndcg(scores: np.ndarray, relevance: np.ndarray) -> float | None:
-    """Returns the mean over rows of the normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002).
+def ndcg(scores: np.ndarray, relevance: np.ndarray) -> np.ndarray:
+    """Returns the normalised discounted cumulative gain (Jarvelin and Kekalainen, 2002) of rows that define a ranking.
 
     The gain is the relevance itself, the discount ``1 / log2(rank + 1)``.
     """
@@ -81,8 +93,4 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray) -> float | None:
     order = np.argsort(-scores, axis=1, kind="stable")
     gained = np.take_along_axis(relevance, order, axis=1) @ discount
     best = -np.sort(-relevance, axis=1) @ discount
-    return _mean(list(gained / best))
-
-
-def _mean(values: list) -> float | None:
-    return None if not values or None in values else float(np.mean(values))
+    return gained / best

@@ -1,9 +1,13 @@
 """Evaluation results of a run: a JSON file for each step, a file with the metrics' directions, and a text table."""
 
+import io
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
 
 from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.input_pipeline.errors import UserError
@@ -26,7 +30,28 @@ def write(workdir: Path, step: int, metrics: Sequence[Metric]) -> Path:
         (_directions_path(workdir), {metric.name: metric.higher_is_better for metric in metrics}),
     ):
         write_atomically(file, json.dumps(read(file) | values, indent=2, allow_nan=False) + "\n")
+    if new := {metric.name: metric.samples for metric in metrics if metric.samples is not None}:
+        content, arrays = io.BytesIO(), cast(dict[str, Any], samples(workdir, step) | new)
+        np.savez_compressed(content, **arrays)
+        write_atomically(_samples_path(workdir, step), content.getvalue())
     return path
+
+
+def samples(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Returns the values of a step's metrics for each query, by name: see `Metric`; empty if there are none."""
+    path = _samples_path(workdir, step)
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # NumPy raises many types on damaged files
+        _LOGGER.warning("%s: not a file of samples (%s); ignoring it", path, error)
+        return {}
+
+
+def _samples_path(workdir: Path, step: int) -> Path:
+    return workdir / "evaluation" / f"{step}.npz"
 
 
 def directions(workdir: Path) -> dict[str, bool | None]:

@@ -84,18 +84,22 @@ def retrieval(
         (np.ones(read.sum(), bool), (image_of_text[read], caption_of_text[read])), (len(images), len(texts))
     )
     own.sum_duplicates()
-    directions = {
-        "image_to_text": hits_at(images, texts, own, _KS).sum(axis=0) / size,
-        "text_to_image": hits_at(texts, images, own.T.tocsr(), _KS).mean(axis=0),
-    }
+    # An unreadable image retrieves nothing.
+    image_hits = np.concatenate([hits_at(images, texts, own, _KS), np.zeros((unreadable, len(_KS)))])
+    directions = {"image_to_text": image_hits, "text_to_image": hits_at(texts, images, own.T.tocsr(), _KS)}
     pairs = own.count_nonzero()  # correct pairs; a uniform guess is correct with probability pairs / (images * texts)
-    mean = float(np.mean([recalls[0] for recalls in directions.values()]))
+    mean = float(np.mean([hits[:, 0].mean() for hits in directions.values()]))
     return [
         Metric("retrieval/mean_recall_1", mean, public_name="mean_recall@1"),
         *(
-            Metric(f"retrieval/{name}/recall_{k}", float(recall), public_name=f"{_PUBLIC_NAMES[name]}@{k}")
-            for name, recalls in directions.items()
-            for k, recall in zip(_KS, recalls, strict=True)
+            Metric(
+                f"retrieval/{name}/recall_{k}",
+                float(right.mean()),
+                public_name=f"{_PUBLIC_NAMES[name]}@{k}",
+                samples=right,
+            )
+            for name, hits in directions.items()
+            for k, right in zip(_KS, hits.T, strict=True)
         ),
         Metric("retrieval/image_to_text/chance", pairs / (size * len(texts)), higher_is_better=None),
         Metric("retrieval/text_to_image/chance", pairs / (size * len(texts)), higher_is_better=None),

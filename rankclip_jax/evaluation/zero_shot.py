@@ -86,11 +86,12 @@ def accuracy(images: np.ndarray, classes: np.ndarray, labels: np.ndarray, scale:
     if scale is not None:
         error = expected_calibration_error(confidences(images, classes, scale), hits[: len(images), 0])
         calibration.append(Metric("zero_shot/calibration_error", error, higher_is_better=False))
-    shares = zip(_KS, hits.mean(axis=0).tolist(), strict=True)
     return [
         *(
-            Metric(f"zero_shot/top_{k}", share if k <= len(classes) else None, public_name=_PUBLIC_NAMES.get(k, ""))
-            for k, share in shares
+            Metric(f"zero_shot/top_{k}", float(right.mean()), public_name=_PUBLIC_NAMES.get(k, ""), samples=right)
+            if k <= len(classes)
+            else Metric(f"zero_shot/top_{k}", None, public_name=_PUBLIC_NAMES.get(k, ""))
+            for k, right in zip(_KS, hits.T, strict=True)
         ),
         Metric("zero_shot/mean_per_class", mean_per_class(hits[:, 0], labels), public_name="mean_per_class_recall"),
         Metric("zero_shot/f1", mean_f1(predicted, labels)),
