@@ -19,10 +19,6 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from rankclip_jax.input_pipeline import memory
-
-memory.give_large_back()
-
 
 @pytest.fixture
 def mesh_of():

@@ -187,6 +187,7 @@ def test_initial_weights_have_clips_deviations():
     assert all(value == 0 for name, value in deviations.items() if name.endswith(("bias", "scale")))
 
 
+@pytest.mark.slow
 def test_a_blank_row_has_finite_gradients(variables):
     blank = jax.tree.map(lambda rows: rows * 0, inputs(2))
 

@@ -59,6 +59,7 @@ def test_running_statistics_are_of_the_rows_of_all_devices(batches, mesh_of):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, found)
 
 
+@pytest.mark.slow
 def test_both_views_of_a_modality_are_normalised_together():
     """As the release does with --inmodal: statistics of 2 B images, which move once a step."""
     rng = np.random.default_rng(0)

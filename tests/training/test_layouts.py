@@ -115,6 +115,7 @@ def test_any_number_of_micro_batches_gives_the_gradients_of_the_whole_batch():
         assert_same(found, whole, 1e-5)
 
 
+@pytest.mark.slow
 def test_in_double_precision_micro_batches_differ_by_rounding_alone(monkeypatch):
     def attention(query, key, value, mask, is_causal, key_value_seq_lengths, implementation):
         """JAX's own has a float32 softmax, whatever the type."""

@@ -45,6 +45,7 @@ def adapted(tmp_path_factory, tiny):
     return workdir
 
 
+@pytest.mark.slow
 def test_kernels_stay_and_their_products_are_trained(adapted, tmp_path):
     train_small(tmp_path / "plain", train__steps=1)
     train_small(tmp_path / "start", optimizer__frozen=FROZEN, optimizer__lora=RANKS, train__steps=1)
@@ -123,6 +124,7 @@ def test_all_blocks_of_a_stack_have_one_rank():
         build_experiment(config, make_local_mesh(), 10).abstract_variables()
 
 
+@pytest.mark.slow
 def test_sharded_matrices_train_as_whole_ones(adapted, tmp_path):
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "fsdp"))
     train_small(
