@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rankclip_jax.evaluation import ranking_quality
+from rankclip_jax.evaluation import ranking_quality, results
 from rankclip_jax.evaluation.recall import recall_at
 from rankclip_jax.evaluation.retrieval import retrieval
 from rankclip_jax.evaluation.zero_shot import accuracy, class_embeddings, worst_group
@@ -135,3 +135,22 @@ def test_what_the_truth_does_not_define_is_undefined_and_not_zero():
     scores = np.array([[3.0, 1.0, 2.0], [0.1, 0.2, 0.3]])
     assert ranking_quality.kendall_tau(scores, relevance) == 1  # the first row has no order to follow
     assert ranking_quality.kendall_tau(np.ones((2, 3)), relevance) == 0  # a collapsed model follows none
+
+
+def test_samples_are_the_values_of_each_query_and_are_kept(tmp_path):
+    images, texts = unit(0, 9, 4), unit(1, 9, 4)
+    metrics = retrieval(images, texts, np.arange(9), unreadable=1)
+    metrics += accuracy(images, texts[:5], np.arange(10) % 5)
+    metrics += ranking_quality.ranking_quality(images @ texts.T, np.random.default_rng(2).uniform(size=(9, 9)))
+    found = {metric.name: metric for metric in metrics if metric.samples is not None}
+    for name, size in (("retrieval/image_to_text/recall_1", 10), ("retrieval/text_to_image/recall_5", 9),
+                       ("zero_shot/top_3", 10), ("ranking/ndcg", 18), ("ranking/kendall_tau", 18)):  # fmt: skip
+        assert len(found[name].samples) == size
+    for metric in found.values():
+        assert np.mean(metric.samples) == pytest.approx(metric.value, rel=1e-12)
+    (tmp_path / "evaluation").mkdir()
+    results.write(tmp_path, 3, metrics[:8])
+    results.write(tmp_path, 3, metrics[8:])
+    kept = results.samples(tmp_path, 3)
+    assert kept.keys() == found.keys()
+    np.testing.assert_array_equal(kept["ranking/ndcg"], found["ranking/ndcg"].samples)
