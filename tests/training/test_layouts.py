@@ -82,7 +82,8 @@ def gradients(experiment, dtype=jnp.float32):
     def loss(parameters, batch):
         key = jax.random.key(3)
         outputs, _ = forward(experiment, parameters, state.batch_statistics, batch, key)
-        return experiment.objective.loss(outputs, Step(0.5, key, experiment.layout.mesh)).loss
+        step = Step(0.5, key, experiment.layout.mesh, state.objective_state, jnp.arange(SIZE))
+        return experiment.objective.loss(outputs, step).loss
 
     rows = experiment.layout.put_rows(batch(experiment.config.objective.second_view))
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.parameters, rows)
