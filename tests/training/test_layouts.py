@@ -82,7 +82,7 @@ def gradients(experiment, dtype=jnp.float32):
     def loss(parameters, batch):
         key = jax.random.key(3)
         outputs, _ = forward(experiment, parameters, state.batch_statistics, batch, key)
-        step = Step(0.5, key, experiment.layout.mesh, state.objective_state, jnp.arange(SIZE))
+        step = Step(0.5, key, experiment.layout.mesh, experiment.objective.state(SIZE), jnp.arange(SIZE))
         return experiment.objective.loss(outputs, step).loss
 
     rows = experiment.layout.put_rows(batch(experiment.config.objective.second_view))
