@@ -44,7 +44,7 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
         raise UserError(f"{file}: expected names of files in {folder}; found {printable(outside[0])}.")
     if missing := [name for name, _, _ in values if not is_file(folder / name)]:
         raise UserError(
-            f"{printable(folder)}: {len(missing)} of {len(values)} images are missing, such as "
+            f"{printable(folder)}: {len(missing)} of {len(values)} images are missing, for example "
             f"{printable(missing[0])}. Check that the download is complete."
         )
     paths = tuple(folder / name for name, _, _ in values)

@@ -48,7 +48,7 @@ def open_set(path: Path, split: str, wording: ClassPrompts) -> LabelledFiles:
     paths = tuple(path / "winogavil_images" / f"{name}.jpg" for name in names)
     if missing := [image for image in paths if not is_file(image)]:
         raise UserError(
-            f"{len(missing)} of {len(paths)} images are missing, such as {printable(missing[0])}. Check that the "
+            f"{len(missing)} of {len(paths)} images are missing, for example {printable(missing[0])}. Check that the "
             "download is complete."
         )
     index_of = {name: number for number, name in enumerate(names)}

@@ -108,7 +108,7 @@ def run(
     def guarded(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)  # otherwise libraries log each of their steps
         absl.logging.get_absl_handler().setFormatter(PrintableFormatter("%(message)s"))
-        absl.logging.get_absl_handler().addFilter(_is_no_repetition)
+        absl.logging.get_absl_handler().addFilter(_is_not_of_failed_save)
         sys.unraisablehook = _print_from_main_thread
         with EXIT_ON_USER_ERROR:
             main(*(argv[1:] if takes_words else _words(argv[1:], subjects)))
@@ -117,8 +117,8 @@ def run(
         app.run(guarded, flags_parser=_parse)
 
 
-def _is_no_repetition(record: logging.LogRecord) -> bool:
-    """Returns False for the many lines that Orbax and asyncio log of a failed save; we report it in one."""
+def _is_not_of_failed_save(record: logging.LogRecord) -> bool:
+    """Logging filter: drops what Orbax and asyncio log of a failed save, which we report in one line."""
     return "/orbax/" not in record.pathname and "exception was never retrieved" not in record.getMessage()
 
 

@@ -96,7 +96,7 @@ def load_recipe(argv: list[str]) -> list[str]:
             raise UserError(f"--{match[1]}: unknown setting.{_suggest(match[1], names)}")
         if match and (reserved := [part for part in match[1].split(".") if keyword.iskeyword(part)]):
             raise UserError(
-                f"--{match[1]}: expected a name that is not a word of Python; found {reserved[0]!r}. Use another name, "
+                f"--{match[1]}: expected a name that is not a Python keyword; found {reserved[0]!r}. Use another name, "
                 "or set it in a recipe."
             )
     rest = argv[:position] + argv[position + count :]

@@ -86,10 +86,10 @@ def test_help_of_the_input_pipelines_commands_tells_every_flag(name):
 
 
 @pytest.mark.parametrize("name", ["class", "in", "None"])
-def test_a_task_cannot_be_named_by_a_word_of_python(name):
+def test_a_task_cannot_be_named_by_a_python_keyword(name):
     flag = f"--config.evaluation.tasks.{name}.task"
     done = run("train", "--config", "demo", f"{flag}=zero_shot", status=2)
-    assert f"{flag}: expected a name that is not a word of Python; found '{name}'." in done.stderr
+    assert f"{flag}: expected a name that is not a Python keyword; found '{name}'." in done.stderr
 
 
 OF_A_FAILED_SAVE = """

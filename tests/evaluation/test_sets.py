@@ -201,7 +201,7 @@ ROW = 'cue,candidates,associations\nowl,"{}","{}"\n'
         ),
         (ROW.format('[""n 1"", ""n 1""]', '[""n 1""]'), "row 1: expected"),
         (ROW.format('[""n 1"", ""n 2""]', "[]"), "row 1: expected"),
-        (ROW.format('[""n 1"", ""none""]', '[""n 1""]'), r"1 of 2 images are missing, such as .*none\.jpg"),
+        (ROW.format('[""n 1"", ""none""]', '[""n 1""]'), r"1 of 2 images are missing, for example .*none\.jpg"),
     ],
 )
 def test_sets_that_are_none_are_refused(tmp_path, content, words):

@@ -284,7 +284,7 @@ def test_a_file_cannot_name_others_outside_its_folder(tmp_path):
 def test_a_name_that_no_file_can_have_is_missing(name, tmp_path):
     row = {"filename": name, "caption": "a", "negative_caption": "b"}
     (tmp_path / "test.json").write_text(json.dumps([row]))
-    with pytest.raises(UserError, match="1 of 1 images are missing, such as"):
+    with pytest.raises(UserError, match="1 of 1 images are missing, for example"):
         open_set("sugar_crepe", tmp_path, "test", ClassPrompts())
     with pytest.raises(UserError, match=r"nothing at|File name too long"):
         open_set("webdataset", Path(name), "test", ClassPrompts())
