@@ -90,7 +90,12 @@ def retrieval(
     pairs = own.count_nonzero()  # correct pairs; a uniform guess is correct with probability pairs / (images * texts)
     mean = float(np.mean([hits[:, 0].mean() for hits in directions.values()]))
     return [
-        Metric("retrieval/mean_recall_1", mean, public_name="mean_recall@1"),
+        Metric(
+            "retrieval/mean_recall_1",
+            mean,
+            public_name="mean_recall@1",
+            samples=_for_each_image(directions["image_to_text"][:, 0], directions["text_to_image"][:, 0], own),
+        ),
         *(
             Metric(
                 f"retrieval/{name}/recall_{k}",
@@ -106,3 +111,18 @@ def retrieval(
         count("retrieval/images", size),
         count("retrieval/captions", len(texts)),
     ]
+
+
+def _for_each_image(image_hits: np.ndarray, text_hits: np.ndarray, own: csr_array) -> np.ndarray:
+    """Returns values of each image, ``[n]``, whose mean is that of the mean hits of both directions.
+
+    A text counts for the images that it is correct for, in equal parts; no text of unreadable images is ever hit.
+
+    Args:
+      image_hits: ``[n]``, unreadable images last.
+      text_hits: ``[m]``.
+      own: where a text is correct for an image, ``[readable images, m]``.
+    """
+    parts = np.zeros(len(image_hits))
+    parts[: own.shape[0]] = own @ (text_hits / np.maximum(own.sum(axis=0), 1))
+    return (image_hits + parts * len(image_hits) / len(text_hits)) / 2

@@ -1,0 +1,1 @@
+"""Studies: a grid of ordinary runs on equal terms, their results, statistics and page."""

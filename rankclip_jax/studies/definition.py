@@ -1,0 +1,152 @@
+"""The definition of a study: its arms, how each is tuned, and what is reported; data that a reader can check.
+
+A recipe file defines a study by a second function, ``get_study()``, next to ``get_config()``:
+
+    def get_study() -> Study:
+        return Study(title="...", arms={"clip": Arm({"objective.name": "clip"}, tries=(...)), ...}, ...)
+"""
+
+import dataclasses
+import re
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.input_pipeline.errors import UserError
+from rankclip_jax.settings.schema import is_open
+
+Settings = Mapping[str, Any]  # values by dotted name, such as {"optimizer.learning_rate": 1e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One of the methods that a study compares.
+
+    Args:
+      settings: its settings, on top of the recipe's.
+      tries: settings to try at the best shared setting; every tuned arm has the same number.
+      like: the arm whose tuned settings it starts from, for variants that are not tuned themselves; empty: tuned.
+      seeds: the number of seeds; 0: the study's.
+      teacher: the arm whose first seed's weights are passed as ``objective.teacher``; empty: none.
+      note: what it shows, in a few words.
+    """
+
+    settings: Settings
+    tries: Sequence[Settings] = ()
+    like: str = ""
+    seeds: int = 0
+    teacher: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A line chart of a reported column over several arms.
+
+    Args:
+      column: the column of the report.
+      across: the label of the x axis.
+      lines: for each line of the chart, its arms by their place on the x axis.
+    """
+
+    column: str
+    across: str
+    lines: Mapping[str, Mapping[float, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A comparison of arms on equal terms.
+
+    Every tuned arm is trained once with each of ``shared``, then with each of its own tries at the best of them; the
+    best of these runs, by ``choose_by``, gives its settings. All arms are then trained with other seeds, which are the
+    same for all of them, and so see the same batches in the same order.
+
+    Args:
+      title: its name on the page.
+      baseline: the arm with which the others are compared.
+      arms: by name, most informative first.
+      shared: settings that every arm tries, such as learning rates.
+      choose_by: metrics of the validation data; the mean of them, higher is better, chooses the settings.
+      report: the columns of the main table: names of metrics, of which each column is the mean.
+      seeds: number of runs of each arm with its chosen settings.
+      first_seeds: number of seeds that all arms finish before any arm gets more.
+      report_tasks: the tasks of ``config.evaluation.tasks`` that runs for tuning leave out, so that no choice sees them.
+      figures: charts by title.
+    """
+
+    title: str
+    baseline: str
+    arms: Mapping[str, Arm]
+    shared: Sequence[Settings]
+    choose_by: Sequence[str]
+    report: Mapping[str, Sequence[str]]
+    seeds: int = 3
+    first_seeds: int = 3
+    report_tasks: Sequence[str] = ()
+    figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms:
+            raise UserError(f"study: unknown baseline {self.baseline!r}; choose from {', '.join(self.arms)}.")
+        tuned = {name: arm for name, arm in self.arms.items() if not arm.like}
+        counts = {name: len(arm.tries) for name, arm in tuned.items()}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{name}: {count}" for name, count in counts.items())
+            raise UserError(f"study: expected the same number of tries for each tuned arm; found {found}.")
+        for name, arm in self.arms.items():
+            if not re.fullmatch(r"\w[\w.-]*", name):  # it names a folder
+                raise UserError(f"study: expected names of arms of letters, digits, _, . and -; found {name!r}.")
+            if arm.like and arm.like not in tuned:
+                raise UserError(f"study: {name}: expected like= a tuned arm; found {arm.like!r}.")
+            if arm.teacher and arm.teacher not in self.arms:
+                raise UserError(f"study: {name}: expected teacher= an arm; found {arm.teacher!r}.")
+            if arm.like and arm.tries:
+                raise UserError(f"study: {name}: an arm with like= is not tuned; remove its tries.")
+        for title, figure in self.figures.items():
+            named = {arm for line in figure.lines.values() for arm in line.values()}
+            if unknown := named - self.arms.keys():
+                raise UserError(f"study: figure {title!r}: unknown arm {min(unknown)!r}.")
+            if figure.column not in self.report:
+                raise UserError(f"study: figure {title!r}: unknown column {figure.column!r}.")
+
+    def seeds_of(self, arm: str) -> int:
+        """Returns the number of seeds of an arm."""
+        return self.arms[arm].seeds or self.seeds
+
+
+def read(recipe: Path) -> Study:
+    """Returns the study that a recipe file defines.
+
+    Raises:
+      UserError: the file defines none, or an invalid one.
+    """
+    get_study = runpy.run_path(str(recipe)).get("get_study")
+    if get_study is None:
+        raise UserError(
+            f"--config: {recipe} defines no study; expected a function get_study(). Use a study, such as --config "
+            "configs/studies/icons.py."
+        )
+    return get_study()
+
+
+def with_settings(config: ConfigDict, settings: Settings) -> ConfigDict:
+    """Returns a copy of a recipe's settings with some of them replaced.
+
+    Raises:
+      UserError: a name is not that of a setting.
+    """
+    copy = config.copy_and_resolve_references()
+    with copy.unlocked():
+        for name, value in settings.items():
+            *sections, key = name.split(".")
+            section: Any = copy
+            for part in sections:
+                section = section.get(part) if isinstance(section, ConfigDict) else None
+            if not isinstance(section, ConfigDict) or (key not in section and not is_open(name)):
+                raise UserError(f"study: unknown setting {name!r}. Choose from docs/settings.md.")
+            section[key] = ConfigDict(value) if isinstance(value, dict) else value
+    return copy

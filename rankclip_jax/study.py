@@ -1,0 +1,51 @@
+"""Runs a study: objectives, settings and seeds on equal terms, as a list of ordinary runs, with tables and a page.
+
+python -m rankclip_jax.study --config configs/studies/icons.py [--workdir DIR] [--jobs 2] [--minutes 12]
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from rankclip_jax.cli import entry
+from rankclip_jax.cli.flags import define_config, given_recipe
+from rankclip_jax.input_pipeline.errors import UserError
+
+define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study; default: runs/<recipe's name>")
+_JOBS = flags.DEFINE_integer("jobs", 1, "runs at a time; each gets its share of the cores or GPUs", lower_bound=1)
+_MINUTES = flags.DEFINE_float("minutes", None, "stop after that time; the most informative runs come first")
+_KEEP = flags.DEFINE_bool("keep_checkpoints", False, "keep the checkpoints of finished runs")
+_RUN = flags.DEFINE_string("run", None, "do only this run, such as clip/seed1")
+
+
+def main() -> None:
+    """Does the runs that have no result yet, and writes the tables and the page."""
+    recipe = given_recipe()
+    workdir = (
+        Path(f"runs/{recipe.path.stem}") if _WORKDIR.value is None else entry.local_path(_WORKDIR, "Use a folder.")
+    )
+    from rankclip_jax.studies import definition, scheduler, worker  # after the flags, since importing JAX takes long
+
+    study = definition.read(recipe.path)
+    progress = scheduler.Progress(study, recipe.config, workdir)
+    if _RUN.value is not None:
+        found = [run for run in progress.runs if run is not None and run.name == _RUN.value]
+        if not found:
+            raise UserError(f"--run: unknown run {_RUN.value!r}, or its settings depend on runs without a result.")
+        if worker.PARENT in os.environ:
+            worker.stop_with_parent()
+        sys.exit(worker.execute(study, recipe.config, recipe.path, workdir, found[0], _KEEP.value))
+    workdir.mkdir(parents=True, exist_ok=True)
+    seconds = float("inf") if _MINUTES.value is None else 60 * _MINUTES.value
+    try:
+        scheduler.run(progress, scheduler.command_line(sys.argv[1:]), _JOBS.value, seconds)
+    except scheduler.Stop as stop:
+        print("Stopped; run the same command to resume.", flush=True)
+        sys.exit(128 + stop.number)
+
+
+if __name__ == "__main__":
+    entry.run(main, keeps_freed_memory=True)
