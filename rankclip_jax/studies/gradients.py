@@ -1,6 +1,7 @@
 """An evaluation: how far the released form of the ranking loss points in the direction of the exact one."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from rankclip_jax.evaluation.metric import Metric
 from rankclip_jax.objectives.ranking import Variant, consistency
 
 _PAIRS = 256
+_VARIANTS: tuple[Variant, Variant] = ("exact", "released")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class GradientAgreement(Evaluation):
         """Returns the cosine between both gradients by the embeddings, and the ratio of their norms."""
         embedded = model.embed(data.source, _PAIRS)
         pairs = embedded.image[:_PAIRS], embedded.first_text[:_PAIRS]
-        exact, released = (_gradient(pairs, model.scale, variant) for variant in ("exact", "released"))
+        exact, released = (np.asarray(_gradient(pairs, model.scale, variant)) for variant in _VARIANTS)
         norms = float(np.linalg.norm(exact)), float(np.linalg.norm(released))
         return [
             Metric("gradients/cosine", float(np.vdot(exact, released)) / (norms[0] * norms[1]), "correlation", None),
@@ -29,9 +31,9 @@ class GradientAgreement(Evaluation):
         ]
 
 
-def _gradient(pairs: tuple[np.ndarray, np.ndarray], scale: float, variant: Variant) -> np.ndarray:
+@functools.partial(jax.jit, static_argnames="variant")
+def _gradient(pairs: tuple[jax.Array, jax.Array], scale: float, variant: Variant) -> jax.Array:
     def loss(embeddings: tuple[jax.Array, jax.Array]) -> jax.Array:
-        cross_modal, in_modal = consistency(*embeddings, jnp.float32(scale), variant=variant)
-        return cross_modal + in_modal
+        return sum(consistency(*embeddings, jnp.float32(scale), variant=variant), jnp.float32(0))
 
-    return np.stack(jax.jit(jax.grad(loss))(pairs))
+    return jnp.stack(jax.grad(loss)(pairs))

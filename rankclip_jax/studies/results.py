@@ -30,7 +30,8 @@ class Result:
       settings: the settings on top of the recipe's.
       metrics: the final evaluation, by name; empty if the run failed.
       history: values over training, by name, as (step, value) pairs.
-      arrays: values of each query by the metric's name, float16; other arrays by their own names.
+      arrays: values of each query by the metric's name, and those of the snapshot; float16.
+      captions: of the snapshot, see `snapshot.Snapshot`; empty: there is none.
       seconds: the run's length, evaluation included.
       step_seconds: median time of a step.
       failed: why the run has no result; empty: it has one.
@@ -44,6 +45,7 @@ class Result:
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     history: Mapping[str, Sequence[tuple[int, float]]] = dataclasses.field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    captions: Sequence[str] = ()
     seconds: float = 0.0
     step_seconds: float = 0.0
     failed: str = ""

@@ -20,7 +20,7 @@ from rankclip_jax.evaluation import results as evaluation_results
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.monitoring.writers import read_lines
-from rankclip_jax.studies import results
+from rankclip_jax.studies import results, snapshot
 from rankclip_jax.studies.definition import Study, with_settings
 from rankclip_jax.studies.plan import Run, digest
 from rankclip_jax.studies.results import Result
@@ -103,6 +103,7 @@ def _result(study: Study, config: ConfigDict, run: Run, workdir: Path, failed: s
         else evaluation_results.read(evaluation_results.path_of(workdir, evaluations[-1]))
     )
     samples = evaluation_results.samples(workdir, evaluations[-1]) if metrics else {}
+    picture = snapshot.take(workdir, settings_of(study, config, run, workdir)) if metrics and run.seed == 1 else None
     reported = {name for names in study.report.values() for name in names}
     times = [line["step_seconds"] for line in lines if line.get("step_seconds")]
     return Result(
@@ -112,7 +113,9 @@ def _result(study: Study, config: ConfigDict, run: Run, workdir: Path, failed: s
         settings=dict(run.settings),
         metrics=metrics,
         history=_history(lines),
-        arrays={name: values for name, values in samples.items() if name in reported},
+        arrays={name: values for name, values in samples.items() if name in reported}
+        | (picture.arrays() if picture else {}),
+        captions=picture.captions if picture else [],
         seconds=round(seconds, 1),
         step_seconds=round(statistics.median(times), 4) if times else 0.0,
         failed=failed,
