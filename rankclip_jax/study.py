@@ -27,7 +27,13 @@ def main() -> None:
     workdir = (
         Path(f"runs/{recipe.path.stem}") if _WORKDIR.value is None else entry.local_path(_WORKDIR, "Use a folder.")
     )
-    from rankclip_jax.studies import definition, scheduler, worker  # after the flags, since importing JAX takes long
+    from rankclip_jax.studies import (
+        definition,
+        page,
+        scheduler,
+        tables,
+        worker,
+    )  # after the flags, since importing JAX takes long
 
     study = definition.read(recipe.path)
     progress = scheduler.Progress(study, recipe.config, workdir)
@@ -39,12 +45,18 @@ def main() -> None:
             worker.stop_with_parent()
         sys.exit(worker.execute(study, recipe.config, recipe.path, workdir, found[0], _KEEP.value))
     workdir.mkdir(parents=True, exist_ok=True)
+    costs = tables.read_costs(workdir, study, recipe.config.train.global_batch_size)
     seconds = float("inf") if _MINUTES.value is None else 60 * _MINUTES.value
+    stopped = None
     try:
         scheduler.run(progress, scheduler.command_line(sys.argv[1:]), _JOBS.value, seconds)
     except scheduler.Stop as stop:
+        stopped = stop.number
+    written = page.write(progress, costs, workdir)
+    print(f"\n{page.text(progress, costs)}\n\n{progress.line(_JOBS.value)}\nPage: {written}", flush=True)
+    if stopped is not None:
         print("Stopped; run the same command to resume.", flush=True)
-        sys.exit(128 + stop.number)
+        sys.exit(128 + stopped)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,9 @@ def get_study() -> Study:
                 [{"objective.listnet_ramp": (0.0, end, 2 / 3)} for end in (0.25, 1.0)],
                 seeds=5,
             ),
-            "clip_fixed_scale": Arm({"objective.name": "clip", "optimizer.frozen": ("^logit_scale$",)}, _SCALES, seeds=5),
+            "clip_fixed_scale": Arm(
+                {"objective.name": "clip", "optimizer.frozen": ("^logit_scale$",)}, _SCALES, seeds=5
+            ),
             "softclip": Arm({"objective.name": "softclip"}, [{"objective.soft_fraction": f} for f in (0.25, 0.75)]),
             "superclip": Arm(
                 {"objective.name": "superclip"}, [{"objective.classification_weight": w} for w in (0.5, 2.0)]
@@ -130,19 +132,22 @@ def get_study() -> Study:
             "position_decay": Arm({"objective.position_decay": True}, like="rankclip"),
             "sublists_64": Arm({"objective.list_size": 64}, like="rankclip"),
             "clip_scale_50": Arm(_HIGH, like="clip"),
-            "rankclip_scale_50": Arm(_HIGH, like="rankclip"),
-            "released_scale_50": Arm(_HIGH, like="rankclip_released"),
+            "rankclip_scale_50": Arm(_HIGH, like="rankclip", against="clip_scale_50"),
+            "released_scale_50": Arm(_HIGH, like="rankclip_released", against="clip_scale_50"),
             "clip_200_steps": Arm({"train.steps": 200}, like="clip"),
-            "rankclip_200_steps": Arm({"train.steps": 200}, like="rankclip"),
+            "rankclip_200_steps": Arm({"train.steps": 200}, like="rankclip", against="clip_200_steps"),
             "clip_800_steps": Arm({"train.steps": 800}, like="clip"),
             "rankclip_800_steps": Arm(
-                {"train.steps": 800, "evaluation.tasks.gradients": _GRADIENTS}, like="rankclip"
+                {"train.steps": 800, "evaluation.tasks.gradients": _GRADIENTS},
+                like="rankclip",
+                against="clip_800_steps",
             ),
             **{
                 f"rankclip_weight_{end:g}": Arm(_weight(end), like="rankclip", seeds=2)
                 for end in (0.5, 1.0, 2.0, 4.0, 8.0)
             },
         },
+        lengths={0.5: "clip_200_steps", 1.0: "clip", 2.0: "clip_800_steps"},
         figures={
             "Weight of the ranking terms": Figure(
                 "new style: R@1",

@@ -27,18 +27,25 @@ def draw(encoder: Encoder, pairs: Sequence[tuple[np.ndarray, str]]) -> str:
       encoder: the model.
       pairs: images, uint8 ``[H, W, 3]``, with their captions.
     """
-    cards = []
-    for pixels, caption in pairs:
-        heats = np.clip(heat_of_words(encoder, pixels, caption), 0, None)
-        heats /= heats.max(initial=1e-12)  # one scale per caption: words that matter little stay dark
-        shown = "".join(
-            f"<li><figure>{page.image(_warmed(pixels, heat), f'{word}: where in the image', width=_WIDTH)}"
-            f"<figcaption>{html.escape(word)}</figcaption></figure></li>"
-            for word, heat in list(zip(caption.split(), heats, strict=True))[:_WORDS]
-        )
-        title = html.escape(caption)
-        cards.append(f'<div class="card wide"><p>{title}</p><ul class="ranked images">{shown}</ul></div>')
-    return "".join(cards)
+    return "".join(card(pixels, caption, heat_of_words(encoder, pixels, caption)) for pixels, caption in pairs)
+
+
+def card(pixels: np.ndarray, caption: str, heat: np.ndarray) -> str:
+    """Returns HTML with a heat map for each word of a caption.
+
+    Args:
+      pixels: the image, uint8 ``[H, W, 3]``.
+      caption: the image's caption.
+      heat: of each word, ``[words, 8, 8]``; see `heat_of_words`.
+    """
+    heat = np.clip(heat, 0, None)
+    heat = heat / heat.max(initial=1e-12)  # one scale per caption: words that matter little stay dark
+    shown = "".join(
+        f"<li><figure>{page.image(_warmed(pixels, part), f'{word}: where in the image', width=_WIDTH)}"
+        f"<figcaption>{html.escape(word)}</figcaption></figure></li>"
+        for word, part in list(zip(caption.split(), heat, strict=True))[:_WORDS]
+    )
+    return f'<div class="card wide"><p>{html.escape(caption)}</p><ul class="ranked images">{shown}</ul></div>'
 
 
 def heat_of_words(encoder: Encoder, pixels: np.ndarray, caption: str) -> np.ndarray:

@@ -40,7 +40,7 @@ def render(source: Source, embedded: Embedded, encoder: Encoder) -> str:
         + '</div><h3>Where each word is seen</h3><div class="cards">'
         + heat_maps.draw(encoder, warmed)
         + '</div><h3>Similarities</h3><div class="charts">'
-        + _matrix(similarity[:_MATRIX, :_MATRIX])
+        + matrix(similarity[:_MATRIX, :_MATRIX], f"{min(_MATRIX, len(similarity))} images (rows) by their captions")
         + _densities(similarity)
         + _map(images, texts)
         + _reliability(images, texts, words, encoder.logit_scale)
@@ -84,12 +84,13 @@ def _pixels(source: Source, embedded: Embedded, row: int) -> np.ndarray:
     return evaluation_pixels(image, getattr(source, "image_size", _PIXELS), MOST_PIXELS)
 
 
-def _matrix(similarity: np.ndarray) -> str:
-    low, high = float(similarity.min()), float(similarity.max())
-    shares = (similarity - low) / max(high - low, 1e-9)
+def matrix(values: np.ndarray, described: str) -> str:
+    """Returns a figure of a matrix ``[n, m]``, with the range of its values."""
+    low, high = float(values.min()), float(values.max())
+    shares = (values - low) / max(high - low, 1e-9)
     pixels = (255 * matplotlib.colormaps["viridis"](shares)[..., :3]).astype(np.uint8)
-    title = f"{len(similarity)} images (rows) by their captions: {low:.2f} dark to {high:.2f} bright"
-    return f"<figure><figcaption>{title}</figcaption>{page.image(pixels, title, 'matrix')}</figure>"
+    title = f"{described}: {low:.2f} dark to {high:.2f} bright"
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{page.image(pixels, title, 'matrix')}</figure>"
 
 
 def _densities(similarity: np.ndarray) -> str:

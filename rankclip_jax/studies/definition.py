@@ -9,7 +9,7 @@ A recipe file defines a study by a second function, ``get_study()``, next to ``g
 import dataclasses
 import re
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Arm:
       settings: its settings, on top of the recipe's.
       tries: settings to try at the best shared setting; every tuned arm has the same number.
       like: the arm whose tuned settings it starts from, for variants that are not tuned themselves; empty: tuned.
+      against: the arm that a variant is compared with; empty: ``like``. Tuned arms are compared with the baseline.
       seeds: the number of seeds; 0: the study's.
       teacher: the arm whose first seed's weights are passed as ``objective.teacher``; empty: none.
       note: what it shows, in a few words.
@@ -37,6 +38,7 @@ class Arm:
     settings: Settings
     tries: Sequence[Settings] = ()
     like: str = ""
+    against: str = ""
     seeds: int = 0
     teacher: str = ""
     note: str = ""
@@ -74,7 +76,8 @@ class Study:
       report: the columns of the main table: names of metrics, of which each column is the mean.
       seeds: number of runs of each arm with its chosen settings.
       first_seeds: number of seeds that all arms finish before any arm gets more.
-      report_tasks: the tasks of ``config.evaluation.tasks`` that runs for tuning leave out, so that no choice sees them.
+      report_tasks: the tasks of ``config.evaluation.tasks`` that tuning leaves out, so that no choice sees them.
+      lengths: the baseline trained for other lengths, by their ratio, for comparisons at equal time; 1 is the baseline.
       figures: charts by title.
     """
 
@@ -87,31 +90,45 @@ class Study:
     seeds: int = 3
     first_seeds: int = 3
     report_tasks: Sequence[str] = ()
+    lengths: Mapping[float, str] = dataclasses.field(default_factory=dict)
     figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.baseline not in self.arms:
-            raise UserError(f"study: unknown baseline {self.baseline!r}; choose from {', '.join(self.arms)}.")
-        tuned = {name: arm for name, arm in self.arms.items() if not arm.like}
-        counts = {name: len(arm.tries) for name, arm in tuned.items()}
+        counts = {name: len(self.arms[name].tries) for name in self.tuned}
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{name}: {count}" for name, count in counts.items())
             raise UserError(f"study: expected the same number of tries for each tuned arm; found {found}.")
         for name, arm in self.arms.items():
             if not re.fullmatch(r"\w[\w.-]*", name):  # it names a folder
                 raise UserError(f"study: expected names of arms of letters, digits, _, . and -; found {name!r}.")
-            if arm.like and arm.like not in tuned:
+            if arm.like and arm.like not in self.tuned:
                 raise UserError(f"study: {name}: expected like= a tuned arm; found {arm.like!r}.")
-            if arm.teacher and arm.teacher not in self.arms:
-                raise UserError(f"study: {name}: expected teacher= an arm; found {arm.teacher!r}.")
             if arm.like and arm.tries:
                 raise UserError(f"study: {name}: an arm with like= is not tuned; remove its tries.")
+            self._check_arms(f"{name}: ", [other for other in (arm.against, arm.teacher) if other])
+        self._check_arms("baseline: ", [self.baseline])
+        self._check_arms("lengths: ", self.lengths.values())
         for title, figure in self.figures.items():
-            named = {arm for line in figure.lines.values() for arm in line.values()}
-            if unknown := named - self.arms.keys():
-                raise UserError(f"study: figure {title!r}: unknown arm {min(unknown)!r}.")
+            self._check_arms(f"figure {title!r}: ", [arm for line in figure.lines.values() for arm in line.values()])
             if figure.column not in self.report:
-                raise UserError(f"study: figure {title!r}: unknown column {figure.column!r}.")
+                raise UserError(
+                    f"study: figure {title!r}: unknown column {figure.column!r}; choose from {', '.join(self.report)}."
+                )
+
+    def _check_arms(self, where: str, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.arms:
+                raise UserError(f"study: {where}unknown arm {name!r}; choose from {', '.join(self.arms)}.")
+
+    @property
+    def tuned(self) -> list[str]:
+        """The arms that are tuned."""
+        return [name for name, arm in self.arms.items() if not arm.like]
+
+    def reference_of(self, arm: str) -> str:
+        """Returns the arm that an arm is compared with."""
+        definition = self.arms[arm]
+        return definition.against or definition.like or self.baseline
 
     def seeds_of(self, arm: str) -> int:
         """Returns the number of seeds of an arm."""

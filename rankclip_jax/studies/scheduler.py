@@ -33,7 +33,7 @@ class Progress:
     """
 
     def __init__(self, study: Study, config: ConfigDict, folder: Path) -> None:
-        self._study, self._config, self._path = study, config, folder / results.NAME
+        self.study, self._config, self._path = study, config, folder / results.NAME
         self.results: dict[str, Result] = {}
         self.runs: list[Run | None] = []
         self.plan = Plan(study, {})
@@ -49,7 +49,7 @@ class Progress:
         current: dict[str, Result] = {}
         scores: dict[str, float] = {}
         while True:  # a trial's result may determine the settings of further runs
-            self.plan = Plan(self._study, scores)
+            self.plan = Plan(self.study, scores)
             self.runs = list(self.plan.runs())
             new = {
                 run.name: stored[run.name]
@@ -63,7 +63,7 @@ class Progress:
                 break
             current |= new
             for name, result in new.items():
-                score = result.mean(self._study.choose_by)
+                score = result.mean(self.study.choose_by)
                 scores[name] = _WORST if score is None else score
         if len(data := {result.data for result in current.values()}) > 1:
             raise UserError(
@@ -82,15 +82,16 @@ class Progress:
             and (run.teacher is None or run.teacher.name in self.results)
         ]
 
-    def line(self, started: float, done_here: int, jobs: int) -> str:
-        """Returns a line of progress with the estimated time left."""
+    def line(self, jobs: int) -> str:
+        """Returns a line of progress, with the estimated time left if so many runs are done at a time."""
         left = len(self.runs) - len(self.results)
         line = f"{len(self.results)} of {len(self.runs)} runs"
-        seconds = [result.seconds for result in self.results.values() if result.seconds]
-        if not left or not seconds:
-            return line
-        per_run = (time.monotonic() - started) / done_here if done_here else sum(seconds) / len(seconds) / jobs
-        return f"{line}, about {format_duration(left * per_run)} left"
+        seconds = [result.seconds for result in self.results.values()]
+        return (
+            f"{line}, about {format_duration(left * sum(seconds) / len(seconds) / jobs)} left"
+            if left and seconds
+            else line
+        )
 
 
 class Stop(Exception):
@@ -116,7 +117,7 @@ def run(progress: Progress, command: Sequence[str], jobs: int, seconds: float) -
     """
     processes: dict[int, tuple[Run, subprocess.Popen]] = {}
     elsewhere: dict[str, float] = {}
-    started, done_here = time.monotonic(), 0
+    started = time.monotonic()
 
     def stop(number: int, _: object) -> None:
         raise Stop(number)
@@ -146,13 +147,11 @@ def run(progress: Progress, command: Sequence[str], jobs: int, seconds: float) -
                         f"{run.name}: the run ended with status {status}; see its message above. Fix the cause, and "
                         "run the same command again: finished runs are kept."
                     )
-                else:
-                    done_here += 1
                 progress.read()
                 if not status:
                     result = progress.results.get(run.name)
                     outcome = f"failed: {result.failed}" if result and result.failed else "finished"
-                    say(f"{run.name}: {outcome}; {progress.line(started, done_here, jobs)}")
+                    say(f"{run.name}: {outcome}; {progress.line(jobs)}")
             elsewhere = {name: until for name, until in elsewhere.items() if name not in progress.results}
     finally:
         _stop_all([process for _, process in processes.values()])

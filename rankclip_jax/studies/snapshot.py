@@ -49,9 +49,9 @@ class Snapshot:
         )
         return cls(
             texts,
-            [np.uint8(x) for x in pixels],
-            [np.float32(x) for x in heat],
-            np.float32(arrays["snapshot/similarity"]),
+            [x.astype(np.uint8) for x in pixels],
+            [x.astype(np.float32) for x in heat],
+            arrays["snapshot/similarity"].astype(np.float32),
         )
 
 
