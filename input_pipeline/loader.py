@@ -43,7 +43,7 @@ class Preparation(grain.transforms.RandomMap):
     max_pixels: int = images.MAX_PIXELS
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
-        """Returns a row: pixels, token ids, optional augmented views, ``sample`` and the ``unreadable`` records."""
+        """Returns a row: pixels, token ids, optional augmented views, its origin, and the ``unreadable`` records."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             try:
@@ -52,19 +52,19 @@ class Preparation(grain.transforms.RandomMap):
                 unreadable.append(str(error))
                 index = int(rng.integers(len(self.source)))
         blank = images.in_memory(np.zeros((self.image_size, self.image_size, 3), np.uint8))
-        return self._views(blank, "", rng) | self._record_info(index, unreadable)
+        return self._views(blank, "", rng) | {"caption": np.int32(0)} | self._record_info(index, unreadable)
 
     def _record_info(self, index: int, unreadable: list[str]) -> dict:
         return {"sample": np.int32(self.first_sample + index), "unreadable": unreadable}
 
-    def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def _row(self, index: int, rng: np.random.Generator) -> dict:
         record = self.source[index]
         image, texts = record["image"], captions(record)
         try:
             in_memory = isinstance(image, np.ndarray)
             picture = images.in_memory(image) if in_memory else images.open_picture(image, self.max_pixels)
-            text = texts[rng.integers(len(texts))] if len(texts) > 1 else texts[0]
-            return self._views(picture, text, rng)
+            caption = int(rng.integers(len(texts))) if len(texts) > 1 else 0
+            return self._views(picture, texts[caption], rng) | {"caption": np.int32(caption)}
         except UnreadableError as error:
             raise UnreadableError(f"{_describe(record, index)}: {error}") from error
 
@@ -118,9 +118,11 @@ def training_batches(
       process_count: the number of processes that share the rows.
 
     Yields:
-      ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "sample": int32 [b], "unreadable": list of str}`` with
+      ``{"image": uint8 [b, H, W, 3], "text": int32 [b, L], "sample": int32 [b], "caption": int32 [b],
+      "unreadable": list of str}`` with
       ``b = global_batch_size / process_count``; with ``second_view`` also ``image_augmented`` and ``text_augmented``.
-      ``sample`` is the index of each pair's record in the dataset (of a mixture: in its concatenation);
+      ``sample`` is the index of each pair's record in the dataset (of a mixture: in its concatenation), and
+      ``caption`` the number of the caption that was drawn;
       ``unreadable`` lists the replaced records and the reasons.
     """
     parts = source.parts if isinstance(source, Mixture) else (source,)

@@ -155,6 +155,9 @@ def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
     rng, vocabulary = np.random.default_rng(0), experiment.model.preset.text.vocabulary_size
     rows = {}
     for name, like in abstract_batch(experiment).items():
+        if name.startswith("teacher"):
+            rows[name] = rng.normal(size=like.shape).astype(like.dtype)
+            continue
         largest = 256 if like.dtype == np.uint8 else vocabulary - 1
         rows[name] = rng.integers(0, largest, like.shape).astype(like.dtype)
         if name.startswith("text"):

@@ -8,12 +8,14 @@ from ml_collections import ConfigDict
 from rankclip_jax.input_pipeline.registry import Registry
 from rankclip_jax.models import clip as models
 from rankclip_jax.objectives import head
+from rankclip_jax.objectives.affinity_distillation import AffinityDistillation
 from rankclip_jax.objectives.clip import Clip
 from rankclip_jax.objectives.cyclip import CyClip
 from rankclip_jax.objectives.fastclip import FastClip
 from rankclip_jax.objectives.listnet import ListNet
 from rankclip_jax.objectives.objective import LossResult, Metrics, Objective, Step
 from rankclip_jax.objectives.pairwise import PairwiseObjective
+from rankclip_jax.objectives.rank_distillation import RankDistillation
 from rankclip_jax.objectives.rankclip import RankClip
 from rankclip_jax.objectives.ranking import consistency, listmle
 from rankclip_jax.objectives.ranking_alone import RankingAlone
@@ -49,6 +51,8 @@ OBJECTIVES: Registry[Objective] = Registry(
         "fastclip": FastClip,
         "superclip": SuperClip,
         "ranking": RankingAlone,
+        "rank_distillation": RankDistillation,
+        "affinity_distillation": AffinityDistillation,
     },
 )
 

@@ -71,6 +71,13 @@ class Objective(Settings, abc.ABC):
     # Inputs besides the pooled embeddings of images and texts.
     needs_tokens: ClassVar[bool] = False  # the features of each patch and token, in ``outputs.tokens``
 
+    needs_teacher: ClassVar[bool] = False  # the embeddings of the models that `teachers` names
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The paths of the teachers, whose embeddings are views of a batch; see `teacher.TeacherOptions`."""
+        return ()
+
     @property
     def needs_second_views(self) -> bool:
         """Whether batches hold augmented views too, ``image_augmented`` and ``text_augmented``."""

@@ -11,6 +11,7 @@ from rankclip_jax.input_pipeline.loader import name_of_record, training_batches
 from rankclip_jax.input_pipeline.source import Source
 from rankclip_jax.input_pipeline.tokenizers import TOKENIZERS
 from rankclip_jax.input_pipeline.unreadable import UnreadableTally
+from rankclip_jax.objectives import teacher
 from rankclip_jax.training.experiment import Experiment
 from rankclip_jax.training.forward import Batch
 
@@ -30,9 +31,13 @@ def device_batches(experiment: Experiment, source: Source, start_step: int, tall
     try:
         for batch in batches:
             lines = batch.pop("unreadable")
-            if not experiment.objective.is_stateful:
-                del batch["sample"]
-            prefetched.append((lines, experiment.layout.put_rows(batch)))
+            origin = {name: batch.pop(name) for name in ("sample", "caption")}
+            if experiment.objective.is_stateful:
+                batch["sample"] = origin["sample"]
+            placed = experiment.layout.put_rows(batch)
+            for number, each in enumerate(experiment.teachers):
+                placed |= zip(teacher.views(number), each.embed(origin, placed), strict=True)
+            prefetched.append((lines, placed))
             if len(prefetched) > 1:
                 lines, next_batch = prefetched.pop(0)
                 tally.add(lines, len(batch["text"]))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from rankclip_jax.planning import hardware
 from rankclip_jax.settings import validation
 from rankclip_jax.settings.schema import schema
 from rankclip_jax.training import optimizer, schedule
+from rankclip_jax.training.teachers import Teacher
 
 _MODEL = ("vision", "text", "logit_scale")  # a shared tower has no "text"
 
@@ -36,12 +37,14 @@ class Experiment:
       layout: the sharding of state and batch over the devices.
       total_steps: length of the run in updates.
       examples: number of training records.
+      teachers: the models that the objective learns from; empty: none, or not opened.
     """
 
     config: ConfigDict
     layout: Layout
     total_steps: int
     examples: int
+    teachers: Sequence[Teacher] = ()
 
     @functools.cached_property
     def model(self) -> Clip:
@@ -57,6 +60,12 @@ class Experiment:
     def initial_objective_state(self) -> dict[str, jax.Array]:
         """Returns the objective's initial state."""
         return self.objective.state(self.examples)
+
+    @property
+    def teacher_widths(self) -> list[int]:
+        """The widths of the teachers' embeddings; the model's own for teachers that are not opened."""
+        widths = [teacher.width for teacher in self.teachers]
+        return widths or [self.model.preset.embedding_size for _ in self.objective.teachers]
 
     @functools.cached_property
     def learning_rate(self) -> optax.Schedule:

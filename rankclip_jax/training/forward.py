@@ -66,6 +66,8 @@ def forward(
             outputs = head.apply(objective, model, variables, outputs, part[0])
             if objective.needs_captions:
                 outputs = outputs._replace(captions=digest(part[0]["text"]))
+            taught = {name: rows for name, rows in part[0].items() if name.startswith("teacher")}
+            outputs = outputs._replace(embeddings=outputs.embeddings | taught)
             return outputs._replace(scalars={}), changed.get("batch_stats", statistics)
 
         count = experiment.config.train.accumulation

@@ -1,5 +1,6 @@
 """Preparation of a run before its first step: settings and data are checked before the folder is written."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ from rankclip_jax.training.batches import make_tally
 from rankclip_jax.training.experiment import build_experiment, check, resolve
 from rankclip_jax.training.resumption import Start, choose_start, resolve_config, total_steps
 from rankclip_jax.training.run import Run
+from rankclip_jax.training.teachers import open_teachers
 
 
 def prepare_config(config: ConfigDict, workdir: Path, mesh: Mesh | None) -> ConfigDict:
@@ -53,6 +55,8 @@ def prepare_run(
     if stored:
         data.check_unchanged(workdir, source)
     experiment = build_experiment(config, mesh or make_mesh(config.mesh), total_steps(config, len(source)), len(source))
+    teachers = open_teachers(experiment.config, experiment.objective, experiment.model, source, experiment.layout)
+    experiment = dataclasses.replace(experiment, teachers=teachers)
     evaluator = Evaluator(experiment.model, experiment.layout, config, experiment.objective, validation)
     start = choose_start(experiment, workdir, stored, len(source))
     tally, events = make_tally(config, source), Events(workdir)

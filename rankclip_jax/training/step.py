@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.models import clip
-from rankclip_jax.objectives import LossResult, Metrics, Step
+from rankclip_jax.objectives import LossResult, Metrics, Step, teacher
 from rankclip_jax.planning.plan import TracedStep
 from rankclip_jax.training.experiment import Experiment, build_experiment, check
 from rankclip_jax.training.forward import Batch, forward
@@ -89,11 +89,13 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     config, preset = experiment.config, experiment.model.preset
     rows, side = config.train.global_batch_size, preset.vision.image_size
     image, text = ((rows, side, side, 3), jnp.uint8), ((rows, preset.text.context_length), jnp.int32)
-    views = {"image": image, "text": text}
+    views: dict[str, tuple[tuple[int, ...], Any]] = {"image": image, "text": text}
     if experiment.objective.needs_second_views:
         views |= {"image_augmented": image, "text_augmented": text}
     if experiment.objective.is_stateful:
         views["sample"] = ((rows,), jnp.int32)
+    for number, width in enumerate(experiment.teacher_widths):
+        views |= dict.fromkeys(teacher.views(number), ((rows, width), jnp.float32))
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=experiment.layout.rows)
         for name, (shape, dtype) in views.items()
