@@ -91,6 +91,18 @@ def get_study() -> Study:
             "clip_fixed_scale": Arm(
                 {"objective.name": "clip", "optimizer.frozen": ("^logit_scale$",)}, _SCALES, seeds=5
             ),
+            "clip_800_steps": Arm({"train.steps": 800}, like="clip"),
+            "rank_distillation": Arm(
+                {"objective.name": "rank_distillation"},
+                [{"objective.distillation_weight": weight} for weight in (1.0, 4.0)],
+                teacher="clip_800_steps",
+                seeds=5,
+            ),
+            "affinity_distillation": Arm(
+                {"objective.name": "affinity_distillation"},
+                [{"objective.distillation_fraction": fraction} for fraction in (0.25, 0.75)],
+                teacher="clip_800_steps",
+            ),
             "softclip": Arm({"objective.name": "softclip"}, [{"objective.soft_fraction": f} for f in (0.25, 0.75)]),
             "superclip": Arm(
                 {"objective.name": "superclip"}, [{"objective.classification_weight": w} for w in (0.5, 2.0)]
@@ -136,7 +148,6 @@ def get_study() -> Study:
             "released_scale_50": Arm(_HIGH, like="rankclip_released", against="clip_scale_50"),
             "clip_200_steps": Arm({"train.steps": 200}, like="clip"),
             "rankclip_200_steps": Arm({"train.steps": 200}, like="rankclip", against="clip_200_steps"),
-            "clip_800_steps": Arm({"train.steps": 800}, like="clip"),
             "rankclip_800_steps": Arm(
                 {"train.steps": 800, "evaluation.tasks.gradients": _GRADIENTS},
                 like="rankclip",

@@ -1,13 +1,16 @@
 """Trains one run of a study, and appends its result to the study's file."""
 
+import contextlib
 import datetime
 import hashlib
 import os
 import shutil
 import signal
 import statistics
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,6 +22,7 @@ from rankclip_jax.checkpoints.lock import Lock
 from rankclip_jax.evaluation import results as evaluation_results
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
+from rankclip_jax.interop import exporting, loading
 from rankclip_jax.monitoring.writers import read_lines
 from rankclip_jax.studies import results, snapshot
 from rankclip_jax.studies.definition import Study, with_settings
@@ -44,6 +48,10 @@ def stop_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+class Taken(Exception):
+    """Another process does this run."""
+
+
 def execute(study: Study, config: ConfigDict, recipe: Path, folder: Path, run: Run, keep_checkpoints: bool) -> int:
     """Trains a run, or resumes it, and appends its result; returns the exit status.
 
@@ -55,32 +63,71 @@ def execute(study: Study, config: ConfigDict, recipe: Path, folder: Path, run: R
       run: the run.
       keep_checkpoints: whether to keep its checkpoints once its result is there.
     """
+    try:
+        if run.teacher and not weights_of(folder, run.teacher).exists():  # its result may come from another machine
+            with _claimed(folder, run.teacher):
+                if stopped := _train(study, config, recipe, folder, run.teacher):
+                    return stopped
+                _export(folder, run.teacher)
+        with _claimed(folder, run):
+            present = results.read(folder / results.NAME).get(run.name)
+            if present and present.digest == digest(run, config):
+                return 0
+            workdir = folder / "runs" / run.name
+            failed, started = "", time.monotonic()
+            try:
+                if stopped := _train(study, config, recipe, folder, run):
+                    return stopped
+            except UserError as error:
+                if not (workdir / data.NAME).exists():  # nothing was trained: settings, data or the folder are bad
+                    raise
+                failed = printable(error, 1000)
+            seconds = time.monotonic() - started
+            results.append(folder / results.NAME, _result(study, config, run, workdir, failed, seconds))
+            if run.seed == 1 and any(arm.teacher == run.arm for arm in study.arms.values()):
+                _export(folder, run)
+            if not keep_checkpoints:
+                shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    except Taken:
+        return TAKEN
+    return 0
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, run: Run) -> Iterator[None]:
+    """A context in which no other process does the run.
+
+    Raises:
+      Taken: another process does it.
+    """
     claim = folder / "claims" / run.name
     claim.mkdir(parents=True, exist_ok=True)
     with Lock(claim) as lock:
         try:
             lock.take()
-        except UserError:
-            return TAKEN
-        present = results.read(folder / results.NAME).get(run.name)
-        if present and present.digest == digest(run, config):
-            return 0
-        workdir = folder / "runs" / run.name
-        settings = settings_of(study, config, run, folder)
-        failed, seconds = "", time.monotonic()
-        try:
-            outcome = train(settings, workdir, recipe=recipe)
-            if outcome.signal_number is not None:
-                return 128 + outcome.signal_number
         except UserError as error:
-            if not (workdir / data.NAME).exists():  # nothing was trained: the settings, the data or the folder are bad
-                raise
-            failed = printable(error, 1000)
-        seconds = time.monotonic() - seconds
-        results.append(folder / results.NAME, _result(study, config, run, workdir, failed, seconds))
-        if not keep_checkpoints:
-            shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-    return 0
+            raise Taken from error
+        yield
+
+
+def _train(study: Study, config: ConfigDict, recipe: Path, folder: Path, run: Run) -> int:
+    """Trains a run or resumes it; returns the exit status of a stop by a signal, or 0."""
+    outcome = train(settings_of(study, config, run, folder), folder / "runs" / run.name, recipe=recipe)
+    return 0 if outcome.signal_number is None else 128 + outcome.signal_number
+
+
+def weights_of(folder: Path, teacher: Run) -> Path:
+    """Returns the path of a teacher's weights, in the layout of open_clip."""
+    return folder / "runs" / teacher.name / "weights" / "open_clip.safetensors"
+
+
+def _export(folder: Path, teacher: Run) -> None:
+    path = weights_of(folder, teacher)
+    with tempfile.TemporaryDirectory(dir=path.parents[1]) as temporary:
+        new = Path(temporary) / "weights"
+        new.mkdir()
+        exporting.write(new / path.name, path, "open_clip", loading.read(path.parents[1]))
+        new.rename(path.parent)
 
 
 def settings_of(study: Study, config: ConfigDict, run: Run, folder: Path) -> ConfigDict:
@@ -90,7 +137,7 @@ def settings_of(study: Study, config: ConfigDict, run: Run, folder: Path) -> Con
         for task in study.report_tasks if run.is_trial else ():
             del settings.evaluation.tasks[task]
         if run.teacher:
-            settings.objective.teacher = str(folder / "runs" / run.teacher.name)
+            settings.objective.teacher = str(weights_of(folder, run.teacher))
     return settings
 
 

@@ -17,6 +17,7 @@ from rankclip_jax.models.resnet import ResNetConfig
 from rankclip_jax.models.text_transformer import TextTransformerConfig
 from rankclip_jax.models.vision_transformer import VisionTransformerConfig
 from rankclip_jax.objectives import OBJECTIVES, Step
+from rankclip_jax.objectives.teacher import views
 from rankclip_jax.training.experiment import build_experiment
 from rankclip_jax.training.forward import forward
 from rankclip_jax.training.state import abstract_state, create
@@ -60,11 +61,19 @@ def assembled(objective="clip", mesh="one", accumulation=1, model="small ViT", *
 @functools.cache
 def batch(second_view=False):
     rng = np.random.default_rng(0)
-    views = ("image", "image_augmented") if second_view else ("image",)
-    pixels = {view: rng.integers(0, 256, (SIZE, 32, 32, 3)).astype(np.uint8) for view in views}
+    images = ("image", "image_augmented") if second_view else ("image",)
+    pixels = {view: rng.integers(0, 256, (SIZE, 32, 32, 3)).astype(np.uint8) for view in images}
     return pixels | {
-        view.replace("image", "text"): rng.integers(1, 1000, (SIZE, 24)).astype(np.int32) for view in views
+        view.replace("image", "text"): rng.integers(1, 1000, (SIZE, 24)).astype(np.int32) for view in images
     }
+
+
+def taught(objective):
+    """The embeddings of two teachers, for objectives that have them."""
+    if not OBJECTIVES[objective].needs_teacher:
+        return {}
+    rng = np.random.default_rng(5)
+    return {name: rng.normal(size=(SIZE, 8 + number)).astype(np.float32) for number in (0, 1) for name in views(number)}
 
 
 @functools.cache
@@ -85,7 +94,8 @@ def gradients(experiment, dtype=jnp.float32):
         step = Step(0.5, key, experiment.layout.mesh, experiment.objective.state(SIZE), jnp.arange(SIZE))
         return experiment.objective.loss(outputs, step).loss
 
-    rows = experiment.layout.put_rows(batch(experiment.config.objective.second_view))
+    objective = experiment.config.objective
+    rows = experiment.layout.put_rows(batch(objective.second_view) | taught(objective.name))
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.parameters, rows)
     return float(value), jax.tree.map(np.asarray, gradient)
 
