@@ -85,22 +85,22 @@ class StoredEmbeddings:
         image, text = np.zeros((2, len(sample), self.width), np.float32)
         for row, (index, which) in enumerate(zip(sample.tolist(), caption.tolist(), strict=True)):
             part, offset = divmod(index, CHUNK)
-            images, texts, first = self._part(part)
+            images, texts, first = _part(self.folder, part)
             image[row] = images[offset]
             if first[offset] + which < first[offset + 1]:  # unreadable images have no captions
                 text[row] = texts[first[offset] + which]
         root = np.float32(np.sqrt(self.scale))
         return root * image, root * text
 
-    @functools.cache  # noqa: B019  # memory-mapped arrays, for the life of the process
-    def _part(self, part: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        image, text, first = (path_of(self.folder, kind, part) for kind in ("image", "text", "first"))
-        try:
-            return np.load(image, "r"), np.load(text, "r"), np.load(first, "r")
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(
-                f"{self.folder}: part {part} is damaged ({error}). Remove it, and run embed again."
-            ) from error
+
+@functools.cache
+def _part(folder: Path, part: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the arrays of a part, memory-mapped."""
+    image, text, first = (path_of(folder, kind, part) for kind in ("image", "text", "first"))
+    try:
+        return np.load(image, "r"), np.load(text, "r"), np.load(first, "r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{folder}: part {part} is damaged ({error}). Remove it, and run embed again.") from error
 
 
 def path_of(folder: Path, kind: str, part: int) -> Path:

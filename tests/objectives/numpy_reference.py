@@ -56,6 +56,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 OBJECTIVES = ("clip", "siglip", "cyclip", "softclip", "self_distillation", "rankclip", "listnet", "fastclip", "ranking")
+DISTILLATIONS = ("rank_distillation", "affinity_distillation")
 TARGET_SCALE = 14.3
 
 

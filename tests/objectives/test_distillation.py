@@ -73,7 +73,7 @@ def test_affinity_distillation_is_the_divergence_from_the_teachers_probabilities
     assert result.loss == pytest.approx(0.7 * reference.contrastive(x, t, SCALE) + 0.3 * expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", ["rank_distillation", "affinity_distillation"])
+@pytest.mark.parametrize("name", reference.DISTILLATIONS)
 def test_gradients_reach_the_student_alone(name):
     objective = made(name)
 
@@ -93,7 +93,7 @@ def test_gradients_reach_the_student_alone(name):
         assert np.any(gradient) != view.startswith("teacher")
 
 
-@pytest.mark.parametrize("name", ["rank_distillation", "affinity_distillation"])
+@pytest.mark.parametrize("name", reference.DISTILLATIONS)
 def test_without_a_teacher_the_loss_is_the_contrastive_term(name):
     (x, t), _ = pairs()
     with jax.enable_x64(True):

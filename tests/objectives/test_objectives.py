@@ -42,7 +42,7 @@ def pair(size=14, width=6, dtype=jnp.float64):
 
 
 def test_every_objective_has_its_formula_here():
-    own_files = {"superclip", "rank_distillation", "affinity_distillation"}
+    own_files = {"superclip", *reference.DISTILLATIONS}
     assert {*reference.OBJECTIVES, *own_files} == set(OBJECTIVES)
 
 

@@ -14,6 +14,7 @@ import pytest
 from configs import base
 from rankclip_jax.models.clip import Outputs
 from rankclip_jax.objectives import OBJECTIVES, Step
+from rankclip_jax.objectives.teacher import views
 from tests.objectives import numpy_reference as reference
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,13 +40,15 @@ def two_processes(tmp_path_factory):
         return dict(file)
 
 
-@pytest.mark.parametrize("name", reference.OBJECTIVES)
+@pytest.mark.parametrize("name", [*reference.OBJECTIVES, *reference.DISTILLATIONS])
 def test_two_processes_give_the_value_and_gradients_of_one_device(name, two_processes):
     x, t = (jnp.asarray(reference.unit_rows(seed, 48, 16), jnp.float32) for seed in (0, 1))
 
     def loss(x, t):
         objective = OBJECTIVES[name].from_config(base.get_config().objective)
-        outputs = Outputs({"image": x, "text": t}, {"scale": 20.0, **objective.parameters()})
+        taught = {name: reference.unit_rows(7, 48, 8).astype(np.float32) for name in views(0)}
+        own = taught if objective.needs_teacher else {}
+        outputs = Outputs({"image": x, "text": t, **own}, {"scale": 20.0, **objective.parameters()})
         return objective.loss(outputs, Step(0.5, jax.random.key(0), None, objective.state(48), jnp.arange(48))).loss
 
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, t)
