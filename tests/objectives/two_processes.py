@@ -28,12 +28,12 @@ def main(port: str, index: str, path: str) -> None:
     for name in (*reference.OBJECTIVES, *reference.DISTILLATIONS):
         objective = OBJECTIVES[name].from_config(base.get_config().objective)
 
-        def loss(x, t, objective=objective):
+        def loss(x, t, taught, objective=objective):
             own = taught if objective.needs_teacher else {}
             outputs = Outputs({"image": x, "text": t, **own}, {"scale": 20.0, **objective.parameters()})
             return objective.loss(outputs, Step(0.5, jax.random.key(0), mesh, objective.state(48), jnp.arange(48))).loss
 
-        value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arguments)
+        value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arguments, taught)
         results[f"{name}/value"] = np.asarray(value)
         for kind, gradient in zip(("image", "text"), gradients, strict=True):
             results[f"{name}/{kind}"] = multihost_utils.process_allgather(gradient, tiled=True)
