@@ -1,6 +1,7 @@
 """Benchmarks one part of the system against a straightforward implementation; prints a table, can write JSON.
 
 python -m rankclip_jax.benchmark loss [--batch_sizes 1024,2048] [--objective rankclip] [--topology h200:1x8] [--json F]
+python -m rankclip_jax.benchmark objectives --config F [--batch_sizes 256,2048,8192] [--steps 10] [--json F]
 python -m rankclip_jax.benchmark train --config F [--steps 10] [--ours_only] [--json F]
 python -m rankclip_jax.benchmark input --config F [--pairs 1024] [--rate 10000] [--original LIST.csv] [--json F]
 python -m rankclip_jax.benchmark checkpoint --config F [--steps 10] [--folder DIR] [--json F]
@@ -21,7 +22,11 @@ from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 
 define_config()
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1024", "2048"], "loss: global batch sizes, separated by commas")
+_BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes",
+    None,
+    "loss, objectives: global batch sizes, separated by commas; default: 1024,2048 for loss, else the recipe's",
+)
 _EMBEDDING_SIZE = flags.DEFINE_integer(
     "embedding_size", 512, "loss: width of the embeddings", lower_bound=1, upper_bound=65_536
 )
@@ -43,7 +48,7 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "loss: compile for these devices instead of running, such as h200:1x8"
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", 10, "train, checkpoint: steps per measurement", lower_bound=1, upper_bound=100_000
+    "steps", 10, "train, objectives, checkpoint: steps per measurement", lower_bound=1, upper_bound=100_000
 )
 _PAIRS = flags.DEFINE_integer(
     "pairs", 1024, "input: pairs to read per measurement", lower_bound=1, upper_bound=10_000_000
@@ -81,7 +86,7 @@ def _loss() -> list[dict]:
     from rankclip_jax.benchmarks import loss  # after the flags are read, since importing JAX takes a second
 
     return loss.run(
-        _BATCH_SIZES.value,
+        _BATCH_SIZES.value or ["1024", "2048"],
         objective=_OBJECTIVE.value,
         embedding_size=_EMBEDDING_SIZE.value,
         variant=_VARIANT.value,
@@ -91,6 +96,15 @@ def _loss() -> list[dict]:
         ours_only=_OURS_ONLY.value,
         topology_name=_TOPOLOGY.value,
     )
+
+
+def _objectives() -> list[dict]:
+    recipe = given_recipe()
+    from rankclip_jax.benchmarks import objectives  # after the flags are read, since importing JAX takes a second
+    from rankclip_jax.studies import definition
+
+    study = definition.read(recipe.path)
+    return objectives.run(recipe.config, study, _BATCH_SIZES.value or [], _STEPS.value)
 
 
 def _train() -> list[dict]:
@@ -163,6 +177,7 @@ def _gpu() -> list[dict]:
 
 _SUBJECTS = {
     "loss": _loss,
+    "objectives": _objectives,
     "train": _train,
     "input": _input,
     "checkpoint": _checkpoint,

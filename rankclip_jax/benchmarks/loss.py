@@ -43,7 +43,7 @@ def run(sizes: list[str], *, objective: str, topology_name: str | None, list_siz
     topology = topology_of(topology_name) if topology_name else None
     mesh = make_mesh(recipes.base().mesh, topology.devices() if topology else None)
     rows, timings = [], []
-    for size in _check_sizes(sizes, mesh.size, list_size):
+    for size in check_sizes(sizes, mesh.size, list_size):
         size_rows, turns = measure(objective, batch_size=size, mesh=mesh, topology=topology, list_size=list_size, **how)
         for row in size_rows:
             print(_format(row), flush=True)
@@ -53,7 +53,12 @@ def run(sizes: list[str], *, objective: str, topology_name: str | None, list_siz
     return rows
 
 
-def _check_sizes(words: list[str], devices: int, list_size: int) -> list[int]:
+def check_sizes(words: list[str], devices: int, list_size: int = 0) -> list[int]:
+    """Returns the batch sizes of a command line.
+
+    Raises:
+      UserError: one cannot be split evenly over the devices, or is smaller than the list size.
+    """
     sizes = [int(word) if word.isdecimal() and len(word) < 10 else 0 for word in words]
     for size in sizes or [0]:
         if not 2 <= size <= LARGEST_BATCH or size % devices:

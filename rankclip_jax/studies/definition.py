@@ -163,7 +163,9 @@ def with_settings(config: ConfigDict, settings: Settings) -> ConfigDict:
             section: Any = copy
             for part in sections:
                 section = section.get(part) if isinstance(section, ConfigDict) else None
-            if not isinstance(section, ConfigDict) or (key not in section and not is_open(name)):
+            is_section = isinstance(section, ConfigDict) and isinstance(section.get(key), ConfigDict)
+            is_known = isinstance(section, ConfigDict) and (key in section or is_open(name))
+            if not is_known or (is_section and not isinstance(value, Mapping)):
                 raise UserError(f"study: unknown setting {name!r}. Choose from docs/settings.md.")
-            section[key] = ConfigDict(value) if isinstance(value, dict) else value
+            section[key] = ConfigDict(value) if isinstance(value, Mapping) else value
     return copy

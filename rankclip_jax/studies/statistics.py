@@ -36,10 +36,10 @@ class Difference:
 def differences(pairs: Mapping[str, Pair], comparisons: int = 1) -> dict[str, Difference]:
     """Returns the mean difference of each pair of arms and its interval, by a paired bootstrap over seeds and queries.
 
-    Both seeds and queries are drawn with replacement (Davison and Hinkley, Bootstrap Methods and their Application,
-    1997, section 3.8). Since few seeds vary too little when drawn so, their deviations from the mean are multiplied by
-    ``sqrt(S / (S - 1))``. With one seed, the interval is over queries alone. The level is 95 %, divided among the
-    comparisons (Bonferroni).
+    Both seeds and queries are drawn with replacement, which gives intervals that are rather too wide (Owen, The
+    pigeonhole bootstrap, 2007). Since few seeds vary too little when drawn so, their deviations from the mean are
+    multiplied by ``sqrt(S / (S - 1))``. With one seed, the interval is over queries alone. The level is 95 %, divided
+    among the comparisons (Bonferroni).
 
     Args:
       pairs: by name, the values of an arm and those of the other one, for the same seeds: each ``[queries]``, where all

@@ -124,7 +124,10 @@ def read_costs(folder: Path, study: Study, batch_size: int) -> dict[str, float]:
     for row in read_json(path, list):
         value = number(row.get("time_against_baseline")) if isinstance(row, dict) else None
         if value is None or not isinstance(row.get("arm"), str):
-            raise UserError(f"{path}: expected rows with an arm and time_against_baseline; found {row}. Measure again.")
+            raise UserError(
+                f"{path}: expected rows with an arm and time_against_baseline; found {row}. Measure again "
+                "on an idle machine."
+            )
         if row["arm"] in study.arms and row.get("global_batch_size") == batch_size:
             costs[row["arm"]] = value
     return costs

@@ -14,10 +14,8 @@ def get_config() -> ConfigDict:
     config.data.validation_examples = 32
     config.data.workers = 0
     config.model.name = "ViT-demo"
-    config.model.image_size = 16
-    config.model.context_length = 8
     config.model.vision = {"width": 16, "layers": 1, "heads": 1}
-    config.model.text = {"width": 16, "layers": 1, "heads": 1}
+    config.model.text = {"width": 16, "layers": 1, "heads": 1, "vocabulary_size": 49408}
     config.model.remat = "none"
     config.optimizer.learning_rate = 1e-3
     config.train.global_batch_size = 16
@@ -29,26 +27,23 @@ def get_config() -> ConfigDict:
 
 
 def get_study() -> Study:
-    """Returns a study with tuned arms, a variant and a figure."""
-    gradients = {"task": "rankclip_jax.studies.gradients:GradientAgreement", "every_steps": 1}
+    """Returns a study with tuned arms, a student, a variant and a figure."""
+    gradients = {"task": "rankclip_jax.studies.gradients:GradientAgreement", "every_steps": 4}
     return Study(
         title="A small study",
         baseline="clip",
-        shared=[{"optimizer.learning_rate": rate} for rate in (1e-3, 4e-3)],
+        shared=[{"optimizer.learning_rate": 2e-3}],
         choose_by=("retrieval/mean_recall_1",),
         report={"R@1": ("unseen/retrieval/mean_recall_1",), "NDCG": ("order/ranking/ndcg",)},
         report_tasks=("unseen", "order"),
-        seeds=2,
-        first_seeds=1,
+        seeds=1,
         arms={
-            "clip": Arm({"objective.name": "clip"}, [{"model.initial_logit_scale": 7.0}]),
-            "rankclip": Arm({"objective.name": "rankclip"}, [{"objective.ramp": (0.0, 4.0, 0.5)}]),
-            "rankclip_long": Arm({"train.steps": 8, "evaluation.tasks.gradients": gradients}, like="rankclip"),
-            "clip_long": Arm({"train.steps": 8}, like="clip", seeds=1),
+            "clip": Arm({"objective.name": "clip"}, [{"model.initial_logit_scale": 7.0}], seeds=2),
+            "student": Arm(
+                {"objective.name": "rank_distillation"}, [{"objective.distillation_weight": 1.0}], teacher="long"
+            ),
+            "long": Arm({"train.steps": 8, "evaluation.tasks.gradients": gradients}, like="clip"),
         },
-        figures={
-            "Length": Figure(
-                "R@1", "steps", {"clip": {4: "clip", 8: "clip_long"}, "rankclip": {4: "rankclip", 8: "rankclip_long"}}
-            )
-        },
+        lengths={1.0: "clip", 2.0: "long"},
+        figures={"Length": Figure("R@1", "steps", {"clip": {4: "clip", 8: "long"}})},
     )
