@@ -38,10 +38,8 @@ def get_study() -> Study:
         report_tasks=("unseen", "order"),
         seeds=1,
         arms={
-            "clip": Arm({"objective.name": "clip"}, [{"model.initial_logit_scale": 7.0}], seeds=2),
-            "student": Arm(
-                {"objective.name": "rank_distillation"}, [{"objective.distillation_weight": 1.0}], teacher="long"
-            ),
+            "clip": Arm({"objective.name": "clip"}),
+            "student": Arm({"objective.name": "rank_distillation"}, teacher="long"),
             "long": Arm({"train.steps": 8, "evaluation.tasks.gradients": gradients}, like="clip"),
         },
         lengths={1.0: "clip", 2.0: "long"},

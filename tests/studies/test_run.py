@@ -15,8 +15,7 @@ from tests.commands import ROOT, environment, run
 from tests.studies import small_study
 
 RECIPE = ROOT / "tests" / "studies" / "small_study.py"
-RUNS = ["clip/tune1", "clip/tune2", "clip/seed1", "clip/seed2", "long/seed1", "student/tune1", "student/tune2",
-        "student/seed1"]  # fmt: skip
+RUNS = ["clip/tune1", "clip/seed1", "long/seed1", "student/tune1", "student/seed1"]
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +78,24 @@ def table_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_five_times_and_moved_it_ends_with_the_same_tables(tmp_path):
     command = [sys.executable, "-m", "rankclip_jax.study", "--config", str(RECIPE), "--jobs", "2", "--workdir"]
     run("study", "--config", RECIPE, "--workdir", tmp_path / "whole")
     folder, draws = tmp_path / "killed", random.Random(0)
-    for kill in range(5):
+    for kill in range(5):  # each in the run after so many finished ones
         process = subprocess.Popen([*command, folder], cwd=ROOT, env=environment(), start_new_session=True)
-        time.sleep(draws.uniform(8, 25))
+        while len(results.read(folder / results.NAME)) < min(kill, 3):
+            assert process.poll() is None
+            time.sleep(0.2)
+        time.sleep(draws.uniform(0, 8))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         if kill == 2:  # another machine has the results alone
-            time.sleep(5)
             (tmp_path / "moved").mkdir()
             shutil.copy(folder / results.NAME, tmp_path / "moved")
             folder = tmp_path / "moved"
     said = subprocess.run([*command, folder], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
-    assert "8 of 8 runs" in said.stdout
+    assert "5 of 5 runs" in said.stdout
     assert table_of(folder) == table_of(tmp_path / "whole")
     assert sorted(results.read(folder / results.NAME)) == sorted(RUNS)
