@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rankclip_jax.input_pipeline.errors import UserError
-from rankclip_jax.settings.schema import is_open
+from rankclip_jax.settings.schema import import_parts, is_open, schema
 
 Settings = Mapping[str, Any]  # values by dotted name, such as {"optimizer.learning_rate": 1e-3}
 
@@ -157,6 +157,11 @@ def with_settings(config: ConfigDict, settings: Settings) -> ConfigDict:
       UserError: a name is not that of a setting.
     """
     copy = config.copy_and_resolve_references()
+    parts = {name: value for name, value in settings.items() if name in schema().selectors()}
+    if parts and len(parts) < len(settings):  # the chosen parts may have settings of their own
+        copy = with_settings(copy, parts)
+        import_parts(copy)
+        copy = schema().complete(copy)
     with copy.unlocked():
         for name, value in settings.items():
             *sections, key = name.split(".")

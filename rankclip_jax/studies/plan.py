@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.settings.schema import base, flatten
 from rankclip_jax.studies.definition import Settings, Study, with_settings
+from rankclip_jax.training.experiment import resolve
 
 TUNING_SEED = 0
 
@@ -40,10 +41,10 @@ class Run:
 
 def digest(run: Run, config: ConfigDict) -> str:
     """Returns a digest of what determines a run's result besides the data: its settings that are no defaults."""
-    defaults = dict(flatten(base().to_dict()))
+    defaults = dict(flatten(resolve(base()).to_dict()))
     given = {
         name: value
-        for name, value in flatten(with_settings(config, run.settings).to_dict())
+        for name, value in flatten(resolve(with_settings(config, run.settings)).to_dict())
         if defaults.get(name) != value and not name.startswith(_IRRELEVANT) and not name.endswith(".path")
     }
     teacher = digest(run.teacher, config) if run.teacher else ""

@@ -57,11 +57,17 @@ class Result:
         return None if None in values else float(np.mean(cast(list[float], values)))
 
     def samples(self, names: Sequence[str]) -> np.ndarray | None:
-        """Returns the mean of some metrics for each query: float64 ``[n]``; None: it is unknown."""
-        values = [self.arrays.get(name) for name in names]
-        if any(value is None for value in values) or len({len(cast(np.ndarray, value)) for value in values}) > 1:
+        """Returns values for each query whose mean is that of some metrics: float64 ``[n]``; None: unknown.
+
+        Metrics of as many queries are averaged for each query; others are queries of their own, of equal weight.
+        """
+        if any(name not in self.arrays for name in names):
             return None
-        return np.mean([np.asarray(value, np.float64) for value in values], axis=0)
+        values = [np.asarray(self.arrays[name], np.float64) for name in names]
+        if len({len(each) for each in values}) == 1:
+            return np.mean(values, axis=0)
+        total = sum(map(len, values))
+        return np.concatenate([each * total / len(each) / len(values) for each in values])
 
 
 def read(path: Path) -> dict[str, Result]:

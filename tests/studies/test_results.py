@@ -72,3 +72,5 @@ def test_means_and_samples_of_several_metrics():
     assert result.mean(["absent"]) is None
     np.testing.assert_array_equal(result.samples(["x", "y"]), [0.5, 0.5])
     assert result.samples(["x", "absent"]) is None
+    assert result.samples(["x", "long"]).mean() == pytest.approx((0.25 + 0.0) / 2)  # each counts half
+    assert len(result.samples(["x", "long"])) == 5
