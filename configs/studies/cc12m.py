@@ -1,0 +1,45 @@
+"""The study of objectives on CC12M with ViT-B/32, batches of 2,048 and 33 epochs, as FastCLIP reports it.
+
+python -m rankclip_jax.study --config configs/studies/cc12m.py --workdir runs/cc12m_study
+"""
+
+from ml_collections import ConfigDict
+
+from rankclip_jax.recipes import base
+from rankclip_jax.studies import datacomp
+from rankclip_jax.studies.arms import LENGTHS, every_arm, every_figure
+from rankclip_jax.studies.definition import Study
+
+EPOCHS = 33
+
+
+def get_config() -> ConfigDict:
+    """Returns the base settings with the changes of this recipe."""
+    config = base()
+    config.data.source = "array_record"
+    config.data.train = "data/cc12m"  # docs/data.md has the download
+    config.data.validation = "data/cc12m"
+    config.model.name = "ViT-B-32"
+    config.model.dtype = "auto"
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_fraction = 0.1
+    config.optimizer.weight_decay = 0.1
+    config.train.global_batch_size = 2048
+    config.train.epochs = EPOCHS
+    config.evaluation.tasks = datacomp.tasks("data/datacomp_eval")
+    return config
+
+
+def get_study() -> Study:
+    """Returns the arms, how they are tuned, and what is reported."""
+    return Study(
+        title="Which objective? CC12M, 33 epochs",
+        baseline="clip",
+        arms=every_arm("train.epochs", EPOCHS, gradients_every=5000),
+        shared=[{"optimizer.learning_rate": rate} for rate in (2.5e-4, 5e-4, 1e-3)],
+        choose_by=("retrieval/image_to_text/recall_10", "retrieval/text_to_image/recall_10"),
+        report=datacomp.report(),
+        report_tasks=tuple(datacomp.tasks("")),
+        lengths=LENGTHS,
+        figures=every_figure("ImageNet", EPOCHS * 9_000_000),
+    )
