@@ -2,6 +2,8 @@
 # Trains under SLURM, and resumes automatically after a time limit or a preemption:
 #   sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config configs/cc3m.py --workdir runs/cc3m
 # Starts one process per GPU; PROCESSES=1 starts one per node. DRY_RUN=1 prints the command without running it.
+# MODULE names another command, such as a study whose runs the jobs of an array share:
+#   MODULE=rankclip_jax.study sbatch --array=0-7 --gpus-per-node=1 launch/slurm.sh --config configs/studies/cc3m.py
 #SBATCH --job-name=rankclip
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
@@ -23,7 +25,7 @@ fi
 # A dead process ends the step. --signal above notifies this script five minutes before the time limit, so the run can
 # save.
 step=(srun --kill-on-bad-exit=1 --ntasks-per-node="$tasks" --ntasks=$((${SLURM_NNODES:-1} * tasks))
-  "$python" -m rankclip_jax.train "$@")
+  "$python" -m "${MODULE:-rankclip_jax.train}" "$@")
 if [ "${DRY_RUN:-0}" = 1 ]; then
   printf '%q ' "${step[@]}"
   echo

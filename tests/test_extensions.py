@@ -67,6 +67,20 @@ def test_an_objective_with_an_option_is_one_file(folder):
 
 
 @pytest.mark.slow
+def test_an_objective_of_ones_own_is_an_arm_of_a_study(folder):
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf8")
+    (folder / "my_study.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    flags = ["--config.data.source=scenes", "--config.train.steps=2", "--config.train.global_batch_size=16",
+             "--config.data.train_examples=64", "--config.data.validation_examples=32"]  # fmt: skip
+    command = [sys.executable, "-m", "rankclip_jax.study", "--config", "my_study.py", "--workdir", "study"]
+    done = start(folder, [*command, *flags, "--run", "mine/tune2"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = (folder / "study" / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["settings"] == {"objective.name": "my_objectives:Margin", "optimizer.learning_rate": 0.004}
+    assert "unknown run 'mine/seed1'" in start(folder, [*command, *flags, "--run", "mine/seed1"]).stderr
+
+
+@pytest.mark.slow
 def test_an_objective_on_token_features_has_a_head_that_is_trained_and_saved(folder):
     name = "--config.objective.name=my_captioning:WithWords"
     train(folder, "words", name)

@@ -19,8 +19,7 @@ class TeacherOptions(Settings):
 
     teacher: str = setting(
         "",
-        "paths of teachers, separated by commas: weights as for `config.init_from`, or embeddings written by "
-        "`rankclip_jax.embed`",
+        "teachers, separated by commas: weights as in `config.init_from`, or embeddings by `rankclip_jax.embed`",
     )
 
     @property

@@ -18,14 +18,13 @@ def run(name: str) -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """Returns the names of the built-in recipes."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("base", "__init__"))
+    """Returns the names of the built-in recipes, such as ``demo`` and ``studies/icons``."""
+    paths = [path for path in FOLDER.rglob("*.py") if path.stem not in ("base", "__init__")]
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in paths)
 
 
 def find(given: str) -> Path:
     """Returns the file of a recipe: a path, or a built-in recipe such as ``demo`` or ``configs/demo.py``."""
     path = Path(os.path.expanduser(given))
-    name = path.name.removesuffix(".py")
-    if not path.is_file() and given in (name, f"configs/{name}.py", f"configs/{name}") and name in names():
-        return FOLDER / f"{name}.py"
-    return path
+    name = given.removeprefix("configs/").removesuffix(".py")
+    return path if path.is_file() or name not in names() else FOLDER / f"{name}.py"

@@ -62,6 +62,12 @@ def test_scripts_are_without_known_mistakes():
             {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8", "PROCESSES": "1"},
             ["--ntasks-per-node=1 --ntasks=2"],
         ),
+        (
+            "slurm.sh",
+            ["--config", "configs/studies/cc3m.py"],
+            {"MODULE": "rankclip_jax.study", "SLURM_ARRAY_TASK_ID": "3"},
+            ["--ntasks-per-node=1 --ntasks=1", "-m rankclip_jax.study --config configs/studies/cc3m.py"],
+        ),
     ],
 )
 def test_the_dry_form_prints_what_would_run(script, words, variables, expected):

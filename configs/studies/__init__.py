@@ -1,0 +1,1 @@
+"""Studies, which compare objectives: one recipe per dataset."""
