@@ -70,7 +70,8 @@ def test_an_objective_with_an_option_is_one_file(folder):
 def test_an_objective_of_ones_own_is_an_arm_of_a_study(folder):
     page = (ROOT / "docs" / "study.md").read_text(encoding="utf8")
     (folder / "my_study.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
-    flags = ["--config.data.source=scenes", "--config.train.steps=2", "--config.train.global_batch_size=16",
+    flags = ["--config.data.source=scenes", "--config.data.train=", "--config.data.validation=",
+             "--config.train.steps=2", "--config.train.global_batch_size=16",
              "--config.data.train_examples=64", "--config.data.validation_examples=32"]  # fmt: skip
     command = [sys.executable, "-m", "rankclip_jax.study", "--config", "my_study.py", "--workdir", "study"]
     done = start(folder, [*command, *flags, "--run", "mine/tune2"])
