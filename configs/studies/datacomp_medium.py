@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.recipes import base
 from rankclip_jax.studies import datacomp
-from rankclip_jax.studies.arms import LENGTHS, every_arm, every_figure
+from rankclip_jax.studies.arms import LENGTHS, every_arm, every_figure, shared_stages
 from rankclip_jax.studies.definition import Study
 
 STEPS, BATCH = 31250, 4096  # 128 million examples
@@ -37,7 +37,7 @@ def get_study() -> Study:
         title="Which objective? DataComp medium: 128 million examples",
         baseline="clip",
         arms=every_arm("train.steps", STEPS, gradients_every=5000),
-        shared=[{"optimizer.learning_rate": rate} for rate in (2.5e-4, 5e-4, 1e-3)],
+        shared=shared_stages(2.5e-4, 5e-4, 1e-3),
         choose_by=("retrieval/image_to_text/recall_10", "retrieval/text_to_image/recall_10"),
         report=datacomp.report(),
         report_tasks=tuple(datacomp.tasks("")),

@@ -8,10 +8,10 @@ python -m rankclip_jax.study --config configs/studies/icons.py --jobs 2
 from ml_collections import ConfigDict
 
 from rankclip_jax.recipes import base
-from rankclip_jax.studies.arms import LENGTHS, every_arm, every_figure
+from rankclip_jax.studies.arms import LENGTHS, every_arm, every_figure, shared_stages
 from rankclip_jax.studies.definition import Study
 
-STEPS, BATCH = 400, 256
+STEPS, BATCH = 600, 256
 
 
 def get_config() -> ConfigDict:
@@ -23,11 +23,11 @@ def get_config() -> ConfigDict:
     config.data.crop = "center"  # drawings have directions: no crop and no flip
     config.data.workers = 0
     config.model.name = "ViT-demo"
-    config.model.image_size = 32
-    config.model.context_length = 16
+    config.model.image_size = 24
+    config.model.context_length = 12
     config.model.remat = "none"  # all activations fit into memory
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 4e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_fraction = 0.1
     config.optimizer.weight_decay = 0.1
     config.optimizer.gradient_clip = 1.0
@@ -50,10 +50,10 @@ def get_config() -> ConfigDict:
 def get_study() -> Study:
     """Returns the arms, how they are tuned, and what is reported."""
     return Study(
-        title="Which objective? Drawings of icon sets, 102,400 examples",
+        title="Which objective? Drawings of icon sets, 153,600 examples",
         baseline="clip",
-        arms=every_arm("train.steps", STEPS, gradients_every=40),
-        shared=[{"optimizer.learning_rate": rate} for rate in (2e-3, 4e-3, 8e-3)],
+        arms=every_arm("train.steps", STEPS, gradients_every=50),
+        shared=shared_stages(1e-3, 2e-3, 4e-3),
         choose_by=("retrieval/image_to_text/recall_10", "retrieval/text_to_image/recall_10"),
         report={
             "new style: R@1": ("new_style/retrieval/mean_recall_1",),

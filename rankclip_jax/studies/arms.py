@@ -24,63 +24,56 @@ def every_arm(setting: str, length: int, gradients_every: int) -> dict[str, Arm]
     """
     task = {"task": "rankclip_jax.studies.gradients:GradientAgreement", "every_steps": gradients_every}
     gradients = {"evaluation.tasks.gradients": task}
-    high = {"model.initial_logit_scale": 50.0, **gradients}
+    high = {"model.initial_logit_scale": 100.0, **gradients}
     half, double = {setting: length // 2}, {setting: 2 * length}
+    siglip = {"objective.name": "siglip", "model.initial_logit_scale": 10.0}
+    teacher = "clip_double"
     return {
-        "clip": Arm({"objective.name": "clip"}, _scales(7.0, 28.0), seeds=5),
+        "clip": Arm({"objective.name": "clip"}, _tries("optimizer.weight_decay", 0.05, 0.2), seeds=5),
         "rankclip": Arm({"objective.name": "rankclip"}, [_weight(1.0), _weight(4.0)], seeds=5),
-        "listnet": Arm({"objective.name": "listnet"}, _tries("listnet_ramp", _ramp(0.25), _ramp(1.0)), seeds=5),
-        "clip_fixed_scale": Arm(
-            {"objective.name": "clip", "optimizer.frozen": ("^logit_scale$",)}, _scales(7.0, 28.0), seeds=5
-        ),
+        "listnet": _arm("listnet", _tries("objective.listnet_ramp", _ramp(0.25), _ramp(1.0)), seeds=5),
         "clip_double": Arm(double, like="clip"),
-        "rank_distillation": Arm(
-            {"objective.name": "rank_distillation"},
-            _tries("distillation_weight", 1.0, 4.0),
-            teacher="clip_double",
-            seeds=5,
+        "rankclip_double": Arm({**double, **gradients}, like="rankclip", against="clip_double"),
+        "rank_distillation": _arm(
+            "rank_distillation", _tries("objective.distillation_weight", 1.0, 4.0), teacher=teacher, seeds=5
         ),
-        "affinity_distillation": Arm(
-            {"objective.name": "affinity_distillation"},
-            _tries("distillation_fraction", 0.25, 0.75),
-            teacher="clip_double",
+        "affinity_distillation": _arm(
+            "affinity_distillation", _tries("objective.distillation_fraction", 0.25, 0.75), teacher=teacher
         ),
-        "softclip": Arm({"objective.name": "softclip"}, _tries("soft_fraction", 0.25, 0.75)),
-        "superclip": Arm({"objective.name": "superclip"}, _tries("classification_weight", 0.5, 2.0)),
-        "siglip": Arm({"objective.name": "siglip", "model.initial_logit_scale": 10.0}, _scales(5.0, 20.0)),
-        "cyclip": Arm({"objective.name": "cyclip"}, _tries("cyclic", (0.125, 0.125), (0.5, 0.5))),
-        "self_distillation": Arm(
-            {"objective.name": "self_distillation"}, _tries("distillation_ramp", (0.0, 0.25, 1.0), (0.0, 0.75, 1.0))
+        "superclip": _arm("superclip", _tries("objective.classification_weight", 0.5, 2.0)),
+        "softclip": _arm("softclip", _tries("objective.soft_fraction", 0.25, 0.75)),
+        "siglip": Arm(siglip, _tries("optimizer.weight_decay", 0.05, 0.2)),
+        "cyclip": _arm("cyclip", _tries("objective.cyclic", (0.125, 0.125), (0.5, 0.5))),
+        "self_distillation": _arm(
+            "self_distillation", _tries("objective.distillation_ramp", (0.0, 0.25, 1.0), (0.0, 0.75, 1.0))
         ),
-        "rankclip_released": Arm(
-            {"objective.name": "rankclip", "objective.variant": "released"}, [_weight(1.0), _weight(4.0)]
-        ),
-        "clip_same_text": Arm({"objective.name": "clip", "objective.same_text": True}, _scales(7.0, 28.0)),
-        "fastclip_v3": Arm({"objective.name": "fastclip", "objective.version": "v3"}, _tries("rho", 3.25, 13.0)),
-        "fastclip_v1": Arm({"objective.name": "fastclip", "objective.version": "v1"}, _scales(7.0, 28.0)),
-        "fastclip_v2": Arm(
-            {"objective.name": "fastclip", "objective.version": "v2"}, _tries("sample_temperature", 0.015, 0.06)
-        ),
-        "siglip_same_text": Arm(
-            {"objective.name": "siglip", "model.initial_logit_scale": 10.0, "objective.same_text": True},
-            _scales(5.0, 20.0),
-        ),
-        "ranking_alone": Arm({"objective.name": "ranking"}, _scales(7.0, 28.0)),
+        "fastclip_v3": _fastclip("v3", _tries("objective.rho", 3.25, 13.0)),
+        "fastclip_v1": _fastclip("v1", _tries("objective.gamma", 0.1, 0.4)),
+        "fastclip_v2": _fastclip("v2", _tries("objective.sample_temperature", 0.015, 0.06)),
         # Variants, with the settings of a tuned arm otherwise.
+        "clip_fixed_scale": Arm({"optimizer.frozen": ("^logit_scale$",)}, like="clip"),
+        "clip_same_text": Arm({"objective.same_text": True}, like="clip"),
+        "siglip_same_text": Arm({"objective.same_text": True}, like="siglip"),
+        "rankclip_released": Arm({"objective.variant": "released"}, like="rankclip"),
+        "ranking_alone": Arm({"objective.name": "ranking"}, like="rankclip"),
         "cross_modal_alone": Arm({"objective.lambda_in": 0.0}, like="rankclip"),
         "in_modal_alone": Arm({"objective.lambda_cross": 0.0}, like="rankclip"),
         "ranking_scale_fixed": Arm({"objective.ranking_scale": "14.3"}, like="rankclip"),
         "ranking_scale_without_gradient": Arm({"objective.ranking_scale": "learned_without_gradient"}, like="rankclip"),
         "position_decay": Arm({"objective.position_decay": True}, like="rankclip"),
         "sublists_64": Arm({"objective.list_size": 64}, like="rankclip"),
-        "clip_scale_50": Arm(high, like="clip"),
-        "rankclip_scale_50": Arm(high, like="rankclip", against="clip_scale_50"),
-        "released_scale_50": Arm(high, like="rankclip_released", against="clip_scale_50"),
+        "clip_scale_100": Arm(high, like="clip"),
+        "rankclip_scale_100": Arm(high, like="rankclip", against="clip_scale_100"),
+        "released_scale_100": Arm({**high, "objective.variant": "released"}, like="rankclip", against="clip_scale_100"),
         "clip_half": Arm(half, like="clip"),
         "rankclip_half": Arm(half, like="rankclip", against="clip_half"),
-        "rankclip_double": Arm({**double, **gradients}, like="rankclip", against="clip_double"),
         **{_weighted(end): Arm(_weight(end), like="rankclip", seeds=2) for end in _WEIGHTS},
     }
+
+
+def shared_stages(*rates: float) -> list[list[Settings]]:
+    """Returns what every arm tries: learning rates, and then twice and four times CLIP's initial scale."""
+    return [_tries("optimizer.learning_rate", *rates), _tries("model.initial_logit_scale", 28.0, 56.0)]
 
 
 def every_figure(column: str, examples: int) -> dict[str, Figure]:
@@ -101,12 +94,16 @@ def every_figure(column: str, examples: int) -> dict[str, Figure]:
     }
 
 
-def _scales(*scales: float) -> list[Settings]:
-    return [{"model.initial_logit_scale": scale} for scale in scales]
+def _arm(name: str, tries: Sequence[Settings], **more: Any) -> Arm:
+    return Arm({"objective.name": name}, tries, **more)
 
 
-def _tries(name: str, *values: Any) -> Sequence[Settings]:
-    return [{f"objective.{name}": value} for value in values]
+def _fastclip(version: str, tries: Sequence[Settings]) -> Arm:
+    return Arm({"objective.name": "fastclip", "objective.version": version}, tries)
+
+
+def _tries(name: str, *values: Any) -> list[Settings]:
+    return [{name: value} for value in values]
 
 
 def _ramp(end: float) -> tuple[float, float, float]:

@@ -27,7 +27,7 @@ class Arm:
 
     Args:
       settings: its settings, on top of the recipe's.
-      tries: settings to try at the best shared setting; every tuned arm has the same number.
+      tries: settings to try after the shared ones; every tuned arm has the same number.
       like: the arm whose tuned settings it starts from, for variants that are not tuned themselves; empty: tuned.
       against: the arm that a variant is compared with; empty: ``like``. Tuned arms are compared with the baseline.
       seeds: the number of seeds; 0: the study's.
@@ -63,15 +63,16 @@ class Figure:
 class Study:
     """A comparison of arms on equal terms.
 
-    Every tuned arm is trained once with each of ``shared``, then with each of its own tries at the best of them; the
-    best of these runs, by ``choose_by``, gives its settings. All arms are then trained with other seeds, which are the
-    same for all of them, and so see the same batches in the same order.
+    Every tuned arm is trained once with each setting of each stage: the stages of ``shared``, then its own tries. A
+    stage starts from the best run of the stages before, by ``choose_by``, and the best run of all gives the arm's
+    settings. All arms are then trained with other seeds, which are the same for all of them, and so see the same
+    batches in the same order.
 
     Args:
       title: its name on the page.
       baseline: the arm with which the others are compared.
       arms: by name, most informative first.
-      shared: settings that every arm tries, such as learning rates.
+      shared: stages of settings that every arm tries, such as learning rates and then initial scales.
       choose_by: metrics of the validation data; the mean of them, higher is better, chooses the settings.
       report: the columns of the main table: names of metrics, of which each column is the mean.
       seeds: number of runs of each arm with its chosen settings.
@@ -84,7 +85,7 @@ class Study:
     title: str
     baseline: str
     arms: Mapping[str, Arm]
-    shared: Sequence[Settings]
+    shared: Sequence[Sequence[Settings]]
     choose_by: Sequence[str]
     report: Mapping[str, Sequence[str]]
     seeds: int = 3

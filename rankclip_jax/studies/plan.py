@@ -79,11 +79,14 @@ class Plan:
         definition = self._study.arms[arm]
         if definition.like:
             return
-        shared = [self._run(arm, f"tune{number}", values) for number, values in enumerate(self._study.shared, 1)]
-        yield from shared
-        best = self._best(shared)
-        for number, own in enumerate(definition.tries, len(shared) + 1):
-            yield None if best is None else self._run(arm, f"tune{number}", {**best, **own})
+        trials: list[Run | None] = []
+        best: Settings | None = {}
+        for stage in (*self._study.shared, definition.tries):
+            for tried in stage:
+                name = f"tune{len(trials) + 1}"
+                trials.append(None if best is None else self._run(arm, name, {**best, **tried}))
+            best = self._best(trials)
+        yield from trials
 
     def reported(self, arm: str, seed: int) -> Run | None:
         """Returns an arm's run with its chosen settings and a seed; None: they are not known yet."""

@@ -32,7 +32,7 @@ class Result:
       history: values over training, by name, as (step, value) pairs.
       arrays: values of each query by the metric's name, and those of the snapshot; float16.
       captions: of the snapshot, see `snapshot.Snapshot`; empty: there is none.
-      seconds: the run's length, evaluation included.
+      seconds: that all attempts took, evaluations included.
       step_seconds: median time of a step.
       failed: why the run has no result; empty: it has one.
       provenance: date, version and device.

@@ -23,6 +23,7 @@ from rankclip_jax.evaluation import results as evaluation_results
 from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import printable
 from rankclip_jax.interop import exporting, loading
+from rankclip_jax.monitoring import goodput
 from rankclip_jax.monitoring.writers import read_lines
 from rankclip_jax.studies import results, snapshot
 from rankclip_jax.studies.definition import Study, with_settings
@@ -74,7 +75,7 @@ def execute(study: Study, config: ConfigDict, recipe: Path, folder: Path, run: R
             if present and present.digest == digest(run, config):
                 return 0
             workdir = folder / "runs" / run.name
-            failed, started = "", time.monotonic()
+            failed = ""
             try:
                 if stopped := _train(study, config, recipe, folder, run):
                     return stopped
@@ -82,8 +83,7 @@ def execute(study: Study, config: ConfigDict, recipe: Path, folder: Path, run: R
                 if not (workdir / data.NAME).exists():  # nothing was trained: settings, data or the folder are bad
                     raise
                 failed = printable(error, 1000)
-            seconds = time.monotonic() - started
-            results.append(folder / results.NAME, _result(study, config, run, workdir, failed, seconds))
+            results.append(folder / results.NAME, _result(study, config, run, workdir, failed))
             if run.seed == 1 and any(arm.teacher == run.arm for arm in study.arms.values()):
                 _export(folder, run)
             if not keep_checkpoints:
@@ -141,7 +141,7 @@ def settings_of(study: Study, config: ConfigDict, run: Run, folder: Path) -> Con
     return settings
 
 
-def _result(study: Study, config: ConfigDict, run: Run, workdir: Path, failed: str, seconds: float) -> Result:
+def _result(study: Study, config: ConfigDict, run: Run, workdir: Path, failed: str) -> Result:
     lines = read_lines(workdir / "metrics.jsonl")
     evaluations = sorted(int(path.stem) for path in (workdir / "evaluation").glob("*.json") if path.stem.isdecimal())
     metrics = (
@@ -163,7 +163,7 @@ def _result(study: Study, config: ConfigDict, run: Run, workdir: Path, failed: s
         arrays={name: values for name, values in samples.items() if name in reported}
         | (picture.arrays() if picture else {}),
         captions=picture.captions if picture else [],
-        seconds=round(seconds, 1),
+        seconds=round(sum(seconds for cause, seconds in goodput.seconds_of(workdir).items() if cause != "down"), 1),
         step_seconds=round(statistics.median(times), 4) if times else 0.0,
         failed=failed,
         provenance={

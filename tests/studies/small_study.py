@@ -32,7 +32,7 @@ def get_study() -> Study:
     return Study(
         title="A small study",
         baseline="clip",
-        shared=[{"optimizer.learning_rate": 2e-3}],
+        shared=[[{"optimizer.learning_rate": 2e-3}]],
         choose_by=("retrieval/mean_recall_1",),
         report={"R@1": ("unseen/retrieval/mean_recall_1",), "NDCG": ("order/ranking/ndcg",)},
         report_tasks=("unseen", "order"),

@@ -19,7 +19,7 @@ def made(**changes):
         "rank": Arm({"objective.name": "rankclip"}, [{"objective.lambda_in": 0.5}], seeds=3),
         "short": Arm({"train.steps": 2}, like="rank", seeds=1),
     }
-    settings = {"title": "S", "baseline": "clip", "arms": arms, "shared": RATES, "choose_by": ("score",),
+    settings = {"title": "S", "baseline": "clip", "arms": arms, "shared": [RATES], "choose_by": ("score",),
                 "report": {"R": ("metric",)}, "seeds": 2, "first_seeds": 2}  # fmt: skip
     return Study(**settings | changes)
 
@@ -57,6 +57,17 @@ def test_the_best_shared_setting_is_kept_for_an_arms_own_tries_and_variants_take
         assert variant.settings == {**plan.chosen("rank"), "train.steps": 2}
         assert not variant.is_trial
         assert variant.seed == 1
+
+
+def test_each_stage_starts_from_the_best_of_all_stages_before():
+    study = made(shared=[RATES, [{"optimizer.weight_decay": 0.5}, {"optimizer.weight_decay": 0.7}]])
+    scores = {"clip/tune1": 0.1, "clip/tune2": 0.3, "clip/tune3": 0.2, "clip/tune4": 0.1}
+    own = list(Plan(study, scores).trials("clip"))[4]
+    assert own.settings == {"objective.name": "clip", "optimizer.learning_rate": 2e-3, **SCALES[0]}
+    assert list(Plan(study, scores | {"clip/tune4": 0.4}).trials("clip"))[4].settings == {
+        **own.settings, "optimizer.weight_decay": 0.7
+    }  # fmt: skip
+    assert list(Plan(study, {"clip/tune1": 0.1}).trials("clip"))[2:] == [None] * 3
 
 
 def test_a_student_waits_for_its_teacher():

@@ -25,7 +25,7 @@ def made():
         "long": Arm({"train.steps": 8}, like="clip"),
         "variant": Arm({"train.steps": 9}, like="better", against="long"),
     }
-    return Study("S", "clip", arms, [{"optimizer.learning_rate": 1e-3}], ("score",), {"R": ("R",)}, seeds=2,
+    return Study("S", "clip", arms, [[{"optimizer.learning_rate": 1e-3}]], ("score",), {"R": ("R",)}, seeds=2,
                  lengths={0.5: "short", 1.0: "clip", 2.0: "long"})  # fmt: skip
 
 
