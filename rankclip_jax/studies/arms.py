@@ -1,4 +1,4 @@
-"""The arms of the shipped studies: every built-in objective, tuned, and variants of the most important ones.
+"""The arms of the shipped studies: the built-in objectives, tuned, and variants of the most important ones.
 
 The numbers that a tuned arm tries are half and twice the default of its main setting.
 """
@@ -47,11 +47,11 @@ def every_arm(setting: str, length: int, gradients_every: int) -> dict[str, Arm]
         "self_distillation": _arm(
             "self_distillation", _tries("objective.distillation_ramp", (0.0, 0.25, 1.0), (0.0, 0.75, 1.0))
         ),
-        "fastclip_v3": _fastclip("v3", _tries("objective.rho", 3.25, 13.0)),
-        "fastclip_v1": _fastclip("v1", _tries("objective.gamma", 0.1, 0.4)),
-        "fastclip_v2": _fastclip("v2", _tries("objective.sample_temperature", 0.015, 0.06)),
+        "fastclip": _arm("fastclip", _tries("objective.rho", 3.25, 13.0)),
         # Variants, with the settings of a tuned arm otherwise.
         "clip_fixed_scale": Arm({"optimizer.frozen": ("^logit_scale$",)}, like="clip"),
+        "fastclip_v1": Arm({"objective.version": "v1"}, like="fastclip"),
+        "fastclip_v2": Arm({"objective.version": "v2"}, like="fastclip"),
         "clip_same_text": Arm({"objective.same_text": True}, like="clip"),
         "siglip_same_text": Arm({"objective.same_text": True}, like="siglip"),
         "rankclip_released": Arm({"objective.variant": "released"}, like="rankclip"),
@@ -96,10 +96,6 @@ def every_figure(column: str, examples: int) -> dict[str, Figure]:
 
 def _arm(name: str, tries: Sequence[Settings], **more: Any) -> Arm:
     return Arm({"objective.name": name}, tries, **more)
-
-
-def _fastclip(version: str, tries: Sequence[Settings]) -> Arm:
-    return Arm({"objective.name": "fastclip", "objective.version": version}, tries)
 
 
 def _tries(name: str, *values: Any) -> list[Settings]:
