@@ -242,3 +242,15 @@ def test_a_job_of_two_processes_trains_as_one(alone, slurm, tmp_path):
     done = subprocess.run(words, cwd=ROOT, env=os.environ | variables, timeout=300, check=False)
     assert done.returncode == 0, (tmp_path / "log").read_text()
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=1e-5)
+
+
+def test_the_jobs_of_an_array_share_the_runs_of_a_study(slurm, tmp_path):
+    variables = slurm | {"PROCESSES": "1", "PYTHON": sys.executable, "MODULE": "rankclip_jax.study"}
+    words = ["sbatch", "--wait", "--array=0-1", "--ntasks=1", f"--output={tmp_path}/log-%a", "launch/slurm.sh",
+             "--config", "tests/studies/small_study.py", "--workdir", str(tmp_path / "study")]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | variables, timeout=600, check=False)
+    said = [(tmp_path / f"log-{number}").read_text() for number in (0, 1)]
+    assert done.returncode == 0, said
+    runs = [json.loads(line)["run"] for line in (tmp_path / "study" / "results.jsonl").read_text().splitlines()]
+    assert len(runs) == len(set(runs)) == 5
+    assert sum(text.count("ended with status") for text in said) == 0
