@@ -27,9 +27,9 @@ def write(progress: Progress, costs: dict[str, float], folder: Path) -> Path:
     main, more = tables.equal_examples(tuned), tables.equal_examples(variants)
     sections = {
         "Summary": _summary(progress, tables, main),
-        "Equal examples": _note(len(main), study.baseline) + _table(main),
+        "Equal examples": _note(tables, tuned) + _table(main),
         "Equal time": _equal_time(tables, tuned),
-        "Variants": _variants(tables, more),
+        "Variants": _variants(tables, variants, more),
         "Figures": _figures(tables),
         "During training": _during_training(progress, tables),
         "Modality gap": _gaps(tables),
@@ -64,10 +64,11 @@ def _mark(cell: Cell) -> str:
     return "+" if cell.difference.mean > 0 else "-"
 
 
-def _note(arms: int, reference: str) -> str:
+def _note(tables: Tables, arms: Sequence[str]) -> str:
+    baseline = html.escape(tables.study.baseline)
     return (
-        f"<p>Means over seeds, times 100. Below each, the difference to {html.escape(reference)} with its 95 % "
-        f"interval, corrected for {max(arms - 1, 1)} comparisons; green and red where it excludes 0.</p>"
+        f"<p>Means over seeds, times 100. Below each, the difference to {baseline} with its 95 % "
+        f"interval, corrected for {tables.comparisons(arms)} comparisons; green and red where it excludes 0.</p>"
     )
 
 
@@ -82,7 +83,8 @@ def _cell(cell: Cell) -> str:
         return _number(cell)
     low, high, mean = (100 * value for value in (cell.difference.low, cell.difference.high, cell.difference.mean))
     css = "plain" if not cell.difference.is_clear else "better" if mean > 0 else "worse"
-    return f'{_number(cell)}<br><span class="{css}">{mean:+.2f} [{low:+.2f}, {high:+.2f}]</span>'
+    interval = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f'{_number(cell)}<br><span class="{css}" title="seeds: {cell.difference.seeds}">{interval}</span>'
 
 
 def _summary(progress: Progress, tables: Tables, main: Table) -> str:
@@ -128,7 +130,7 @@ def _equal_time(tables: Tables, arms: Sequence[str]) -> str:
     )
 
 
-def _variants(tables: Tables, table: Table) -> str:
+def _variants(tables: Tables, variants: Sequence[str], table: Table) -> str:
     if not table:
         return ""
     columns = list(tables.study.report)
@@ -138,7 +140,7 @@ def _variants(tables: Tables, table: Table) -> str:
     ]
     return (
         f"<p>Not tuned themselves: the settings of a tuned arm with one change, beside the arm that is named. The "
-        f"intervals are corrected for {len(rows)} comparisons.</p>"
+        f"intervals are corrected for {tables.comparisons(variants)} comparisons.</p>"
         + page.table(["arm", "compared with", *map(html.escape, columns)], rows)
     )
 

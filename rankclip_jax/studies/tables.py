@@ -66,9 +66,16 @@ class Tables:
             [arm for arm in arms if arm in self.costs], lambda arm: self._baseline_at(self.costs[arm])
         )
 
+    def comparisons(self, arms: Sequence[str]) -> int:
+        """Returns for how many comparisons the intervals of a table of arms are corrected."""
+        return len(self._others(arms))
+
+    def _others(self, arms: Sequence[str]) -> list[str]:
+        return [arm for arm in arms if self.study.reference_of(arm) != arm]
+
     def _compared(self, arms: Sequence[str], reference: Callable[[str], Mapping[str, float]]) -> Table:
         table: Table = {arm: {} for arm in arms}
-        compared = [arm for arm in arms if self.study.reference_of(arm) != arm]
+        compared = self._others(arms)
         for column in self.study.report:
             pairs = {arm: pair for arm in compared if (pair := self._pair(arm, reference(arm), column))}
             differences = statistics.differences(pairs, len(compared))
