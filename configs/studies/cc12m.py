@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from rankclip_jax.recipes import base
 from rankclip_jax.studies import datacomp
-from rankclip_jax.studies.arms import LENGTHS, every_arm, every_figure, shared_stages
 from rankclip_jax.studies.definition import Study
 
 EPOCHS = 33
@@ -32,14 +31,6 @@ def get_config() -> ConfigDict:
 
 def get_study() -> Study:
     """Returns the arms, how they are tuned, and what is reported."""
-    return Study(
-        title="Which objective? CC12M, 33 epochs",
-        baseline="clip",
-        arms=every_arm("train.epochs", EPOCHS, gradients_every=5000),
-        shared=shared_stages(2.5e-4, 5e-4, 1e-3),
-        choose_by=("retrieval/image_to_text/recall_10", "retrieval/text_to_image/recall_10"),
-        report=datacomp.report(),
-        report_tasks=tuple(datacomp.tasks("")),
-        lengths=LENGTHS,
-        figures=every_figure("ImageNet", EPOCHS * 9_000_000),
+    return datacomp.study(
+        "Which objective? CC12M, 33 epochs", "train.epochs", EPOCHS, EPOCHS * 9_000_000, (2.5e-4, 5e-4, 1e-3)
     )

@@ -1,10 +1,12 @@
-"""DataComp's 38 datasets as the report of a study: the tasks of a run, and the columns of the main table."""
+"""Studies of pretraining data, which report DataComp's 38 datasets: the tasks of a run, and the definition."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankclip_jax.input_pipeline.files import read_json
 from rankclip_jax.settings import recipe_files
+from rankclip_jax.studies.arms import LENGTHS, every_arm, every_figure, shared_stages
+from rankclip_jax.studies.definition import Study
 
 _SUITE = recipe_files.FOLDER / "suites" / "datacomp.json"
 _METRICS = {"zero_shot": "zero_shot/top_1", "retrieval": "retrieval/mean_recall_1"}
@@ -14,6 +16,32 @@ _COLUMNS = {
     "VTAB": "VTAB",
     "retrieval": "Retrieval",
 }
+
+
+_GRADIENTS_EVERY = 5000  # steps
+
+
+def study(title: str, setting: str, length: int, examples: int, rates: Sequence[float]) -> Study:
+    """Returns the study of the built-in objectives, tuned on retrieval among the validation data.
+
+    Args:
+      title: its title.
+      setting: that of the length of a run, ``train.steps`` or ``train.epochs``.
+      length: of a run.
+      examples: seen in a run.
+      rates: the learning rates to try.
+    """
+    return Study(
+        title=title,
+        baseline="clip",
+        arms=every_arm(setting, length, _GRADIENTS_EVERY),
+        shared=shared_stages(*rates),
+        choose_by=("retrieval/image_to_text/recall_10", "retrieval/text_to_image/recall_10"),
+        report=report(),
+        report_tasks=tuple(tasks("")),
+        lengths=LENGTHS,
+        figures=every_figure("ImageNet", examples),
+    )
 
 
 def tasks(folder: str) -> dict[str, dict[str, Any]]:
