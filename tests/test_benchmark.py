@@ -31,6 +31,21 @@ def test_the_straightforward_version_is_the_same_loss(mesh_of):
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_a_studys_arms_writes_what_the_study_reads(tmp_path):
+    recipe, path = "tests/studies/small_study.py", tmp_path / "costs.json"
+    words = ["--config", recipe, "--batch_sizes=16,32", "--steps=1", f"--json={path}"]
+    said = run("benchmark", "objectives", *words).stdout
+    assert len(re.findall(r"^(clip|student) .* x the baseline's; loss", said, re.MULTILINE)) == 4
+    rows = json.loads(path.read_text())
+    assert [(row["arm"], row["global_batch_size"]) for row in rows] == [
+        ("clip", 16), ("student", 16), ("clip", 32), ("student", 32)
+    ]  # fmt: skip
+    for row in rows:
+        low, high = row["loss_milliseconds_range"]
+        assert 0 < low <= row["loss_milliseconds"] <= high
+
+
+@pytest.mark.slow
 def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
     path = tmp_path / "loss.json"
     output = run("benchmark", "loss", "--batch_sizes=64,128", "--embedding_size=16", f"--json={path}", devices=2).stdout
