@@ -14,6 +14,7 @@ from rankclip_jax.distributed.mesh import make_mesh
 from rankclip_jax.distributed.sharding import Layout
 from rankclip_jax.evaluation.embedder import Embedded, Embedder
 from rankclip_jax.input_pipeline.embeddings import CHUNK, StoredEmbeddings, path_of, write_facts
+from rankclip_jax.input_pipeline.errors import UserError
 from rankclip_jax.input_pipeline.files import write_atomically
 from rankclip_jax.input_pipeline.source import Mixture, Sample, Source, identity_of
 from rankclip_jax.interop import loading
@@ -32,7 +33,10 @@ def embed(config: ConfigDict, weights: Path, output: Path) -> None:
     Raises:
       UserError: the data or the weights are not usable, or the folder has embeddings of others.
     """
-    loaded = loading.read(weights)
+    try:
+        loaded = loading.read(weights)
+    except UserError as error:
+        raise UserError(f"--weights: {error}") from error
     preset, layout = loaded.model.preset, Layout(make_mesh(recipes.base().mesh))
     source = input_pipeline.open_source(config.data, "train", image_size=preset.vision.image_size, seed=config.seed)
     scale = float(np.exp(loaded.variables["params"]["logit_scale"]))

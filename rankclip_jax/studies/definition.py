@@ -32,7 +32,6 @@ class Arm:
       against: the arm that a variant is compared with; empty: ``like``. Tuned arms are compared with the baseline.
       seeds: the number of seeds; 0: the study's.
       teacher: the arm whose first seed's weights are passed as ``objective.teacher``; empty: none.
-      note: what it shows, in a few words.
     """
 
     settings: Settings
@@ -41,7 +40,6 @@ class Arm:
     against: str = ""
     seeds: int = 0
     teacher: str = ""
-    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +71,7 @@ class Progress:
             )
         self.results = current
 
-    def open_runs(self) -> list[Run]:
+    def ready_runs(self) -> list[Run]:
         """Returns the runs that can start now, in order."""
         return [
             run
@@ -86,12 +85,10 @@ class Progress:
         """Returns a line of progress, with the estimated time left if so many runs are done at a time."""
         left = len(self.runs) - len(self.results)
         line = f"{len(self.results)} of {len(self.runs)} runs"
-        seconds = [result.seconds for result in self.results.values()]
-        return (
-            f"{line}, about {format_duration(left * sum(seconds) / len(seconds) / jobs)} left"
-            if left and seconds
-            else line
-        )
+        if not left or not self.results:
+            return line
+        seconds = sum(result.seconds for result in self.results.values()) / len(self.results)
+        return f"{line}, about {format_duration(left * seconds / jobs)} left"
 
 
 class Stop(Exception):
@@ -102,11 +99,11 @@ class Stop(Exception):
         self.number = number
 
 
-def run(progress: Progress, command: Sequence[str], jobs: int, seconds: float) -> Progress:
+def run(progress: Progress, command: Sequence[str], jobs: int, seconds: float) -> None:
     """Does the runs of a study that have no result yet.
 
     Args:
-      progress: what is finished.
+      progress: what is finished; updated.
       command: the command line that does one run, without the run's name.
       jobs: number of runs at a time.
       seconds: starts no run after that time; runs that have not finished then are stopped, and can be resumed.
@@ -127,7 +124,7 @@ def run(progress: Progress, command: Sequence[str], jobs: int, seconds: float) -
         while time.monotonic() - started < seconds:
             busy = {run.name for run, _ in processes.values()}
             busy |= {name for name, until in elsewhere.items() if time.monotonic() < until}
-            ready = [run for run in progress.open_runs() if run.name not in busy]
+            ready = [run for run in progress.ready_runs() if run.name not in busy]
             for slot in range(jobs):
                 if slot not in processes and ready:
                     run = ready.pop(0)
@@ -157,7 +154,6 @@ def run(progress: Progress, command: Sequence[str], jobs: int, seconds: float) -
         _stop_all([process for _, process in processes.values()])
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return progress
 
 
 def _start(command: Sequence[str], slot: int, jobs: int) -> subprocess.Popen:
@@ -192,8 +188,3 @@ def _stop_all(processes: Sequence[subprocess.Popen]) -> None:
         process.terminate()
     for process in processes:
         process.wait()
-
-
-def command_line(arguments: Sequence[str]) -> list[str]:
-    """Returns the command line of this command with other arguments."""
-    return [sys.executable, "-m", "rankclip_jax.study", *arguments]

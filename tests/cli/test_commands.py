@@ -8,7 +8,19 @@ import pytest
 
 from tests.commands import ROOT, environment
 
-COMMANDS = ("benchmark", "evaluate", "explore", "export", "plan", "report", "status", "train", "verify")
+COMMANDS = (
+    "benchmark",
+    "embed",
+    "evaluate",
+    "explore",
+    "export",
+    "plan",
+    "report",
+    "status",
+    "study",
+    "train",
+    "verify",
+)
 MODULES = {name: f"rankclip_jax.{name}" for name in COMMANDS} | {
     name: f"rankclip_jax.input_pipeline.{name}" for name in ("inspect", "prepare")
 }

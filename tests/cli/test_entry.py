@@ -13,7 +13,7 @@ from rankclip_jax.settings.schema import flatten
 from tests.commands import ROOT, environment, run
 
 SETTINGS = [f"config.{name}" for name, _ in flatten(recipes.base().to_dict())]
-WITH_RECIPE = ("train", "plan", "benchmark")
+WITH_RECIPE = ("train", "plan", "benchmark", "study", "embed")
 COMMANDS = (*WITH_RECIPE, "evaluate", "explore", "export", "report", "status", "verify")
 
 

@@ -24,7 +24,7 @@ def finished(tmp_path_factory):
     folder, config = tmp_path_factory.mktemp("study"), small_study.get_config()
     study = small_study.get_study()
     progress = scheduler.Progress(study, config, folder)
-    while ready := progress.open_runs():
+    while ready := progress.ready_runs():
         assert worker.execute(study, config, RECIPE, folder, ready[0], keep_checkpoints=False) == 0
         progress.read()
     return folder
@@ -48,7 +48,7 @@ def test_every_run_is_done_once_and_its_result_is_a_line(finished):
 
 def test_the_page_has_every_section_and_figure(finished):
     progress = progress_in(finished)
-    assert not progress.open_runs()
+    assert not progress.ready_runs()
     costs = {"clip": 1.0, "student": 1.5}
     written = page.write(progress, costs, finished).read_text()
     for heading in ("Summary", "Equal examples", "Equal time", "Variants", "Figures", "During training", "Modality gap",
@@ -67,8 +67,8 @@ def test_without_a_teachers_weights_the_student_trains_the_teacher_first(finishe
     (tmp_path / results.NAME).write_text("".join(line for line in lines if '"student/seed1"' not in line))
     study, config = small_study.get_study(), small_study.get_config()
     progress = scheduler.Progress(study, config, tmp_path)
-    assert [each.name for each in progress.open_runs()] == ["student/seed1"]
-    assert worker.execute(study, config, RECIPE, tmp_path, progress.open_runs()[0], keep_checkpoints=True) == 0
+    assert [each.name for each in progress.ready_runs()] == ["student/seed1"]
+    assert worker.execute(study, config, RECIPE, tmp_path, progress.ready_runs()[0], keep_checkpoints=True) == 0
     assert table_of(tmp_path) == table_of(finished)
     assert (tmp_path / "runs/student/seed1/checkpoints").is_dir()
 

@@ -33,7 +33,7 @@ def finished(folder, failed=()):
     """Results of every run, each with its arm's level."""
     study, config, rng = made(), get_config(), np.random.default_rng(0)
     progress = Progress(study, config, folder)
-    while runs := progress.open_runs():
+    while runs := progress.ready_runs():
         for run in runs:
             samples = np.float16(LEVELS[run.arm] + 0.01 * rng.normal(size=100))
             metrics = {"score": 0.5, "R": float(samples.astype(float).mean())}
