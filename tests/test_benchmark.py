@@ -59,7 +59,7 @@ def test_the_loss_benchmark_prints_a_table_and_writes_json(tmp_path):
 
 def test_benchmark_says_what_it_cannot_measure():
     said = run("benchmark", status=2).stderr
-    assert "found none. Choose from loss, train, input, checkpoint, evaluation, search, gpu." in said
+    assert "found none. Choose from loss, objectives, train, input, checkpoint, evaluation, search, gpu." in said
     assert "unknown value 'clap'; choose from clip" in run("benchmark", "loss", "--objective=clap", status=2).stderr
     assert "expected multiples of 8" in run("benchmark", "loss", "--batch_sizes=9", devices=8, status=2).stderr
     assert "found 'h200'" in run("benchmark", "loss", "--topology=h200", status=2).stderr

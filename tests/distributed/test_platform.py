@@ -49,4 +49,4 @@ def test_what_a_step_frees_the_next_one_finds_where_cpus_compute():
 def test_only_commands_that_compute_steps_keep_what_they_free():
     commands = Path(platform.__file__).parent.parent.glob("*.py")
     keep = {path.stem for path in commands if "keeps_freed_memory=True" in path.read_text()}
-    assert keep == {"train", "evaluate", "benchmark"}
+    assert keep == {"train", "evaluate", "embed", "study", "benchmark"}

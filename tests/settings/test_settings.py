@@ -29,7 +29,7 @@ CHOICES = [name for name, setting in SETTINGS.items() if isinstance(setting.allo
 FREE = {
     *("init_from", "data.train", "data.validation", "data.image_key", "data.caption_key", "data.delimiter"),
     *("data.source", "objective.name", "model.name", "model.tokenizer"),
-    *("objective.ranking_scale", "objective.target_scale"),
+    *("objective.ranking_scale", "objective.target_scale", "objective.teacher"),
 }
 
 
