@@ -112,7 +112,7 @@ def open_split(path: str | Path, split: str, *, flag: str) -> PreparedSplit:
     if not (folder / "dataset_info.json").exists():
         raise UserError(
             f"{flag}: no dataset at {path}. Prepare it with: {command} (--source also reads tsv, webdataset, folder, "
-            f"tfds and urls), or use another folder: --{flag}=DIR"
+            f"tfds, urls and iconify), or use another folder: --{flag}=DIR"
         )
     try:
         builder = tfds_folder.open_builder(folder)
